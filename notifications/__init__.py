@@ -1,0 +1,1 @@
+"""Notifications: what clients call, and what gets written."""

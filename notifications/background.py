@@ -1,0 +1,73 @@
+"""FastAPI's BackgroundTasks, made durable: the calls of one request become one entry of the queue."""
+
+import inspect
+import pydoc
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from django.utils.text import Truncator
+from django_q.models import Task
+from django_q.tasks import async_task
+
+# A call as the queue holds it: the function's dotted path, its positional and its keyword arguments.
+Call = tuple[str, tuple[Any, ...], dict[str, Any]]
+
+NAME_LENGTH = Task._meta.get_field("name").max_length or 100
+
+# Keyword arguments that django-q2 takes for itself instead of passing them on (django_q/tasks.py, async_task).
+OPTION_NAMES = frozenset(
+    "hook group save sync cached ack_failure iter_count iter_cached chain broker cluster timeout task_name q_options".split()
+)
+
+
+@dataclass(kw_only=True)
+class BackgroundTasks:
+    """The calls that a request leaves behind, to be run in order by a worker.
+
+    As in FastAPI, `add_task` only notes a call. `enqueue` then commits them all to the queue, or none:
+
+        tasks = BackgroundTasks(name="welcome alice")
+        tasks.add_task(send_mail, "alice@example.com", subject="Welcome")
+        tasks.enqueue()
+    """
+
+    name: str = ""
+    calls: list[Call] = field(default_factory=list)
+
+    def add_task(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        """Note a call of `func(*args, **kwargs)`; the arguments must be picklable.
+
+        Raises TypeError for a function that a worker could not find again: a lambda, a nested function, a bound method.
+        """
+        path = f"{getattr(func, '__module__', None)}.{getattr(func, '__qualname__', func)}"
+        if pydoc.locate(path) is not func:
+            raise TypeError(f"A worker can't import {path}: add a function that is defined at the top of a module.")
+        self.calls.append((path, args, kwargs))
+
+    def enqueue(self) -> str | None:
+        """Commit the calls to the queue, as one entry; return its task id, or None when there are none.
+
+        Inside a transaction the entry is committed, or rolled back, with it. Raises django.db.Error when the
+        queue can't be written to, and leaves nothing behind then.
+        """
+        if not self.calls:
+            return None
+        path, args, kwargs = self.calls[0]
+        if len(self.calls) > 1 or kwargs.keys() & OPTION_NAMES or inspect.iscoroutinefunction(pydoc.locate(path)):
+            path, args, kwargs = f"{__name__}.{run_in_order.__name__}", tuple(self.calls), {}
+        name = Truncator(self.name or path.rpartition(".")[2]).chars(NAME_LENGTH)
+        task_id: str = async_task(path, *args, q_options={"task_name": name}, **kwargs)
+        return task_id
+
+
+def run_in_order(*calls: Call) -> None:
+    """What a worker runs for an entry of several calls: each in turn; one that raises keeps the later ones from running."""
+    for path, args, kwargs in calls:
+        func = pydoc.locate(path)
+        if not callable(func):
+            raise LookupError(f"There is no function {path}")
+        if inspect.iscoroutinefunction(func):
+            func = async_to_sync(func)
+        func(*args, **kwargs)

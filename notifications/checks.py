@@ -1,0 +1,24 @@
+"""System checks: what would make every write fail, said at the start, with its remedy."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+
+
+@register()
+def check_log_file(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """The log, or the folder where it will be made, must be there and take writes."""
+    path: Path = settings.NOTIFIER_LOG_FILE
+    hint = "Set NOTIFIER_LOG_FILE to a file in a folder that the service may write to."
+    if path.is_dir():
+        return [Error(f"The log file {path} is a folder.", hint=hint, id="notifications.E001")]
+    if not path.parent.is_dir():
+        return [Error(f"The log file's folder {path.parent} does not exist.", hint=hint, id="notifications.E002")]
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        return [Error(f"The log file {path} can't be written to.", hint=hint, id="notifications.E003")]
+    return []

@@ -1,0 +1,24 @@
+"""The routes of the two programs: `/basic/…` is always there; NOTIFIER_ROOT says which of them has the bare path."""
+
+from django.conf import settings
+from django.urls import URLPattern, include, path, re_path
+
+from notifications import views
+from notifications.http import View
+
+
+def routes(view: View) -> list[URLPattern]:
+    """A program's one route, and the redirect that FastAPI makes of its trailing slashes."""
+    return [
+        path("send-notification/<str:email>", view),
+        re_path(r"^send-notification/[^/]+/+\Z", views.redirect_without_slash),
+    ]
+
+
+basic = routes(views.send_basic_notification)
+query = routes(views.send_notification)
+
+urlpatterns = [
+    path("basic/", include(basic)),
+    path("", include({"basic": basic, "query": query}[settings.NOTIFIER_ROOT])),
+]

@@ -1,0 +1,197 @@
+"""Every setting of the service. Its environment variables are listed in README.md and by `scripts/serve --help`.
+
+A wrong value stops the start with a line that names the variable: see `_refuse`.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+from environs import Env, EnvError, validate
+
+from notifier_project import secret_key
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def _refuse(variable: str, remedy: str) -> NoReturn:
+    raise ImproperlyConfigured(f"{variable}: {remedy}")
+
+
+def _path(variable: str, default: str) -> Path:
+    """A path; a relative one is relative to the project, for web and workers alike."""
+    return BASE_DIR / Path(env.str(variable, "") or default).expanduser()
+
+
+def _database(url: str) -> dict[str, Any]:
+    """The connection that a DATABASE_URL names; an empty one names SQLite in the data folder."""
+    try:
+        database: dict[str, Any] = dict(dj_database_url.parse(url)) if url else {"ENGINE": _SQLITE, "NAME": "db.sqlite3"}
+    except (ValueError, KeyError) as error:
+        _refuse("DATABASE_URL", f"can't be read ({error}); write postgres://user:password@host:5432/name or sqlite:///file")
+    database["CONN_MAX_AGE"] = None
+    if database["ENGINE"] == _SQLITE:
+        if database["NAME"] in ("", ":memory:"):
+            _refuse("DATABASE_URL", "web and workers can't share a database in memory; name a file: sqlite:///file")
+        database["NAME"] = (BASE_DIR if url else DATA_DIR) / database["NAME"]
+        database["OPTIONS"] = {
+            # Take the write lock at BEGIN: a transaction that reads first and then writes can't wait for it
+            # (https://www.sqlite.org/lang_transaction.html).
+            "transaction_mode": "IMMEDIATE",
+            # NORMAL with WAL: a crash of any program loses nothing (https://www.sqlite.org/pragma.html#pragma_synchronous).
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
+            "timeout": 2,  # seconds to wait for another writer; after that a POST is answered with 503
+        }
+    elif database["ENGINE"] == _POSTGRESQL:
+        # After a restart of the server the next request connects anew.
+        database["CONN_HEALTH_CHECKS"] = True
+        database["OPTIONS"] = {
+            "connect_timeout": 2,
+            "tcp_user_timeout": 10_000,
+            "options": "-c statement_timeout=10s -c lock_timeout=2s",
+        } | database.get("OPTIONS", {})
+    else:
+        _refuse("DATABASE_URL", "only postgres:// and sqlite:// databases are supported")
+    return database
+
+
+_SQLITE = "django.db.backends.sqlite3"
+_POSTGRESQL = "django.db.backends.postgresql"
+
+env = Env(eager=True)
+try:
+    # Where things are kept.
+    DATA_DIR = _path("NOTIFIER_DATA_DIR", "var")
+    NOTIFIER_LOG_FILE = _path("NOTIFIER_LOG_FILE", "log.txt")
+    DATABASE_URL = env.str("DATABASE_URL", "")
+
+    # What is served.
+    HOST = env.str("HOST", "") or "127.0.0.1"
+    PORT = env.int("PORT", 8000, validate=validate.Range(1, 65535))
+    NOTIFIER_ROOT = env.str("NOTIFIER_ROOT", "query", validate=validate.OneOf(["query", "basic"]))
+    ALLOWED_HOSTS = env.list("NOTIFIER_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+    HTTPS = env.bool("NOTIFIER_HTTPS", False)
+
+    # Who does the work, and for how long.
+    NOTIFIER_WEB_WORKERS = env.int("NOTIFIER_WEB_WORKERS", 2, validate=validate.Range(1, 64))
+    NOTIFIER_QUEUE_WORKERS = env.int("NOTIFIER_QUEUE_WORKERS", 2, validate=validate.Range(1, 256))
+    NOTIFIER_STOP_GRACE = env.int("NOTIFIER_STOP_GRACE", 10, validate=validate.Range(1, 3600))
+    NOTIFIER_HISTORY_DAYS = env.int("NOTIFIER_HISTORY_DAYS", 30, validate=validate.Range(1, 36500))
+except EnvError as error:
+    sys.exit(f"Wrong setting. {error}")
+
+try:
+    DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+    SECRET_KEY = env.str("SECRET_KEY", "") or secret_key.read_or_create(DATA_DIR / "secret-key")
+    DATABASES = {"default": _database(DATABASE_URL)}
+except OSError as error:
+    sys.exit(f"Wrong setting. NOTIFIER_DATA_DIR: {error.strerror}: {error.filename}; name a folder that can be written to.")
+except ImproperlyConfigured as error:
+    sys.exit(f"Wrong setting. {error}")
+
+DEBUG = False
+
+INSTALLED_APPS = [
+    "notifications",
+    "notifications.cluster",
+    "django_q",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "notifications.http.unbroken_path",
+    "django.middleware.common.CommonMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "notifier_project.urls"
+WSGI_APPLICATION = "notifier_project.wsgi.application"
+APPEND_SLASH = False  # the routes answer a trailing slash as FastAPI does: notifications/urls.py
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+# The admin's files come straight from their packages: nothing to collect, so nothing that can be forgotten or stale.
+STATIC_URL = "/static/"
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = False
+
+# Behind a proxy that speaks HTTPS and sets X-Forwarded-Proto.
+if HTTPS:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+
+# Shared by every process of the installation, which the default cache (memory of one process) is not:
+# django-q2 keeps what `qinfo` and `qmonitor` show in it, and cached results.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
+        "LOCATION": DATA_DIR / "cache",
+    }
+}
+
+# https://django-q2.readthedocs.io/en/master/configure.html
+Q_CLUSTER = {
+    "name": "notifier",
+    "orm": "default",
+    "workers": NOTIFIER_QUEUE_WORKERS,
+    "timeout": 60,  # seconds that one task may take
+    "retry": 90,  # seconds until a task whose worker was lost, or that failed, runs again
+    "max_attempts": 5,
+    "save_limit": 0,  # keep every result; `notifications.cluster.history` prunes them by age
+    "bulk": 10,
+    "catch_up": False,
+    "label": "Background tasks",
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+    "loggers": {
+        "django": {"handlers": [], "propagate": True},
+        # Refused requests are the client's concern: it has its 4xx.
+        "django.request": {"level": "ERROR"},
+        "django.security.DisallowedHost": {"level": "CRITICAL"},
+    },
+}

@@ -1,0 +1,14 @@
+"""The root URL table: the admin and the notification routes. All else is answered with JSON."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+handler400 = "notifications.http.bad_request"
+handler403 = "notifications.http.forbidden"
+handler404 = "notifications.http.not_found"
+handler500 = "notifications.http.server_error"
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("", include("notifications.urls")),
+]
