@@ -1,6 +1,9 @@
 """The app's registration, and its system checks."""
 
 from django.apps import AppConfig
+from django.core.checks import register
+
+from notifications.checks import check_log_file
 
 
 class NotificationsConfig(AppConfig):
@@ -10,4 +13,4 @@ class NotificationsConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks."""
-        from notifications import checks  # noqa: F401
+        register(check_log_file)

@@ -18,7 +18,8 @@ NAME_LENGTH = Task._meta.get_field("name").max_length or 100
 
 # Keyword arguments that django-q2 takes for itself instead of passing them on (django_q/tasks.py, async_task).
 OPTION_NAMES = frozenset(
-    "hook group save sync cached ack_failure iter_count iter_cached chain broker cluster timeout task_name q_options".split()
+    {"hook", "group", "save", "sync", "cached", "ack_failure", "iter_count", "iter_cached"}
+    | {"chain", "broker", "cluster", "timeout", "task_name", "q_options"}
 )
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error
 
 
-@register()
 def check_log_file(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """The log, or the folder where it will be made, must be there and take writes."""
     path: Path = settings.NOTIFIER_LOG_FILE

@@ -36,6 +36,7 @@ def _database(url: str) -> dict[str, Any]:
         if database["NAME"] in ("", ":memory:"):
             _refuse("DATABASE_URL", "web and workers can't share a database in memory; name a file: sqlite:///file")
         database["NAME"] = (BASE_DIR if url else DATA_DIR) / database["NAME"]
+        database["TEST"] = {"NAME": DATA_DIR / "test.sqlite3"}  # a real file, as in production
         database["OPTIONS"] = {
             # Take the write lock at BEGIN: a transaction that reads first and then writes can't wait for it
             # (https://www.sqlite.org/lang_transaction.html).
@@ -50,7 +51,7 @@ def _database(url: str) -> dict[str, Any]:
         database["OPTIONS"] = {
             "connect_timeout": 2,
             "tcp_user_timeout": 10_000,
-            "options": "-c statement_timeout=10s -c lock_timeout=2s",
+            "options": "-c statement_timeout=30s -c lock_timeout=2s",
         } | database.get("OPTIONS", {})
     else:
         _refuse("DATABASE_URL", "only postgres:// and sqlite:// databases are supported")
@@ -80,7 +81,7 @@ try:
     NOTIFIER_STOP_GRACE = env.int("NOTIFIER_STOP_GRACE", 10, validate=validate.Range(1, 3600))
     NOTIFIER_HISTORY_DAYS = env.int("NOTIFIER_HISTORY_DAYS", 30, validate=validate.Range(1, 36500))
 except EnvError as error:
-    sys.exit(f"Wrong setting. {error}")
+    sys.exit(f"Wrong setting. {error} `scripts/serve --help` says what it may be.")
 
 try:
     DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -15,8 +15,15 @@ def exit_with_parent() -> None:
     Granian's workers outlive a killed main process and keep its port, so that a new one can't take its place.
     A server that isn't built on multiprocessing has no such parent, and nothing happens.
     """
-    if parent := multiprocessing.parent_process():
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait_then_exit() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_then_exit, daemon=True).start()
 
 
 exit_with_parent()

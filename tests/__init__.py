@@ -1,0 +1,1 @@
+"""The tests. `scripts/test` runs them on SQLite and on PostgreSQL."""

