@@ -1,6 +1,10 @@
 """The app's registration."""
 
+from typing import Any
+
 from django.apps import AppConfig
+
+from notifications.cluster.identifiers import new_task_id
 
 
 class ClusterConfig(AppConfig):
@@ -8,3 +12,14 @@ class ClusterConfig(AppConfig):
 
     name = "notifications.cluster"
     label = "cluster"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Give each task, however it is queued, an id that tells when."""
+        from django_q.signals import pre_enqueue  # noqa: PLC0415 - its module needs the models to be loaded
+
+        pre_enqueue.connect(_give_time_ordered_id, dispatch_uid="notifications.cluster")
+
+
+def _give_time_ordered_id(task: dict[str, Any], **kwargs: Any) -> None:
+    task["id"] = new_task_id()

@@ -1,0 +1,152 @@
+"""What a finished, failed or lost run means for its row: one of the settlements that the broker writes."""
+
+import inspect
+import math
+import pydoc
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from django.utils import timezone
+from django_q.conf import Conf
+from django_q.models import Task
+from django_q.signing import BadSignature, SignedPackage
+from django_q.utils import get_func_repr
+
+from notifications.cluster.broker import Row, Settlement
+from notifications.cluster.identifiers import new_task_id
+from notifications.cluster.models import Attempt
+from notifications.cluster.progress import InHand, Stage, Verdict
+from notifications.cluster.retry import policy_for
+
+NAME_LENGTH = Task._meta.get_field("name").max_length
+FUNC_LENGTH = Task._meta.get_field("func").max_length
+
+_functions: dict[str, Callable[..., Any]] = {}
+
+
+class RefusedError(Exception):
+    """A row that can't be run, now or later."""
+
+
+def read(row: Row) -> dict[str, Any]:
+    """Check a row's signature, then unpickle it: django-q2's task package, its function's dotted path under `path`.
+
+    Raises RefusedError; whatever unpickling raises comes as its cause.
+    """
+    try:
+        task = SignedPackage.loads(row.payload)
+    except BadSignature as error:
+        raise RefusedError(f"The payload's signature is wrong, so it was not unpickled: {error}") from error
+    except Exception as error:
+        raise RefusedError(f"The payload can't be unpickled: {type(error).__name__}: {error}") from error
+    try:
+        task["path"] = str(get_func_repr(task["func"]))[:FUNC_LENGTH]
+        task["name"], task["id"], task["args"], task["kwargs"]
+    except (TypeError, KeyError) as error:
+        raise RefusedError(f"The payload is no task of django-q2: {type(error).__name__}: {error}") from error
+    task["cluster"] = Conf.CLUSTER_NAME
+    task["ack_id"] = row.id
+    return dict(task)
+
+
+def timeout_of(task: dict[str, Any]) -> int:
+    """The whole seconds that a task may run, -1 for any: `signal.alarm` takes no fractions."""
+    timeout = task.get("timeout")
+    if timeout is None:
+        timeout = Conf.TIMEOUT
+    return -1 if timeout is None or timeout < 0 else max(1, math.ceil(timeout))
+
+
+def function_of(task: dict[str, Any]) -> Callable[..., Any]:
+    """The task's function, imported once per process. Raises RefusedError, and whatever its module raises on import."""
+    func = task["func"]
+    if callable(func):
+        return func  # type: ignore[no-any-return]
+    if func not in _functions:
+        found = pydoc.locate(func)
+        if not callable(found):
+            raise RefusedError(f"There is no function {func}.")
+        _functions[func] = found
+    return _functions[func]
+
+
+def settle_finished(row: Row, task: dict[str, Any], worker: str, func: object = None) -> Settlement:
+    """The settlement of a run that came back, with a result or an error."""
+    if task["success"]:
+        return Settlement(row=row, task=task)
+    outcome = Attempt.Outcome.FAILED
+    return _settle_failure(row, task, _attempt(row, task, worker, outcome, str(task["result"])), func)
+
+
+def settle_refused(row: Row, reason: str, worker: str, task: dict[str, Any] | None = None) -> Settlement:
+    """The settlement of a row that can't be run at all: failed at once, its payload kept."""
+    task = _complete(row, task or {}, timezone.now(), reason)
+    attempt = _attempt(row, task, worker, Attempt.Outcome.REFUSED, reason)
+    return Settlement(row=row, task=task, attempt=attempt, refused=True)
+
+
+def settle_lost(row: Row, in_hand: InHand, worker: str) -> Settlement | None:
+    """The settlement of the row that a killed worker had in hand; None when it goes back uncharged."""
+    if in_hand.verdict is Verdict.PARDONED:
+        return None
+    overdue = in_hand.verdict is Verdict.OVERDUE
+    reason = "It took too long and did not heed the timeout." if overdue else "The worker was killed while it ran."
+    task: dict[str, Any] = {"id": in_hand.task_id}
+    if in_hand.stage is Stage.RUNNING:  # so it was unpickled, and that did no harm
+        try:
+            task = read(row)
+        except RefusedError as error:
+            return settle_refused(row, str(error), worker)
+    else:
+        reason = "The worker was killed while it unpickled the payload."
+    task = _complete(row, task, datetime.fromtimestamp(in_hand.started, UTC), reason)
+    outcome = Attempt.Outcome.OVERDUE if overdue else Attempt.Outcome.LOST
+    settlement = _settle_failure(row, task, _attempt(row, task, worker, outcome, reason))
+    if in_hand.stage is Stage.READING and settlement.retry_at is None:
+        return Settlement(row=row, task=task, attempt=settlement.attempt, refused=True)
+    return settlement
+
+
+def _settle_failure(row: Row, task: dict[str, Any], attempt: Attempt, func: object = None) -> Settlement:
+    policy = policy_for(task["path"], func)
+    if task.get("ack_failure") or policy.is_last(attempt.number):
+        return Settlement(row=row, task=task, attempt=attempt)
+    at_once = attempt.outcome == Attempt.Outcome.LOST and row.losses == 0
+    retry_at = row.due if at_once else timezone.now() + policy.wait(attempt.number)
+    return Settlement(row=row, task=task, attempt=attempt, retry_at=retry_at)
+
+
+def _attempt(row: Row, task: dict[str, Any], worker: str, outcome: Attempt.Outcome, error: str) -> Attempt:
+    return Attempt(
+        row=row.id,
+        task_id=task["id"],
+        number=row.attempts + 1,
+        outcome=outcome,
+        worker=worker,
+        started=task["started"],
+        stopped=task["stopped"],
+        error=error,
+    )
+
+
+def _complete(row: Row, task: dict[str, Any], started: datetime, reason: str) -> dict[str, Any]:
+    """A failed task's package, with a stand-in for whatever could not be read."""
+    return {
+        "name": f"unreadable: queue row {row.id}",
+        "path": "?",
+        "args": (),
+        "kwargs": {},
+        "cluster": Conf.CLUSTER_NAME,
+        **task,
+        "id": task.get("id") or new_task_id(),
+        "started": started,
+        "stopped": timezone.now(),
+        "result": reason,
+        "success": False,
+    }
+
+
+def is_coroutine_function(func: Callable[..., Any]) -> bool:
+    """Whether calling `func` only makes a coroutine."""
+    return inspect.iscoroutinefunction(func)

@@ -1,0 +1,303 @@
+"""The queue table: put a task in, claim rows under a lease, settle what became of them, give back the rest.
+
+A row's `lock` says when it is due, or, far in the future, which lease holds it. A lease is one worker's claim on some
+rows; it needs no renewal and never runs out: it ends when its rows are settled or given back, or when somebody who has
+seen the worker dead deletes the worker's row. Every statement that ends a lease names it, so that a worker which lost
+its lease can change nothing any more.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.models import Count, Q, QuerySet
+from django.utils import timezone
+from django_q.brokers.orm import ORM
+from django_q.conf import Conf
+from django_q.models import OrmQ, Task
+from django_q.monitor import save_cached
+from django_q.signing import SignedPackage
+from django_q.status import Status
+from django_q.tasks import async_chain
+
+from notifications.cluster import wakeup
+from notifications.cluster.models import Attempt, DeadLetter, Worker
+
+# Leases lie this far ahead; what is due later than that will not be.
+LEASES = timedelta(days=365 * 1000)
+
+
+class LeaseLostError(Exception):
+    """Somebody took this worker for dead and freed its lease: it has to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A claimed row of the queue."""
+
+    id: int
+    due: datetime
+    payload: str
+    attempts: int = 0  # attempts before this one
+    losses: int = 0  # those among them whose worker was lost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settlement:
+    """What became of a row: django-q2's task package with its result, and what follows."""
+
+    row: Row
+    task: dict[str, Any]
+    attempt: Attempt | None = None  # what went wrong this time
+    retry_at: datetime | None = None  # None: this was the end of it
+    refused: bool = False  # it could not be run at all: keep the payload
+
+    @property
+    def saves_result(self) -> bool:
+        """Whether the history keeps it (https://django-q2.readthedocs.io/en/master/tasks.html, `save`, `cached`)."""
+        if self.task.get("cached"):
+            return False
+        return bool(not self.task["success"] or self.task.get("save", Conf.SAVE_LIMIT >= 0))
+
+    def history(self) -> Task:
+        """The history row."""
+        task = self.task
+        return Task(
+            id=task["id"],
+            name=task["name"],
+            func=task["path"],
+            hook=task.get("hook"),
+            args=task["args"],
+            kwargs=task["kwargs"],
+            cluster=task.get("cluster"),
+            started=task["started"],
+            stopped=task["stopped"],
+            result=task["result"],
+            group=task.get("group"),
+            success=task["success"],
+            attempt_count=self.row.attempts + 1,
+        )
+
+
+@dataclass
+class Lease:
+    """The rows that a worker holds, by the moment that names the claim."""
+
+    name: datetime | None = None
+    rows: list[Row] = field(default_factory=list)
+    settled: list[Settlement] = field(default_factory=list)  # those of the last exchange that counted
+    history: list[Task] = field(default_factory=list)
+
+
+def first(queryset: QuerySet[Any]) -> QuerySet[Any]:
+    """In the order of the claim's index: due first, then queued first."""
+    return queryset.order_by("lock", "id")
+
+
+class Broker(ORM):  # type: ignore[misc]
+    """django-q2's ORM broker, with leases. `Q_CLUSTER["broker_class"]` names it."""
+
+    def __init__(self, list_key: str | None = None, using: str | None = None) -> None:
+        """`using`: the database alias, when it isn't the configured one."""
+        super().__init__(list_key)
+        self.queue: str = self.list_key
+        self.using: str = using or Conf.ORM or "default"
+
+    # Called by those who queue.
+
+    def enqueue(self, task: str) -> int:
+        """Insert a signed package, due now, and return the row's id; in a transaction, it is committed with it."""
+        row = OrmQ.objects.using(self.using).create(key=self.queue, payload=task, lock=timezone.now())
+        transaction.on_commit(lambda: wakeup.wake(self.queue), using=self.using)
+        return int(row.pk)
+
+    # Called by workers.
+
+    @property
+    def rows(self) -> QuerySet[Any]:
+        """This queue's rows."""
+        rows: QuerySet[Any] = OrmQ.objects.using(self.using).filter(key=self.queue)
+        return rows
+
+    def wait_until_due(self) -> float | None:
+        """Seconds until the next row is due, 0 when one is, None when none waits. Takes no lock."""
+        lock: datetime | None = first(self.rows).values_list("lock", flat=True).first()
+        now = timezone.now()
+        if lock is None or lock > now + LEASES / 2:
+            return None
+        return max(0.0, (lock - now).total_seconds())
+
+    def exchange(
+        self,
+        worker: Worker,
+        settlements: Sequence[Settlement] = (),
+        returned: Iterable[Row] = (),
+        claim: int = 0,
+    ) -> Lease:
+        """In ONE transaction: settle rows, give others back and, unless `claim` is 0, take new ones under a new lease.
+
+        The worker's row carries the lease's name; after an error at COMMIT, `recover` finds out by it what happened.
+        Raises LeaseLostError, or django.db.Error and then nothing (or, at a COMMIT, all) has happened.
+        """
+        lease = Lease(name=worker.lease)
+        with transaction.atomic(using=self.using):
+            if worker.lease is not None:
+                held = self.rows.filter(lock=worker.lease)
+                self._settle(held, lease, settlements)
+                for row in returned:
+                    held.filter(pk=row.id).update(lock=row.due)
+            if claim:
+                lease.name, lease.rows = self._claim(worker, claim)
+            due = lease.rows[0].due if lease.rows else worker.lease_due
+            me = Worker.objects.using(self.using).filter(pk=worker.pk, lease=worker.lease)
+            if not me.update(lease=lease.name, lease_due=due):
+                raise LeaseLostError(str(worker))
+        worker.lease, worker.lease_due = lease.name, due
+        return lease
+
+    def recover(self, worker: Worker) -> Lease | None:
+        """After an exchange whose COMMIT may have got through: the lease that it made, or None when it did nothing.
+
+        Raises LeaseLostError and django.db.Error.
+        """
+        stored = Worker.objects.using(self.using).filter(pk=worker.pk).first()
+        if stored is None:
+            raise LeaseLostError(str(worker))
+        if stored.lease == worker.lease:
+            return None
+        worker.lease, worker.lease_due = stored.lease, stored.lease_due
+        rows = [] if stored.lease is None else list(first(self.rows.filter(lock=stored.lease)))
+        due = stored.lease_due or timezone.now()
+        return Lease(name=stored.lease, rows=self._with_attempts([(row.pk, due, row.payload) for row in rows]))
+
+    def _settle(self, held: QuerySet[OrmQ], lease: Lease, settlements: Sequence[Settlement]) -> None:
+        """Write history for the rows that are held still, and take them out of the queue."""
+        if not settlements:
+            return
+        ids = held.select_for_update().filter(pk__in=[settlement.row.id for settlement in settlements])
+        still_held = set(ids.values_list("pk", flat=True))
+        lease.settled = [settlement for settlement in settlements if settlement.row.id in still_held]
+        ended = [settlement for settlement in lease.settled if settlement.retry_at is None]
+        held.filter(pk__in=[settlement.row.id for settlement in ended]).delete()
+        lease.history = [settlement.history() for settlement in ended if settlement.saves_result]
+        self._save_history(lease.history)
+        for settlement in lease.settled:
+            if settlement.retry_at is not None:
+                held.filter(pk=settlement.row.id).update(lock=settlement.retry_at)
+            if settlement.refused:
+                self._keep_dead_letter(settlement)
+        Attempt.objects.using(self.using).bulk_create([s.attempt for s in lease.settled if s.attempt])
+        for settlement in ended:
+            self._follow_up(settlement.task)
+
+    def _save_history(self, tasks: list[Task]) -> None:
+        """Insert history rows; one that is there already (of a task that was queued again) is overwritten."""
+        columns = [column.name for column in Task._meta.concrete_fields if not column.primary_key]
+        Task.objects.using(self.using).bulk_create(tasks, update_conflicts=True, unique_fields=["id"], update_fields=columns)
+
+    def _keep_dead_letter(self, settlement: Settlement) -> None:
+        DeadLetter.objects.using(self.using).create(
+            task_id=settlement.task["id"],
+            queue=self.queue,
+            payload=settlement.row.payload,
+            reason=settlement.task["result"],
+            at=settlement.task["stopped"],
+        )
+
+    def _follow_up(self, task: dict[str, Any]) -> None:
+        """Queue the next step of a chain, and keep a cached result: what django-q2's monitor does beside saving."""
+        if task.get("chain") and task["success"] and not task.get("cached"):
+            # Unlike stock django-q2, which goes on after a failure, and once more for each retry.
+            async_chain(task["chain"], group=task["group"], cached=task["cached"], sync=task["sync"], broker=self)
+        if task.get("cached"):
+            # `Iter` collates its results by reading a cached list, and writing it with one more: one at a time.
+            # On SQLite this transaction holds the only write lock already.
+            connection = connections[self.using]
+            if connection.vendor == "postgresql":
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"django-q:{task.get('group')}"])
+            if not task["success"]:
+                task = {**task, "chain": None}
+            save_cached({**task, "func": task["path"]}, self)
+
+    def _claim(self, worker: Worker, limit: int) -> tuple[datetime | None, list[Row]]:
+        """Take the first due rows that nobody holds; return the new lease's name and the rows."""
+        now = timezone.now()
+        due = first(self.rows.filter(lock__lte=now)).select_for_update(skip_locked=True)
+        found = list(due.values_list("pk", "lock", "payload")[:limit])
+        if not found:
+            return None, []
+        # Later than the worker's last one, whatever the clock does; no other worker's, for the column is unique.
+        name = max(now + LEASES, (worker.lease or now) + timedelta(microseconds=1))
+        self.rows.filter(pk__in=[pk for pk, _, _ in found]).update(lock=name)
+        return name, self._with_attempts(found)
+
+    def _with_attempts(self, found: list[tuple[int, datetime, str]]) -> list[Row]:
+        tried = Attempt.objects.using(self.using).filter(row__in=[pk for pk, _, _ in found]).values_list("row")
+        counts = {
+            row: (attempts, losses)
+            for row, attempts, losses in tried.annotate(
+                attempts=Count("pk"), losses=Count("pk", filter=Q(outcome=Attempt.Outcome.LOST))
+            ).order_by()
+        }
+        rows = []
+        for pk, due, payload in found:
+            attempts, losses = counts.get(pk, (0, 0))
+            rows.append(Row(id=pk, due=due, payload=payload, attempts=attempts, losses=losses))
+        return rows
+
+    # Called by those who have seen a worker dead.
+
+    def free(self, worker: Worker, settlement: Settlement | None = None) -> bool:
+        """End a dead worker's lease: settle the row it had in hand, give back the others at their old place.
+
+        Returns whether this call did it; of several, one does. Raises django.db.Error.
+        """
+        rows = OrmQ.objects.using(self.using).filter(lock=worker.lease) if worker.lease else None
+        with transaction.atomic(using=self.using):
+            if not Worker.objects.using(self.using).filter(pk=worker.pk, lease=worker.lease).delete()[0]:
+                return False
+            if rows is not None:
+                if settlement:
+                    self._settle(rows, Lease(name=worker.lease), [settlement])
+                # All at the first one's due time: nothing else is due before them, and ids keep their order.
+                rows.update(lock=worker.lease_due or timezone.now())
+        wakeup.wake(worker.queue)
+        return True
+
+    def row_in_hand(self, worker: Worker, row_id: int) -> Row | None:
+        """The row that a dead worker had in hand, if its lease holds it still."""
+        if worker.lease is None:
+            return None
+        found = OrmQ.objects.using(self.using).filter(pk=row_id, lock=worker.lease).first()
+        if found is None:
+            return None
+        return self._with_attempts([(found.pk, worker.lease_due or timezone.now(), found.payload)])[0]
+
+    # Called by `qinfo`, `qmonitor` and `qmemory`, through django_q.status.Stat.
+
+    def get_stats(self, pattern: str) -> list[str]:
+        """The running clusters, each as a signed `Status`: from the workers' rows, so true for every process."""
+        clusters: dict[Any, list[Worker]] = {}
+        for worker in Worker.objects.using(self.using).order_by("started"):
+            clusters.setdefault(worker.supervisor, []).append(worker)
+        return [SignedPackage.dumps(self._status(workers), True) for workers in clusters.values()]
+
+    def get_stat(self, key: str) -> str | None:
+        """One cluster's status, by `Stat.get_key`; None when it doesn't run."""
+        supervisor = key.rpartition(":")[2]
+        workers = list(Worker.objects.using(self.using).filter(supervisor=supervisor).order_by("started"))
+        return SignedPackage.dumps(self._status(workers), True) if workers else None
+
+    def _status(self, workers: list[Worker]) -> Status:
+        status = Status(workers[0].supervisor_pid, workers[0].supervisor)
+        status.sentinel = workers[0].supervisor_pid
+        status.host = workers[0].host.partition(" ")[0]
+        status.tob = min(worker.started for worker in workers)
+        status.timestamp = max(worker.heartbeat for worker in workers)
+        status.workers = [worker.pid for worker in workers]
+        status.reincarnations = max(worker.restarts for worker in workers)
+        status.status = Conf.WORKING if any(worker.lease for worker in workers) else Conf.IDLE
+        return status

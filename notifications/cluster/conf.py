@@ -1,0 +1,35 @@
+"""What `Q_CLUSTER` says beyond django-q2's own keys (https://django-q2.readthedocs.io/en/master/configure.html)."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django_q.conf import Conf
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConf:
+    """The cluster's own settings; durations in seconds unless the name says otherwise."""
+
+    run_dir: Path  # sockets and progress files: one folder for the web and the workers of one host
+    grace: int = 10  # how long a task in hand may go on after SIGTERM
+    claim: int = 128  # rows a worker takes at a time
+    backoff_base: float = 1.0  # the wait after a first failed attempt
+    backoff_factor: float = 3.0  # how much longer each further wait is
+    backoff_ceiling: float = 600.0  # no wait is longer
+    retry_policies: dict[str, dict[str, Any]] = field(default_factory=dict)  # by a function's dotted path
+    history_days: int = 30  # how long succeeded and failed tasks are kept
+
+    @property
+    def history(self) -> timedelta:
+        """How long succeeded and failed tasks are kept."""
+        return timedelta(days=self.history_days)
+
+
+def _own(conf: dict[str, Any]) -> ClusterConf:
+    names = ClusterConf.__dataclass_fields__.keys()
+    return ClusterConf(**{name: conf[name] for name in names if name in conf})
+
+
+cluster_conf = _own(Conf.conf)

@@ -1,0 +1,52 @@
+""" "There is work": a hint between the processes of one host, so that nobody has to poll quickly. Never the truth.
+
+A FIFO for each queue. A byte in it is one hint; it may be lost, for the workers look for themselves now and then.
+"""
+
+import hashlib
+import os
+import select
+from contextlib import suppress
+from pathlib import Path
+
+from notifications.cluster.conf import cluster_conf
+
+
+def _fifo(queue: str) -> Path:
+    # A queue's name may hold any character; a file's may not.
+    return cluster_conf.run_dir / f"wakeup-{hashlib.sha256(queue.encode()).hexdigest()[:16]}"
+
+
+def wake(queue: str) -> None:
+    """Wake one of the queue's idle workers on this host, if there is any. Never raises, never waits."""
+    # ENXIO: nobody listens. EAGAIN: a thousand hints are waiting already.
+    with suppress(OSError):
+        fifo = os.open(_fifo(queue), os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.write(fifo, b"!")
+        finally:
+            os.close(fifo)
+
+
+class Ear:
+    """A worker's end: waits for a hint, or for a signal."""
+
+    def __init__(self, queue: str, signals: int) -> None:
+        """`signals`: a descriptor that becomes readable when a signal came (signal.set_wakeup_fd). Raises OSError."""
+        path = _fifo(queue)
+        with suppress(FileExistsError):
+            os.mkfifo(path, 0o600)
+        # Open for writing too, so that it never is at its end (fifo(7)).
+        self._fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._signals = signals
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a hint that no other worker took (True), a signal or the time's end (False)."""
+        ready, _, _ = select.select([self._fifo, self._signals], [], [], max(0.0, seconds))
+        if self._signals in ready:
+            with suppress(BlockingIOError):
+                os.read(self._signals, 4096)
+        if self._fifo in ready:
+            with suppress(BlockingIOError):
+                return bool(os.read(self._fifo, 4096))
+        return False

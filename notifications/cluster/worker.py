@@ -1,0 +1,405 @@
+"""A worker process: django-q2's own worker loop, fed straight from the queue table.
+
+`django_q.worker.worker` asks of its two queues only `get` and `put`. It is given a `Feed` for both: `get` hands out the
+next row of a batch that was claimed, `put` keeps the result until the batch is settled. Settling one batch and claiming
+the next is one transaction.
+"""
+
+import logging
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import async_to_sync
+from django.db import Error as DatabaseError
+from django.db import connections
+from django.utils import timezone
+from django_q.conf import Conf, logger
+from django_q.models import Task
+from django_q.signals import call_hook, post_execute
+from django_q.worker import worker as run_tasks
+
+from notifications.cluster import attempts, maintenance, processes, wakeup
+from notifications.cluster.broker import Broker, Lease, LeaseLostError, Row, Settlement
+from notifications.cluster.conf import cluster_conf
+from notifications.cluster.models import Worker
+from notifications.cluster.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# The alias of the connections that the queue's own traffic has for itself: a task may leave the others in any state.
+QUEUE = "cluster_queue"
+
+TICK = 0.25  # seconds between two looks of the guard thread
+PATIENCE = 0.8  # how long (seconds) a task may hold up what was claimed with it
+POLL = (0.2, 2.0)  # shortest and longest pause (seconds) between two looks at the table, when no hint came
+LINGER = 0.02  # pause (seconds) that lets a batch grow, after one of LINGER_FROM rows or more that was not full
+LINGER_FROM = 3
+PAUSE = (0.1, 2.0)  # first and longest pause (seconds) after a database error
+LATE = 3  # seconds that an overdue task has to heed its timeout, before the process is killed
+
+LONGEST_READ = 60  # seconds to unpickle a payload and import its function, where tasks have no timeout
+
+SIMPLE = (type(None), bool, int, float, str, bytes)
+
+
+@dataclass(frozen=True)
+class Birth:
+    """What a supervisor tells its new worker."""
+
+    name: str
+    supervisor: str  # a UUID
+    supervisor_pid: int
+    restarts: int
+    run_once: bool
+
+
+class Timer:
+    """What django-q2's worker loop takes for a shared `multiprocessing.Value`; ours is nobody else's."""
+
+    value: float = -1
+
+    def get_lock(self) -> Any:
+        """No lock: one that is shared dies with its holder."""
+        return nullcontext()
+
+
+class Feed:
+    """Both queues of django-q2's worker loop, on top of the table."""
+
+    def __init__(self, broker: Broker, me: Worker, progress: Progress, ear: wakeup.Ear, *, run_once: bool) -> None:
+        """`me`: this process's row, stored."""
+        self.broker = broker
+        self.me = me
+        self.progress = progress
+        self.stopping = False  # set by a signal handler, read between two tasks
+        self._ear = ear
+        self._run_once = run_once
+        self._mutex = threading.Lock()  # between this process's two threads
+        self._unstarted: deque[Row] = deque()
+        self._finished: list[Settlement] = []
+        self._in_hand: Row | None = None
+        self._task: dict[str, Any] = {}
+        self._func: Callable[..., Any] | None = None
+        self._began = 0.0
+        self._started: datetime = timezone.now()
+        self._last_claim = 0
+        self._pause = POLL[0]
+        self._error_pause = PAUSE[0]
+
+    # What django-q2's worker loop calls.
+
+    def get(self) -> dict[str, Any] | str:
+        """The next task, or "STOP"."""
+        while not self.stopping:
+            with self._mutex:
+                task = self._next_started()
+            if task:
+                return task
+            if not self._exchange_or_wait():
+                break
+        self.close()
+        return "STOP"
+
+    def put(self, task: dict[str, Any]) -> None:
+        """Keep a finished task until it is settled."""
+        with self._mutex:
+            if self._in_hand is None:
+                return
+            task = {**self._task, **task, "started": self._started}
+            if task["success"] and not isinstance(task["result"], SIMPLE):
+                try:
+                    pickle.dumps(task["result"])
+                except Exception as error:
+                    task["success"] = False
+                    task["result"] = f"Its result can't be pickled: {error} : {traceback.format_exc()}"
+            self._finished.append(attempts.settle_finished(self._in_hand, task, str(self.me), self._func))
+            self._end()
+
+    def fail_in_hand(self, error: BaseException) -> None:
+        """Make a failed attempt of what escaped django-q2's worker loop: `sys.exit`, a module that raises on import …"""
+        if self._in_hand is not None:
+            try:
+                text = f"{error!r} : {''.join(traceback.format_exception(error))}"
+            except Exception:
+                text = f"{type(error).__name__}, which can't be shown"
+            self.put({"success": False, "result": text, "stopped": timezone.now()})
+
+    def close(self) -> None:
+        """Settle what is finished, give back what is not started, and end the lease; waits for the database."""
+        while True:
+            with self._mutex:
+                returned, self._unstarted = list(self._unstarted), deque()
+                lease = self._exchange(returned=returned)
+                done = lease is not None
+                if not done:
+                    self._unstarted.extend(returned)
+            if lease is not None:
+                self._after_commit(lease)
+            if done:
+                return
+
+    # The worker's own part.
+
+    def _next_started(self) -> dict[str, Any] | None:
+        while self._unstarted:
+            row = self._unstarted.popleft()
+            task = self._start(row)
+            if task:
+                return task
+        return None
+
+    def _start(self, row: Row) -> dict[str, Any] | None:
+        """Read a row and note it as the one in hand; one that can't be run is finished at once."""
+        self._in_hand, self._task, self._func = row, {}, None
+        self._began = time.monotonic()
+        self._started = timezone.now()
+        self.progress.begin(row.id, self._began + (Conf.TIMEOUT or LONGEST_READ) + LATE)
+        try:
+            self._task = attempts.read(row)
+            timeout = attempts.timeout_of(self._task)
+            self.progress.run(self._task["id"], 0.0 if timeout < 0 else time.monotonic() + timeout + LATE)
+            self._func = attempts.function_of(self._task)
+        except attempts.RefusedError as error:
+            self._finished.append(attempts.settle_refused(row, str(error), str(self.me), self._task))
+            self._end()
+            return None
+        except BaseException as error:
+            # Unpickling or importing runs code of others.
+            stopped = {"success": False, "stopped": timezone.now(), "started": self._started}
+            failed = {**self._task, **stopped, "result": f"{error!r} : {traceback.format_exc()}"}
+            self._finished.append(attempts.settle_finished(row, failed, str(self.me)))
+            self._end()
+            return None
+        func = async_to_sync(self._func) if attempts.is_coroutine_function(self._func) else self._func
+        return {**self._task, "func": func, "timeout": timeout}
+
+    def _end(self) -> None:
+        self._in_hand = None
+        self.progress.end()
+
+    def _exchange_or_wait(self) -> bool:
+        """Settle and claim; wait for a while when nothing came. Returns whether to go on."""
+        if LINGER_FROM <= self._last_claim < cluster_conf.claim and not self._run_once:
+            time.sleep(LINGER)
+        with self._mutex:
+            if not self._finished and (pause := self._pause_until_due()) > 0:
+                lease = None
+            else:
+                pause = 0.0
+                lease = self._exchange(claim=cluster_conf.claim)
+        if lease is not None:
+            self._last_claim = len(lease.rows)
+            if self._last_claim == cluster_conf.claim:
+                wakeup.wake(self.broker.queue)  # there may be more
+            self._after_commit(lease)
+            if lease.rows:
+                self._pause = POLL[0]
+            return True
+        if self._run_once and pause > 0:
+            return False
+        if pause > 0 and not self._ear.wait(min(pause, self._pause)):
+            self._pause = min(self._pause * 1.5, POLL[1])
+        return True
+
+    def _pause_until_due(self) -> float:
+        """Seconds until a row is due; the longest pause when none is, or the database does not answer."""
+        try:
+            due = self.broker.wait_until_due()
+        except DatabaseError as error:
+            self._wait_out(error)
+            return 0.001
+        self._error_pause = PAUSE[0]
+        return POLL[1] if due is None else due
+
+    def _exchange(self, *, returned: list[Row] | None = None, claim: int = 0) -> Lease | None:
+        """One exchange with the table under the mutex; None when the database could not be reached or failed."""
+        settlements = self._finished
+        try:
+            lease = self.broker.exchange(self.me, settlements, returned or (), claim)
+        except DatabaseError as error:
+            self._wait_out(error)
+            try:
+                recovered = self.broker.recover(self.me) if claim else None
+            except DatabaseError as again:
+                self._wait_out(again)
+                return None
+            if recovered is None:
+                return None
+            # The COMMIT had got through, and only its answer was lost.
+            recovered.settled = settlements
+            lease = recovered
+        self._error_pause = PAUSE[0]
+        self._finished = []
+        self._unstarted.extend(lease.rows)
+        return lease
+
+    def _wait_out(self, error: DatabaseError) -> None:
+        """Wait after a database error, longer each time; the next try connects anew."""
+        logger.warning("%s waits %.1f s for the database: %s", self.me, self._error_pause, str(error).strip())
+        connections[QUEUE].close()
+        time.sleep(self._error_pause)
+        self._error_pause = min(self._error_pause * 2, PAUSE[1])
+
+    def _after_commit(self, lease: Lease) -> None:
+        """What django-q2's monitor does once a result is saved: hooks, signals, log lines. Errors in them are logged."""
+        idle = self._in_hand is None
+        if idle:
+            self.progress.expect(time.monotonic() + (Conf.TIMEOUT or LONGEST_READ))  # a hook that hangs is no reason to
+        for task in lease.history:
+            if task.hook:
+                call_hook(sender=Task, instance=task)
+        for settlement in lease.settled:
+            if settlement.retry_at is None:
+                for receiver, error in post_execute.send_robust(sender="django_q", task=settlement.task):
+                    if isinstance(error, Exception):
+                        logger.error("post_execute receiver %s failed: %r", receiver, error)
+            if settlement.attempt:
+                logger.error(
+                    "%s of '%s' (%s) %s: %s",
+                    settlement.attempt,
+                    settlement.task["path"],
+                    settlement.task["name"],
+                    "was the last" if settlement.retry_at is None else f"is followed by one at {settlement.retry_at:%X}",
+                    settlement.attempt.error,
+                )
+        if idle:
+            self.progress.end()
+
+    # The guard thread: a slow task holds back nobody.
+
+    def guard(self) -> None:
+        """Look after the task in hand, for ever: once it is slow, settle what is finished and give back what waits."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for the thread that runs the task
+        while True:
+            time.sleep(TICK)
+            self.progress.tick()
+            if not self._is_held_up():
+                continue
+            lease = None
+            with self._mutex:
+                if self._is_held_up():
+                    returned, self._unstarted = list(self._unstarted), deque()
+                    try:
+                        lease = self.broker.exchange(self.me, self._finished, returned)
+                        self._finished = []
+                    except LeaseLostError:
+                        os._exit(1)  # the task in hand runs elsewhere already
+                    except DatabaseError as error:
+                        self._unstarted.extend(returned)
+                        logger.warning("%s could not settle beside a slow task: %s", self.me, str(error).strip())
+                        connections[QUEUE].close()
+            if lease is not None:
+                wakeup.wake(self.broker.queue)
+                self._after_commit(lease)
+
+    def _is_held_up(self) -> bool:
+        slow = self._in_hand is not None and time.monotonic() - self._began > PATIENCE
+        return slow and bool(self._finished or self._unstarted)
+
+
+def main(birth: Birth, progress: Progress) -> None:
+    """The life of a worker process, from fork to exit."""
+    os.setsid()  # Ctrl-C in a terminal is the supervisor's to hear
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    processes.die_with_parent(birth.supervisor_pid)
+    signals, wakeup_fd = os.pipe()
+    os.set_blocking(signals, False)
+    os.set_blocking(wakeup_fd, False)
+    signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+    connections.settings[QUEUE] = connections.settings[Conf.ORM or "default"]
+    broker = Broker(using=QUEUE)
+    if Conf.CPU_AFFINITY:
+        cpus = sorted(os.sched_getaffinity(0))
+        start = birth.restarts * Conf.CPU_AFFINITY
+        os.sched_setaffinity(0, {cpus[(start + n) % len(cpus)] for n in range(Conf.CPU_AFFINITY)})
+
+    stop_early = False
+
+    def note_early_stop(*_: object) -> None:
+        nonlocal stop_early
+        stop_early = True
+
+    signal.signal(signal.SIGTERM, note_early_stop)
+    me = _register(birth, lambda: stop_early)
+    if me is None:
+        return
+    feed = Feed(broker, me, progress, wakeup.Ear(broker.queue, signals), run_once=birth.run_once)
+
+    def note_stop(*_: object) -> None:
+        feed.stopping = True
+
+    signal.signal(signal.SIGTERM, note_stop)
+    feed.stopping = stop_early
+    threading.Thread(target=feed.guard, daemon=True).start()
+    try:
+        _work(feed)
+    except LeaseLostError:
+        logger.error("%s was taken for dead, and stops: its tasks run elsewhere", me)
+    else:
+        _say_goodbye(broker, me, progress)
+    # Not through the interpreter's end: exit handlers that were inherited from the supervisor are not ours to run.
+    logging.shutdown()
+    os._exit(0)
+
+
+def _work(feed: Feed) -> None:
+    """Run tasks until told to stop, recycled, or a task timed out (and may have left anything behind)."""
+    while not feed.stopping:
+        timer = Timer()
+        try:
+            run_tasks(feed, feed, timer)
+        except LeaseLostError:
+            raise
+        except BaseException as error:  # sys.exit in a task, an exception that can't be shown …
+            feed.fail_in_hand(error)
+            continue
+        break
+    feed.close()
+
+
+def _register(birth: Birth, is_stopping: "Callable[[], bool]") -> Worker | None:
+    """Store this process's row, once the leases of this host's dead are free; waits for the database."""
+    pause = PAUSE[0]
+    while not is_stopping():
+        now = timezone.now()
+        try:
+            maintenance.free_dead(Broker(using=QUEUE))
+            return Worker.objects.using(QUEUE).create(
+                name=birth.name,
+                queue=Conf.CLUSTER_NAME,
+                host=processes.host_id(),
+                pid=os.getpid(),
+                born=processes.born(os.getpid()),
+                supervisor=birth.supervisor,
+                supervisor_pid=birth.supervisor_pid,
+                restarts=birth.restarts,
+                started=now,
+                heartbeat=now,
+            )
+        except DatabaseError as error:
+            logger.warning("A worker waits %.1f s for the database: %s", pause, str(error).strip())
+            connections[QUEUE].close()
+            time.sleep(pause)
+            pause = min(pause * 2, PAUSE[1])
+    return None
+
+
+def _say_goodbye(broker: Broker, me: Worker, progress: Progress) -> None:
+    try:
+        broker.free(me)
+        progress.path.unlink(missing_ok=True)
+    except DatabaseError:
+        logger.warning("%s could not take leave of the database; the next worker frees what it held", me)
