@@ -11,6 +11,8 @@ from django.utils.text import Truncator
 from django_q.models import Task
 from django_q.tasks import async_task
 
+from notifications.cluster.running import current_task
+
 # A call as the queue holds it: the function's dotted path, its positional and its keyword arguments.
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
@@ -65,7 +67,10 @@ class BackgroundTasks:
 
 def run_in_order(*calls: Call) -> None:
     """What a worker runs for an entry of several calls: each in turn; one that raises keeps the later ones from running."""
-    for path, args, kwargs in calls:
+    task = current_task.get()
+    for step, (path, args, kwargs) in enumerate(calls):
+        if task:
+            task.begin_step(step)
         func = pydoc.locate(path)
         if not callable(func):
             raise LookupError(f"There is no function {path}")

@@ -10,10 +10,13 @@ from datetime import UTC, datetime
 
 
 def new_task_id() -> str:
-    """A fresh id: 48 bits of milliseconds since 1970, then random bits."""
-    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    number = number & ~(0xF << 76) | 0x7 << 76  # the version
-    number = number & ~(0x3 << 62) | 0x2 << 62  # the variant
+    """A fresh id: 48 bits of milliseconds since 1970, 12 bits of their fraction (section 6.2, method 3), random bits.
+
+    So ids made one after the other on one host sort in this order: a fraction is a quarter of a microsecond.
+    """
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    number = milliseconds << 80 | 0x7 << 76 | (rest * 4096 // 1_000_000) << 64  # 7: the version
+    number |= 0x2 << 62 | int.from_bytes(os.urandom(8), "big") >> 2  # 2: the variant
     return f"{number:032x}"
 
 

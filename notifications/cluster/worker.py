@@ -32,6 +32,7 @@ from notifications.cluster.broker import Broker, Lease, LeaseLostError, Row, Set
 from notifications.cluster.conf import cluster_conf
 from notifications.cluster.models import Worker
 from notifications.cluster.progress import Progress
+from notifications.cluster.running import RunningTask, current_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,6 +169,7 @@ class Feed:
             self._task = attempts.read(row)
             timeout = attempts.timeout_of(self._task)
             self.progress.run(self._task["id"], 0.0 if timeout < 0 else time.monotonic() + timeout + LATE)
+            current_task.set(RunningTask(self._task["id"]))
             self._func = attempts.function_of(self._task)
         except attempts.RefusedError as error:
             self._finished.append(attempts.settle_refused(row, str(error), str(self.me), self._task))
@@ -185,6 +187,7 @@ class Feed:
 
     def _end(self) -> None:
         self._in_hand = None
+        current_task.set(None)
         self.progress.end()
 
     def _exchange_or_wait(self) -> bool:
