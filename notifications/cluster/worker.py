@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 QUEUE = "cluster_queue"
 
 TICK = 0.25  # seconds between two looks of the guard thread
+SETTLE_AFTER = 0.05  # seconds that a finished task waits for its batch: what a killed worker had finished in them runs again
 PATIENCE = 0.8  # how long (seconds) a task may hold up what was claimed with it
 POLL = (0.2, 2.0)  # shortest and longest pause (seconds) between two looks at the table, when no hint came
 LINGER = 0.02  # pause (seconds) that lets a batch grow, after one of LINGER_FROM rows or more that was not full
@@ -64,6 +65,22 @@ class Birth:
     run_once: bool
 
 
+class Stop:
+    """The wish to stop: SIGTERM notes it, the loop reads it between two tasks, and whoever waits is woken."""
+
+    def __init__(self) -> None:
+        """Set the handler."""
+        self.noted = False
+        self.wakes, end = os.pipe()  # becomes readable when any signal came
+        for pipe in (self.wakes, end):
+            os.set_blocking(pipe, False)
+        signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, *_: object) -> None:
+        self.noted = True
+
+
 class Timer:
     """What django-q2's worker loop takes for a shared `multiprocessing.Value`; ours is nobody else's."""
 
@@ -77,13 +94,13 @@ class Timer:
 class Feed:
     """Both queues of django-q2's worker loop, on top of the table."""
 
-    def __init__(self, broker: Broker, me: Worker, progress: Progress, ear: wakeup.Ear, *, run_once: bool) -> None:
+    def __init__(self, broker: Broker, me: Worker, progress: Progress, stop: Stop, *, run_once: bool) -> None:
         """`me`: this process's row, stored."""
         self.broker = broker
         self.me = me
         self.progress = progress
-        self.stopping = False  # set by a signal handler, read between two tasks
-        self._ear = ear
+        self.stop = stop
+        self._ear = wakeup.Ear(broker.queue, stop.wakes)
         self._run_once = run_once
         self._mutex = threading.Lock()  # between this process's two threads
         self._unstarted: deque[Row] = deque()
@@ -94,6 +111,7 @@ class Feed:
         self._began = 0.0
         self._started: datetime = timezone.now()
         self._last_claim = 0
+        self._last_exchange = 0.0
         self._pause = POLL[0]
         self._error_pause = PAUSE[0]
 
@@ -101,11 +119,12 @@ class Feed:
 
     def get(self) -> dict[str, Any] | str:
         """The next task, or "STOP"."""
-        while not self.stopping:
-            with self._mutex:
-                task = self._next_started()
-            if task:
-                return task
+        while not self.stop.noted:
+            if not self._is_to_settle():
+                with self._mutex:
+                    task = self._next_started()
+                if task:
+                    return task
             if not self._exchange_or_wait():
                 break
         self.close()
@@ -151,6 +170,9 @@ class Feed:
 
     # The worker's own part.
 
+    def _is_to_settle(self) -> bool:
+        return bool(self._finished) and time.monotonic() - self._last_exchange > SETTLE_AFTER
+
     def _next_started(self) -> dict[str, Any] | None:
         while self._unstarted:
             row = self._unstarted.popleft()
@@ -192,17 +214,19 @@ class Feed:
 
     def _exchange_or_wait(self) -> bool:
         """Settle and claim; wait for a while when nothing came. Returns whether to go on."""
-        if LINGER_FROM <= self._last_claim < cluster_conf.claim and not self._run_once:
+        claim = 0 if self._unstarted else cluster_conf.claim
+        if claim and LINGER_FROM <= self._last_claim < claim and not self._run_once:
             time.sleep(LINGER)
         with self._mutex:
             if not self._finished and (pause := self._pause_until_due()) > 0:
                 lease = None
             else:
                 pause = 0.0
-                lease = self._exchange(claim=cluster_conf.claim)
+                lease = self._exchange(claim=claim)
         if lease is not None:
-            self._last_claim = len(lease.rows)
-            if self._last_claim == cluster_conf.claim:
+            if claim:
+                self._last_claim = len(lease.rows)
+            if claim and self._last_claim == claim:
                 wakeup.wake(self.broker.queue)  # there may be more
             self._after_commit(lease)
             if lease.rows:
@@ -242,6 +266,7 @@ class Feed:
             recovered.settled = settlements
             lease = recovered
         self._error_pause = PAUSE[0]
+        self._last_exchange = time.monotonic()
         self._finished = []
         self._unstarted.extend(lease.rows)
         return lease
@@ -315,52 +340,37 @@ def main(birth: Birth, progress: Progress) -> None:
     os.setsid()  # Ctrl-C in a terminal is the supervisor's to hear
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    stop = Stop()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD])
     processes.die_with_parent(birth.supervisor_pid)
-    signals, wakeup_fd = os.pipe()
-    os.set_blocking(signals, False)
-    os.set_blocking(wakeup_fd, False)
-    signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+    if Conf.CPU_AFFINITY:
+        _bind_to_cpus(birth)
     connections.settings[QUEUE] = connections.settings[Conf.ORM or "default"]
     broker = Broker(using=QUEUE)
-    if Conf.CPU_AFFINITY:
-        cpus = sorted(os.sched_getaffinity(0))
-        start = birth.restarts * Conf.CPU_AFFINITY
-        os.sched_setaffinity(0, {cpus[(start + n) % len(cpus)] for n in range(Conf.CPU_AFFINITY)})
-
-    stop_early = False
-
-    def note_early_stop(*_: object) -> None:
-        nonlocal stop_early
-        stop_early = True
-
-    signal.signal(signal.SIGTERM, note_early_stop)
-    me = _register(birth, lambda: stop_early)
-    if me is None:
-        return
-    feed = Feed(broker, me, progress, wakeup.Ear(broker.queue, signals), run_once=birth.run_once)
-
-    def note_stop(*_: object) -> None:
-        feed.stopping = True
-
-    signal.signal(signal.SIGTERM, note_stop)
-    feed.stopping = stop_early
-    threading.Thread(target=feed.guard, daemon=True).start()
-    try:
-        _work(feed)
-    except LeaseLostError:
-        logger.error("%s was taken for dead, and stops: its tasks run elsewhere", me)
-    else:
-        _say_goodbye(broker, me, progress)
+    if me := _register(birth, stop):
+        feed = Feed(broker, me, progress, stop, run_once=birth.run_once)
+        threading.Thread(target=feed.guard, daemon=True).start()
+        try:
+            _work(feed)
+        except LeaseLostError:
+            logger.error("%s was taken for dead, and stops: its tasks run elsewhere", me)
+        else:
+            _say_goodbye(broker, me, progress)
     # Not through the interpreter's end: exit handlers that were inherited from the supervisor are not ours to run.
     logging.shutdown()
     os._exit(0)
 
 
+def _bind_to_cpus(birth: Birth) -> None:
+    """https://django-q2.readthedocs.io/en/master/configure.html#cpu-affinity."""
+    cpus = sorted(os.sched_getaffinity(0))
+    start = birth.restarts * Conf.CPU_AFFINITY
+    os.sched_setaffinity(0, {cpus[(start + n) % len(cpus)] for n in range(Conf.CPU_AFFINITY)})
+
+
 def _work(feed: Feed) -> None:
     """Run tasks until told to stop, recycled, or a task timed out (and may have left anything behind)."""
-    while not feed.stopping:
+    while not feed.stop.noted:
         timer = Timer()
         try:
             run_tasks(feed, feed, timer)
@@ -373,10 +383,10 @@ def _work(feed: Feed) -> None:
     feed.close()
 
 
-def _register(birth: Birth, is_stopping: "Callable[[], bool]") -> Worker | None:
+def _register(birth: Birth, stop: Stop) -> Worker | None:
     """Store this process's row, once the leases of this host's dead are free; waits for the database."""
     pause = PAUSE[0]
-    while not is_stopping():
+    while not stop.noted:
         now = timezone.now()
         try:
             maintenance.free_dead(Broker(using=QUEUE))
