@@ -1,0 +1,28 @@
+"""The quick half of the fault injection; `scripts/chaos` runs all of it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.environment import DATABASE
+from tests.processes import PROJECT
+
+SCENARIOS = ["kills", "chaos", "poison", "stops", "fairness", "idle", "paused"]
+if DATABASE == "postgresql":
+    SCENARIOS += ["hosts", "restarts"]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_chaos(scenario: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.chaos", "--quick", scenario],
+        cwd=PROJECT,
+        env=os.environ | {"TEST_DATABASE": DATABASE},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
