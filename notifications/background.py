@@ -20,7 +20,7 @@ NAME_LENGTH = Task._meta.get_field("name").max_length or 100
 
 # Keyword arguments that django-q2 takes for itself instead of passing them on (django_q/tasks.py, async_task).
 OPTION_NAMES = frozenset(
-    {"hook", "group", "save", "sync", "cached", "ack_failure", "iter_count", "iter_cached"}
+    {"func", "hook", "group", "save", "sync", "cached", "ack_failure", "iter_count", "iter_cached"}
     | {"chain", "broker", "cluster", "timeout", "task_name", "q_options"}
 )
 
@@ -42,10 +42,11 @@ class BackgroundTasks:
     def add_task(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         """Note a call of `func(*args, **kwargs)`; the arguments must be picklable.
 
-        Raises TypeError for a function that a worker could not find again: a lambda, a nested function, a bound method.
+        Raises TypeError for a function that a worker could not find again: a lambda, a nested function, a bound method,
+        one of the program that was started (`__main__`), which in a worker is another.
         """
         path = f"{getattr(func, '__module__', None)}.{getattr(func, '__qualname__', func)}"
-        if pydoc.locate(path) is not func:
+        if path.startswith("__main__.") or pydoc.locate(path) is not func:
             raise TypeError(f"A worker can't import {path}: add a function that is defined at the top of a module.")
         self.calls.append((path, args, kwargs))
 
@@ -53,14 +54,15 @@ class BackgroundTasks:
         """Commit the calls to the queue, as one entry; return its task id, or None when there are none.
 
         Inside a transaction the entry is committed, or rolled back, with it. Raises django.db.Error when the
-        queue can't be written to, and leaves nothing behind then.
+        queue can't be written to, and what pickle raises for an argument that it can't take (TypeError,
+        pickle.PicklingError, AttributeError …); either leaves nothing behind.
         """
         if not self.calls:
             return None
         path, args, kwargs = self.calls[0]
+        name = Truncator(self.name or ", ".join(path.rpartition(".")[2] for path, _, _ in self.calls)).chars(NAME_LENGTH)
         if len(self.calls) > 1 or kwargs.keys() & OPTION_NAMES or inspect.iscoroutinefunction(pydoc.locate(path)):
             path, args, kwargs = f"{__name__}.{run_in_order.__name__}", tuple(self.calls), {}
-        name = Truncator(self.name or path.rpartition(".")[2]).chars(NAME_LENGTH)
         task_id: str = async_task(path, *args, q_options={"task_name": name}, **kwargs)
         return task_id
 

@@ -14,10 +14,12 @@ def check_log_file(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
     """The log, or the folder where it will be made, must be there and take writes."""
     path: Path = settings.NOTIFIER_LOG_FILE
     hint = "Set NOTIFIER_LOG_FILE to a file in a folder that the service may write to."
-    if path.is_dir():
+    # os.path, for pathlib raises PermissionError where a folder on the way may not be entered.
+    if os.path.isdir(path):
         return [Error(f"The log file {path} is a folder.", hint=hint, id="notifications.E001")]
-    if not path.parent.is_dir():
-        return [Error(f"The log file's folder {path.parent} does not exist.", hint=hint, id="notifications.E002")]
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if not os.path.isdir(path.parent):
+        reason = f"The log file's folder {path.parent} does not exist, or can't be entered."
+        return [Error(reason, hint=hint, id="notifications.E002")]
+    if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
         return [Error(f"The log file {path} can't be written to.", hint=hint, id="notifications.E003")]
     return []

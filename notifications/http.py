@@ -16,6 +16,10 @@ View = Callable[..., HttpResponse]
 # or a terminal for a command.
 CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
+# What a path may hold as it is (RFC 3986, section 3.3, and the brackets that Starlette leaves alone). No "%": one that
+# is part of a value must stay encoded, or the redirect would lead elsewhere.
+SAFE_IN_PATH = "/:@!$&'()*+,;=[]"
+
 # How long an answer may wait for the rest of a body that nobody reads (seconds), and how many such bodies a process
 # follows at a time. Beyond either, the answer goes out and the connection may close after it.
 BODY_WAIT = 0.25
@@ -41,6 +45,8 @@ class JSON(JsonResponse):
             headers=headers,
             json_dumps_params={"separators": (",", ":"), "ensure_ascii": False},
         )
+        # Not left to CommonMiddleware: what is refused before it would go out in chunks, which HTTP/1.0 does not know.
+        self["Content-Length"] = str(len(self.content))
 
 
 def error(status: int, detail: str | list[Problem], headers: Mapping[str, str] | None = None) -> JSON:
@@ -76,7 +82,8 @@ def post_only(view: View) -> View:
 
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if request.method != "POST":
+        # Not `request.method`, which is in upper case: the names of methods are case-sensitive (RFC 9110, section 9.1).
+        if request.META["REQUEST_METHOD"] != "POST":
             return error(405, "Method Not Allowed", {"Allow": "POST"})
         return view(request, *args, **kwargs)
 
@@ -126,26 +133,24 @@ def _has_unread_body(request: HttpRequest) -> bool:
 def redirect_to_path(request: HttpRequest, path: str) -> HttpResponse:
     """307 to another (decoded) path of this host, query kept; the answer has no body and no type, as Starlette's."""
     query = request.META.get("QUERY_STRING", "")
-    location = f"{request.scheme}://{request.get_host()}{quote(path)}" + (f"?{query}" if query else "")
+    location = f"{request.scheme}://{request.get_host()}{quote(path, safe=SAFE_IN_PATH)}" + (f"?{query}" if query else "")
     response = HttpResponseRedirect(location, preserve_request=True)
     del response["Content-Type"]
     return response
 
 
-def unbroken_path(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Middleware: bytes of the path that are no UTF-8 become U+FFFD, as in FastAPI; Django leaves them percent-encoded."""
+def cookies_for_the_admin(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Middleware: no cookie counts outside the admin, so that sessions and CSRF tokens never answer one with another."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
-        if "%" in request.path_info:  # only then may Django have left anything
-            raw = request.META["PATH_INFO"].encode("latin-1")  # PEP 3333: bytes, in the guise of latin-1
-            prefix = request.path.removesuffix(request.path_info)
-            request.path_info = raw.decode("utf-8", errors="replace")
-            request.path = prefix + request.path_info
+        if not request.path_info.startswith("/admin/"):
+            request.META.pop("HTTP_COOKIE", None)
         return get_response(request)
 
     return middleware
 
 
+@ignore_body
 def bad_request(request: HttpRequest, exception: Exception) -> JSON:
     """400: above all for a Host that NOTIFIER_ALLOWED_HOSTS doesn't name."""
     return error(400, "Bad Request")
@@ -156,6 +161,7 @@ def forbidden(request: HttpRequest, exception: Exception) -> JSON:
     return error(403, "Forbidden")
 
 
+@ignore_body
 def not_found(request: HttpRequest, exception: Exception) -> JSON:
     """404."""
     return error(404, "Not Found")

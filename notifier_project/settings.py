@@ -3,26 +3,43 @@
 A wrong value stops the start with a line that names the variable: see `_refuse`.
 """
 
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import dj_database_url
-from django.core.exceptions import ImproperlyConfigured
-from environs import Env, EnvError, validate
+from environs import Env, EnvError, ValidationError, validate
 
 from notifier_project import secret_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
+class _Environment(Env):
+    """The environment, in which an empty variable counts as unset."""
+
+    def _get_value(self, env_key: str, default: Any) -> Any:
+        return super()._get_value(env_key, default) or default
+
+
 def _refuse(variable: str, remedy: str) -> NoReturn:
-    raise ImproperlyConfigured(f"{variable}: {remedy}")
+    sys.exit(f"Wrong setting. {variable}: {remedy}")
 
 
 def _path(variable: str, default: str) -> Path:
     """A path; a relative one is relative to the project, for web and workers alike."""
-    return BASE_DIR / Path(env.str(variable, "") or default).expanduser()
+    try:
+        return BASE_DIR / Path(env.str(variable, default)).expanduser()
+    except RuntimeError as error:
+        _refuse(variable, f"{error}; write the folder's name instead of ~")
+
+
+def _are_host_names(values: list[str]) -> None:
+    """Refuse what could never match a Host header, such as a URL."""
+    for value in values:
+        if not re.fullmatch(r"\*|\.?[\w.-]+|\[[0-9A-Fa-f:.]+\]", value):
+            raise ValidationError(f"{value!r} is no host name; write names without scheme, port and path.")
 
 
 def _database(url: str) -> dict[str, Any]:
@@ -61,7 +78,7 @@ def _database(url: str) -> dict[str, Any]:
 _SQLITE = "django.db.backends.sqlite3"
 _POSTGRESQL = "django.db.backends.postgresql"
 
-env = Env(eager=True)
+env = _Environment(eager=True)
 try:
     # Where things are kept.
     DATA_DIR = _path("NOTIFIER_DATA_DIR", "var")
@@ -69,10 +86,10 @@ try:
     DATABASE_URL = env.str("DATABASE_URL", "")
 
     # What is served.
-    HOST = env.str("HOST", "") or "127.0.0.1"
+    HOST = env.str("HOST", "127.0.0.1")
     PORT = env.int("PORT", 8000, validate=validate.Range(1, 65535))
     NOTIFIER_ROOT = env.str("NOTIFIER_ROOT", "query", validate=validate.OneOf(["query", "basic"]))
-    ALLOWED_HOSTS = env.list("NOTIFIER_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+    ALLOWED_HOSTS = env.list("NOTIFIER_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"], validate=_are_host_names)
     HTTPS = env.bool("NOTIFIER_HTTPS", False)
 
     # Who does the work, and for how long.
@@ -80,17 +97,19 @@ try:
     NOTIFIER_QUEUE_WORKERS = env.int("NOTIFIER_QUEUE_WORKERS", 2, validate=validate.Range(1, 256))
     NOTIFIER_STOP_GRACE = env.int("NOTIFIER_STOP_GRACE", 10, validate=validate.Range(1, 3600))
     NOTIFIER_HISTORY_DAYS = env.int("NOTIFIER_HISTORY_DAYS", 30, validate=validate.Range(1, 36500))
+
+    # Signs sessions and queued tasks: who knows it can log in, and have the workers run code.
+    SECRET_KEY = env.str("SECRET_KEY", "", validate=validate.Length(min=32))
 except EnvError as error:
     sys.exit(f"Wrong setting. {error} `scripts/serve --help` says what it may be.")
 
 try:
     DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
-    SECRET_KEY = env.str("SECRET_KEY", "") or secret_key.read_or_create(DATA_DIR / "secret-key")
-    DATABASES = {"default": _database(DATABASE_URL)}
+    SECRET_KEY = SECRET_KEY or secret_key.read_or_create(DATA_DIR / "secret-key")
 except OSError as error:
-    sys.exit(f"Wrong setting. NOTIFIER_DATA_DIR: {error.strerror}: {error.filename}; name a folder that can be written to.")
-except ImproperlyConfigured as error:
-    sys.exit(f"Wrong setting. {error}")
+    _refuse("NOTIFIER_DATA_DIR", f"{error.strerror}: {error.filename}; name a folder that can be written to.")
+
+DATABASES = {"default": _database(DATABASE_URL)}
 
 DEBUG = False
 
@@ -109,7 +128,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "notifications.http.unbroken_path",
+    "notifications.http.cookies_for_the_admin",
     "django.middleware.common.CommonMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -149,6 +168,7 @@ AUTH_PASSWORD_VALIDATORS = [
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
+USE_I18N = False
 
 # The admin's files come straight from their packages: nothing to collect, so nothing that can be forgotten or stale.
 STATIC_URL = "/static/"
@@ -178,7 +198,7 @@ Q_CLUSTER = {
     "workers": NOTIFIER_QUEUE_WORKERS,
     "timeout": 60,  # seconds that one task may take
     "retry": 90,  # not used by our broker, whose leases don't run out; django-q2 wants it above the timeout
-    "max_attempts": 5,
+    "max_attempts": 10,
     "save_limit": 0,  # keep every result; old ones are pruned by age
     "recycle": 100_000,  # tasks after which a worker process is replaced
     "catch_up": False,

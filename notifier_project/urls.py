@@ -2,6 +2,7 @@
 
 from django.contrib import admin
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 handler400 = "notifications.http.bad_request"
 handler403 = "notifications.http.forbidden"
@@ -9,6 +10,7 @@ handler404 = "notifications.http.not_found"
 handler500 = "notifications.http.server_error"
 
 urlpatterns = [
+    path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     path("", include("notifications.urls")),
 ]

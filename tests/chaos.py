@@ -238,7 +238,7 @@ def chaos(quick: bool) -> str:
     count = 1000 if quick else 5000
     killed: set[int] = set()
     with managed_cluster() as manager:
-        ids = enqueue(count, 0.002)
+        ids = enqueue(count, 0.005)
         kills_done = 0
         deadline = time.monotonic() + 300
         while not drained():
@@ -281,6 +281,8 @@ def poison(quick: bool) -> str:
         "returns the unpicklable": ((t + "return_unpicklable",), {}, tries, "can't be pickled"),
         "raises the unpicklable": ((t + "raise_unpicklable",), {}, tries, "unpicklable error"),
         "raises the unshowable": ((t + "raise_unshowable",), {}, tries, "no text either"),
+        "fails unspeakably": ((t + "fail_unspeakably",), {"task_name": "\0" * 200}, tries, "a zero"),
+        "returns what can't be stored": ((t + "return_picky",), {}, once, "can't be stored: TypeError: not twice"),
         "missing module": (("tests.nowhere.task",), {}, once, "There is no function"),
         "missing function": ((t + "nothing",), {}, once, "There is no function"),
         "raises on import": (("tests.raises_on_import.task",), {}, tries, "raises on import"),

@@ -76,6 +76,28 @@ def raise_unshowable() -> NoReturn:
     raise UnshowableError
 
 
+def fail_unspeakably() -> NoReturn:
+    """Fail with a text that no database stores."""
+    raise ValueError("a zero \0 and half a character \ud800")
+
+
+def return_picky() -> Any:
+    """Return what can be pickled once, and then never again."""
+    return PickledOnce()
+
+
+class PickledOnce:
+    """A value that is storable when it is tried, and not when it is stored."""
+
+    tries = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.tries += 1
+        if self.tries > 1:
+            raise TypeError("not twice")
+        return (PickledOnce, ())
+
+
 def return_much() -> str:
     """Return 10 MB."""
     return "x" * 10_000_000

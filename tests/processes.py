@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 PROJECT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
@@ -71,6 +73,31 @@ def web(*, env: Mapping[str, str], port: int, output: Path, workers: int = 1) ->
     with running(command, env=env, output=output) as process:
         wait_until(lambda: is_listening(port) or process.poll() is not None, what="the web server listens")
         yield process
+
+
+@contextmanager
+def service(*, env: Mapping[str, str], port: int, output: Path, cwd: Path = PROJECT) -> Iterator[subprocess.Popen[bytes]]:
+    """All of it, as a person starts it, ready to answer. `output` holds what this start has printed."""
+    output.unlink(missing_ok=True)
+    with running([PROJECT / "scripts" / "serve"], env={**env, "PORT": str(port)}, output=output, cwd=cwd) as process:
+        wait_until(
+            lambda: "Notifier is ready" in output.read_text() or process.poll() is not None,
+            timeout=30,
+            what="the service is ready",
+        )
+        assert process.poll() is None, output.read_text()
+        yield process
+
+
+def processes_of(env: Mapping[str, str]) -> list[psutil.Process]:
+    """The living processes of an installation, by the data folder in their environment, in the order of their start."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            folder = process.environ().get("NOTIFIER_DATA_DIR")
+            if folder == env["NOTIFIER_DATA_DIR"] and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return sorted(found, key=lambda process: (process.create_time(), process.pid))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ class ClusterConfig(AppConfig):
 
     name = "notifications.cluster"
     label = "cluster"
+    verbose_name = "Workers"
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:

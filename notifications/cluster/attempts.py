@@ -10,9 +10,9 @@ from typing import Any
 from django.utils import timezone
 from django_q.conf import Conf
 from django_q.models import Task
-from django_q.signing import BadSignature, SignedPackage
 from django_q.utils import get_func_repr
 
+from notifications.cluster import signing
 from notifications.cluster.broker import Row, Settlement
 from notifications.cluster.identifiers import new_task_id
 from notifications.cluster.models import Attempt
@@ -35,8 +35,8 @@ def read(row: Row) -> dict[str, Any]:
     Raises RefusedError; whatever unpickling raises comes as its cause.
     """
     try:
-        task = SignedPackage.loads(row.payload)
-    except BadSignature as error:
+        task = signing.loads(row.payload)
+    except signing.BadSignature as error:
         raise RefusedError(f"The payload's signature is wrong, so it was not unpickled: {error}") from error
     except Exception as error:
         raise RefusedError(f"The payload can't be unpickled: {type(error).__name__}: {error}") from error
@@ -126,8 +126,15 @@ def _attempt(row: Row, task: dict[str, Any], worker: str, outcome: Attempt.Outco
         worker=worker,
         started=task["started"],
         stopped=task["stopped"],
-        error=error,
+        error=error.encode("utf-8", "replace").decode().replace("\0", "\ufffd"),
     )
+
+
+def settle_unstorable(settlement: Settlement, error: Exception) -> Settlement:
+    """In the place of a settlement that can't be stored: failed, with what is known to be storable."""
+    task = {"id": settlement.task["id"], "started": settlement.task["started"]}
+    reason = f"It ran, but what came of it can't be stored: {type(error).__name__}: {error}"
+    return settle_refused(settlement.row, reason, settlement.attempt.worker if settlement.attempt else "", task)
 
 
 def _complete(row: Row, task: dict[str, Any], started: datetime, reason: str) -> dict[str, Any]:

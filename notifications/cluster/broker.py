@@ -8,11 +8,10 @@ its lease can change nothing any more.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
 from django.db import connections, transaction
-from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 from django_q.brokers.orm import ORM
 from django_q.conf import Conf
@@ -22,7 +21,7 @@ from django_q.signing import SignedPackage
 from django_q.status import Status
 from django_q.tasks import async_chain
 
-from notifications.cluster import wakeup
+from notifications.cluster import table, wakeup
 from notifications.cluster.models import Attempt, DeadLetter, Worker
 
 # Leases lie this far ahead; what is due later than that will not be.
@@ -33,8 +32,7 @@ class LeaseLostError(Exception):
     """Somebody took this worker for dead and freed its lease: it has to stop."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """A claimed row of the queue."""
 
     id: int
@@ -44,8 +42,7 @@ class Row:
     losses: int = 0  # those among them whose worker was lost
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What became of a row: django-q2's task package with its result, and what follows."""
 
     row: Row
@@ -61,21 +58,21 @@ class Settlement:
             return False
         return bool(not self.task["success"] or self.task.get("save", Conf.SAVE_LIMIT >= 0))
 
-    def history(self) -> Task:
+    def history(self) -> table.HistoryRow:
         """The history row."""
         task = self.task
-        return Task(
+        return table.HistoryRow(
             id=task["id"],
             name=task["name"],
             func=task["path"],
             hook=task.get("hook"),
             args=task["args"],
             kwargs=task["kwargs"],
+            result=task["result"],
+            group=task.get("group"),
             cluster=task.get("cluster"),
             started=task["started"],
             stopped=task["stopped"],
-            result=task["result"],
-            group=task.get("group"),
             success=task["success"],
             attempt_count=self.row.attempts + 1,
         )
@@ -88,12 +85,7 @@ class Lease:
     name: datetime | None = None
     rows: list[Row] = field(default_factory=list)
     settled: list[Settlement] = field(default_factory=list)  # those of the last exchange that counted
-    history: list[Task] = field(default_factory=list)
-
-
-def first(queryset: QuerySet[Any]) -> QuerySet[Any]:
-    """In the order of the claim's index: due first, then queued first."""
-    return queryset.order_by("lock", "id")
+    with_hook: list[Task] = field(default_factory=list)  # history rows whose hook is to be called
 
 
 class Broker(ORM):  # type: ignore[misc]
@@ -109,25 +101,18 @@ class Broker(ORM):  # type: ignore[misc]
 
     def enqueue(self, task: str) -> int:
         """Insert a signed package, due now, and return the row's id; in a transaction, it is committed with it."""
-        row = OrmQ.objects.using(self.using).create(key=self.queue, payload=task, lock=timezone.now())
+        row = table.insert(self.using, self.queue, task, datetime.now(UTC))
         transaction.on_commit(lambda: wakeup.wake(self.queue), using=self.using)
-        return int(row.pk)
+        return row
 
     # Called by workers.
 
-    @property
-    def rows(self) -> QuerySet[Any]:
-        """This queue's rows."""
-        rows: QuerySet[Any] = OrmQ.objects.using(self.using).filter(key=self.queue)
-        return rows
-
     def wait_until_due(self) -> float | None:
         """Seconds until the next row is due, 0 when one is, None when none waits. Takes no lock."""
-        lock: datetime | None = first(self.rows).values_list("lock", flat=True).first()
-        now = timezone.now()
-        if lock is None or lock > now + LEASES / 2:
+        due, now = table.next_due(self.using, self.queue), datetime.now(UTC)
+        if due is None or due > now + LEASES / 2:
             return None
-        return max(0.0, (lock - now).total_seconds())
+        return max(0.0, (due - now).total_seconds())
 
     def exchange(
         self,
@@ -144,10 +129,9 @@ class Broker(ORM):  # type: ignore[misc]
         lease = Lease(name=worker.lease)
         with transaction.atomic(using=self.using):
             if worker.lease is not None:
-                held = self.rows.filter(lock=worker.lease)
-                self._settle(held, lease, settlements)
+                self._settle(worker.lease, lease, settlements)
                 for row in returned:
-                    held.filter(pk=row.id).update(lock=row.due)
+                    table.put_back(self.using, lease=worker.lease, row=row.id, due=row.due)
             if claim:
                 lease.name, lease.rows = self._claim(worker, claim)
             due = lease.rows[0].due if lease.rows else worker.lease_due
@@ -168,34 +152,27 @@ class Broker(ORM):  # type: ignore[misc]
         if stored.lease == worker.lease:
             return None
         worker.lease, worker.lease_due = stored.lease, stored.lease_due
-        rows = [] if stored.lease is None else list(first(self.rows.filter(lock=stored.lease)))
+        rows = [] if stored.lease is None else list(OrmQ.objects.using(self.using).filter(lock=stored.lease).order_by("id"))
         due = stored.lease_due or timezone.now()
         return Lease(name=stored.lease, rows=self._with_attempts([(row.pk, due, row.payload) for row in rows]))
 
-    def _settle(self, held: QuerySet[OrmQ], lease: Lease, settlements: Sequence[Settlement]) -> None:
-        """Write history for the rows that are held still, and take them out of the queue."""
-        if not settlements:
-            return
-        ids = held.select_for_update().filter(pk__in=[settlement.row.id for settlement in settlements])
-        still_held = set(ids.values_list("pk", flat=True))
+    def _settle(self, name: datetime, lease: Lease, settlements: Sequence[Settlement]) -> None:
+        """Write history for the rows that the lease of this name holds still, and take them out of the queue."""
+        ended = [settlement.row.id for settlement in settlements if settlement.retry_at is None]
+        still_held = table.delete(self.using, lease=name, ids=ended)
+        for settlement in settlements:
+            if settlement.retry_at and table.put_back(self.using, lease=name, row=settlement.row.id, due=settlement.retry_at):
+                still_held.add(settlement.row.id)
         lease.settled = [settlement for settlement in settlements if settlement.row.id in still_held]
-        ended = [settlement for settlement in lease.settled if settlement.retry_at is None]
-        held.filter(pk__in=[settlement.row.id for settlement in ended]).delete()
-        lease.history = [settlement.history() for settlement in ended if settlement.saves_result]
-        self._save_history(lease.history)
+        history = [s.history() for s in lease.settled if s.retry_at is None and s.saves_result]
+        table.save_history(self.using, history)
+        lease.with_hook = [Task(*row) for row in history if row.hook]
+        Attempt.objects.using(self.using).bulk_create([s.attempt for s in lease.settled if s.attempt])
         for settlement in lease.settled:
-            if settlement.retry_at is not None:
-                held.filter(pk=settlement.row.id).update(lock=settlement.retry_at)
             if settlement.refused:
                 self._keep_dead_letter(settlement)
-        Attempt.objects.using(self.using).bulk_create([s.attempt for s in lease.settled if s.attempt])
-        for settlement in ended:
-            self._follow_up(settlement.task)
-
-    def _save_history(self, tasks: list[Task]) -> None:
-        """Insert history rows; one that is there already (of a task that was queued again) is overwritten."""
-        columns = [column.name for column in Task._meta.concrete_fields if not column.primary_key]
-        Task.objects.using(self.using).bulk_create(tasks, update_conflicts=True, unique_fields=["id"], update_fields=columns)
+            if settlement.retry_at is None:
+                self._follow_up(settlement.task)
 
     def _keep_dead_letter(self, settlement: Settlement) -> None:
         DeadLetter.objects.using(self.using).create(
@@ -224,29 +201,15 @@ class Broker(ORM):  # type: ignore[misc]
 
     def _claim(self, worker: Worker, limit: int) -> tuple[datetime | None, list[Row]]:
         """Take the first due rows that nobody holds; return the new lease's name and the rows."""
-        now = timezone.now()
-        due = first(self.rows.filter(lock__lte=now)).select_for_update(skip_locked=True)
-        found = list(due.values_list("pk", "lock", "payload")[:limit])
-        if not found:
-            return None, []
+        now = datetime.now(UTC)
         # Later than the worker's last one, whatever the clock does; no other worker's, for the column is unique.
         name = max(now + LEASES, (worker.lease or now) + timedelta(microseconds=1))
-        self.rows.filter(pk__in=[pk for pk, _, _ in found]).update(lock=name)
-        return name, self._with_attempts(found)
+        found = table.claim(self.using, self.queue, now=now, lease=name, limit=limit)
+        return (name, self._with_attempts(found)) if found else (None, [])
 
     def _with_attempts(self, found: list[tuple[int, datetime, str]]) -> list[Row]:
-        tried = Attempt.objects.using(self.using).filter(row__in=[pk for pk, _, _ in found]).values_list("row")
-        counts = {
-            row: (attempts, losses)
-            for row, attempts, losses in tried.annotate(
-                attempts=Count("pk"), losses=Count("pk", filter=Q(outcome=Attempt.Outcome.LOST))
-            ).order_by()
-        }
-        rows = []
-        for pk, due, payload in found:
-            attempts, losses = counts.get(pk, (0, 0))
-            rows.append(Row(id=pk, due=due, payload=payload, attempts=attempts, losses=losses))
-        return rows
+        tried = table.attempts(self.using, [row for row, _, _ in found])
+        return [Row(row, due, payload, *tried.get(row, (0, 0))) for row, due, payload in found]
 
     # Called by those who have seen a worker dead.
 
@@ -255,15 +218,15 @@ class Broker(ORM):  # type: ignore[misc]
 
         Returns whether this call did it; of several, one does. Raises django.db.Error.
         """
-        rows = OrmQ.objects.using(self.using).filter(lock=worker.lease) if worker.lease else None
         with transaction.atomic(using=self.using):
             if not Worker.objects.using(self.using).filter(pk=worker.pk, lease=worker.lease).delete()[0]:
                 return False
-            if rows is not None:
+            if worker.lease is not None:
                 if settlement:
-                    self._settle(rows, Lease(name=worker.lease), [settlement])
+                    self._settle(worker.lease, Lease(name=worker.lease), [settlement])
                 # All at the first one's due time: nothing else is due before them, and ids keep their order.
-                rows.update(lock=worker.lease_due or timezone.now())
+                held = OrmQ.objects.using(self.using).filter(lock=worker.lease)
+                held.update(lock=worker.lease_due or timezone.now())
         wakeup.wake(worker.queue)
         return True
 

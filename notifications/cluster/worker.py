@@ -15,12 +15,12 @@ import traceback
 from collections import deque
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
+from django.db import DataError, IntegrityError, connections
 from django.db import Error as DatabaseError
-from django.db import connections
 from django.utils import timezone
 from django_q.conf import Conf, logger
 from django_q.models import Task
@@ -50,6 +50,9 @@ PAUSE = (0.1, 2.0)  # first and longest pause (seconds) after a database error
 LATE = 3  # seconds that an overdue task has to heed its timeout, before the process is killed
 
 LONGEST_READ = 60  # seconds to unpickle a payload and import its function, where tasks have no timeout
+
+# Errors that come from what is to be stored; other database errors come from the database, and pass.
+UNSTORABLE = (DataError, IntegrityError, ValueError, TypeError, AttributeError, LookupError, pickle.PickleError, OSError)
 
 SIMPLE = (type(None), bool, int, float, str, bytes)
 
@@ -109,7 +112,7 @@ class Feed:
         self._task: dict[str, Any] = {}
         self._func: Callable[..., Any] | None = None
         self._began = 0.0
-        self._started: datetime = timezone.now()
+        self._started = datetime.now(UTC)
         self._last_claim = 0
         self._last_exchange = 0.0
         self._pause = POLL[0]
@@ -153,6 +156,9 @@ class Feed:
             except Exception:
                 text = f"{type(error).__name__}, which can't be shown"
             self.put({"success": False, "result": text, "stopped": timezone.now()})
+        else:
+            logger.error("%s goes on after an error", self.me, exc_info=error)
+            time.sleep(PAUSE[1])
 
     def close(self) -> None:
         """Settle what is finished, give back what is not started, and end the lease; waits for the database."""
@@ -185,7 +191,7 @@ class Feed:
         """Read a row and note it as the one in hand; one that can't be run is finished at once."""
         self._in_hand, self._task, self._func = row, {}, None
         self._began = time.monotonic()
-        self._started = timezone.now()
+        self._started = datetime.now(UTC)
         self.progress.begin(row.id, self._began + (Conf.TIMEOUT or LONGEST_READ) + LATE)
         try:
             self._task = attempts.read(row)
@@ -253,6 +259,9 @@ class Feed:
         settlements = self._finished
         try:
             lease = self.broker.exchange(self.me, settlements, returned or (), claim)
+        except UNSTORABLE as error:
+            self._settle_one_by_one(error)
+            return None
         except DatabaseError as error:
             self._wait_out(error)
             try:
@@ -271,7 +280,22 @@ class Feed:
         self._unstarted.extend(lease.rows)
         return lease
 
-    def _wait_out(self, error: DatabaseError) -> None:
+    def _settle_one_by_one(self, error: Exception) -> None:
+        """Something among what is finished can't be stored: find it, and have it failed instead."""
+        logger.error("%s can't settle its batch: %r", self.me, error)
+        try:
+            while self._finished:
+                settlement = self._finished[0]
+                try:
+                    lease = self.broker.exchange(self.me, [settlement])
+                except UNSTORABLE as found:
+                    lease = self.broker.exchange(self.me, [attempts.settle_unstorable(settlement, found)])
+                del self._finished[0]
+                self._after_commit(lease)
+        except DatabaseError as again:
+            self._wait_out(again)
+
+    def _wait_out(self, error: Exception) -> None:
         """Wait after a database error, longer each time; the next try connects anew."""
         logger.warning("%s waits %.1f s for the database: %s", self.me, self._error_pause, str(error).strip())
         connections[QUEUE].close()
@@ -283,9 +307,8 @@ class Feed:
         idle = self._in_hand is None
         if idle:
             self.progress.expect(time.monotonic() + (Conf.TIMEOUT or LONGEST_READ))  # a hook that hangs is no reason to
-        for task in lease.history:
-            if task.hook:
-                call_hook(sender=Task, instance=task)
+        for task in lease.with_hook:
+            call_hook(sender=Task, instance=task)
         for settlement in lease.settled:
             if settlement.retry_at is None:
                 for receiver, error in post_execute.send_robust(sender="django_q", task=settlement.task):
@@ -322,7 +345,7 @@ class Feed:
                         self._finished = []
                     except LeaseLostError:
                         os._exit(1)  # the task in hand runs elsewhere already
-                    except DatabaseError as error:
+                    except (DatabaseError, *UNSTORABLE) as error:  # the other thread will see to it
                         self._unstarted.extend(returned)
                         logger.warning("%s could not settle beside a slow task: %s", self.me, str(error).strip())
                         connections[QUEUE].close()

@@ -1,0 +1,7 @@
+"""The admin's name. Its pages are those of the queue: notifications/cluster/admin."""
+
+from django.contrib import admin
+
+admin.site.site_header = "Notifier"
+admin.site.site_title = "Notifier"
+admin.site.index_title = "What is queued, what has run, who works"

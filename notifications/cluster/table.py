@@ -1,0 +1,163 @@
+"""The statements that every task goes through, on django-q2's queue and history tables, in SQL.
+
+Django's ORM can say each of them, but takes longer to build them than the database takes to run them: with the ORM a
+worker needs 1.8 times as long for a task. All else in this package goes through the ORM.
+"""
+
+import pickle
+from base64 import b64encode
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.db import connections
+from django_q.models import OrmQ, Task
+from django_q.utils import get_func_repr
+
+from notifications.cluster.models import Attempt
+
+QUEUE = OrmQ._meta.db_table
+HISTORY = Task._meta.db_table
+ATTEMPTS = Attempt._meta.db_table
+_FIELDS = Task._meta.concrete_fields
+_LENGTHS = {field.name: field.max_length for field in _FIELDS if field.max_length}
+_PICKLE = Task._meta.get_field("result").protocol
+
+
+def run(using: str, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Run one statement; return the rows that it gives back."""
+    with connections[using].cursor() as cursor:
+        cursor.execute(sql, values)
+        return cursor.fetchall() if cursor.description else []
+
+
+def insert(using: str, queue: str, payload: str, due: datetime) -> int:
+    """Put a row into the queue; return its id."""
+    sql = f"INSERT INTO {QUEUE} (key, payload, lock) VALUES (%s, %s, %s) RETURNING id"  # noqa: S608
+    return int(run(using, sql, (queue, payload, _moment(using, due)))[0][0])
+
+
+def next_due(using: str, queue: str) -> datetime | None:
+    """When the first row is due, or till when it is held; None when there is no row."""
+    rows = run(using, f"SELECT lock FROM {QUEUE} WHERE key = %s ORDER BY lock, id LIMIT 1", (queue,))  # noqa: S608
+    return _aware(using, rows[0][0]) if rows else None
+
+
+def claim(using: str, queue: str, *, now: datetime, lease: datetime, limit: int) -> list[tuple[int, datetime, str]]:
+    """Put the first rows that are due under a lease; return their ids, when they were due, and their payloads.
+
+    PostgreSQL passes over the rows that another worker is about to take
+    (https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE); on SQLite there is one writer at a time.
+    """
+    skip = "FOR UPDATE SKIP LOCKED" if connections[using].vendor == "postgresql" else ""
+    rows = run(
+        using,
+        f"SELECT id, lock, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id LIMIT %s {skip}",  # noqa: S608
+        (queue, _moment(using, now), limit),
+    )
+    if rows:
+        ids = [row[0] for row in rows]
+        run(using, f"UPDATE {QUEUE} SET lock = %s WHERE id IN {_marks(ids)}", (_moment(using, lease), *ids))  # noqa: S608
+    return [(row, _aware(using, due), payload) for row, due, payload in rows]
+
+
+def delete(using: str, *, lease: datetime, ids: Collection[int]) -> set[int]:
+    """Take those of the rows that the lease still holds out of the queue; return their ids."""
+    if not ids:
+        return set()
+    sql = f"DELETE FROM {QUEUE} WHERE lock = %s AND id IN {_marks(ids)} RETURNING id"  # noqa: S608
+    return {row for (row,) in run(using, sql, (_moment(using, lease), *ids))}
+
+
+def put_back(using: str, *, lease: datetime, row: int, due: datetime) -> bool:
+    """Let go of a row, to be run when it is due; return whether the lease still held it."""
+    sql = f"UPDATE {QUEUE} SET lock = %s WHERE lock = %s AND id = %s RETURNING id"  # noqa: S608
+    return bool(run(using, sql, (_moment(using, due), _moment(using, lease), row)))
+
+
+def attempts(using: str, rows: Collection[int]) -> dict[int, tuple[int, int]]:
+    """How many attempts were made at each of the rows, and how many of them were lost; rows without any are left out."""
+    if not rows:
+        return {}
+    tried = run(
+        using,
+        f"SELECT row, count(*), sum(CASE outcome WHEN %s THEN 1 ELSE 0 END) FROM {ATTEMPTS} "  # noqa: S608
+        f"WHERE row IN {_marks(rows)} GROUP BY row",
+        (Attempt.Outcome.LOST.value, *rows),
+    )
+    return {row: (count, losses) for row, count, losses in tried}
+
+
+class HistoryRow(NamedTuple):
+    """A row of the history, in the order of its model's fields, so that `Task(*row)` is its object."""
+
+    id: str
+    name: str
+    func: str
+    hook: Any
+    args: Any
+    kwargs: Any
+    result: Any
+    group: str | None
+    cluster: str | None
+    started: datetime
+    stopped: datetime
+    success: bool
+    attempt_count: int
+
+
+def save_history(using: str, history: Iterable[HistoryRow]) -> None:
+    """Insert history rows; one that is there already (of a task that was queued again) is overwritten."""
+    rows = [_storable(using, row) for row in history]
+    if not rows:
+        return
+    connection = connections[using]
+    names = [connection.ops.quote_name(field.column) for field in _FIELDS]
+    sql = f"INSERT INTO {HISTORY} ({', '.join(names)}) {{}} ON CONFLICT (id) DO UPDATE SET "
+    sql += ", ".join(f"{name} = excluded.{name}" for name in names)
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            # One array a column: one round trip, and one plan whatever the number of rows.
+            arrays = ", ".join(f"%s::{field.db_type(connection)}[]" for field in _FIELDS)
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            cursor.execute(sql.format(f"SELECT * FROM unnest({arrays})"), columns)  # noqa: S608
+        else:
+            cursor.executemany(sql.format(f"VALUES ({', '.join(['%s'] * len(names))})"), rows)
+
+
+def _storable(using: str, row: HistoryRow) -> HistoryRow:
+    texts: dict[str, Any] = {name: _text(getattr(row, name), length) for name, length in _LENGTHS.items()}
+    pickled: dict[str, Any] = {name: _pickled(getattr(row, name)) for name in ("args", "kwargs", "result")}
+    moments: dict[str, Any] = {name: _moment(using, getattr(row, name)) for name in ("started", "stopped")}
+    return row._replace(**texts, **pickled, **moments)
+
+
+def _text(value: object, length: int) -> str | None:
+    """Text that both databases can store: as long as the column, without NUL and lone surrogates."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else str(get_func_repr(value))
+    if len(text) <= length and text.isprintable():
+        return text
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:length]
+
+
+def _pickled(value: object) -> str | None:
+    """As `picklefield.fields.dbsafe_encode` does it, save for a deep copy that only lookups by value need."""
+    return None if value is None else b64encode(pickle.dumps(value, protocol=_PICKLE)).decode()
+
+
+def _marks(ids: Collection[int]) -> str:
+    return f"({', '.join(['%s'] * len(ids))})"
+
+
+def _moment(using: str, moment: datetime) -> Any:
+    """As Django's `adapt_datetimefield_value` does it: SQLite keeps moments as text, in the connection's time zone."""
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        return moment
+    return str(moment.astimezone(connection.timezone).replace(tzinfo=None))
+
+
+def _aware(using: str, moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=connections[using].timezone)

@@ -1,0 +1,208 @@
+"""Writers to a log in processes of their own, which are struck at a chosen point of their work."""
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from notifications import journal, logfile
+from notifications.logfile import LogFile
+
+Job = Callable[[], object]
+
+WATCHED = {logfile.__file__, journal.__file__}
+# Exit codes.
+FAILED = 3  # the write raised OSError
+BROKEN = 4
+
+
+def key(number: int, place: int = 0) -> bytes:
+    """The key of a write: tasks with greater numbers were queued later."""
+    return (number << 80 | 0x7 << 76).to_bytes(16, "big") + place.to_bytes(8, "big")
+
+
+@dataclass
+class Scene:
+    """A folder with a log, its journal, and whatever rotation makes of the log."""
+
+    folder: Path
+    durable: bool = False
+    patience: float = 5.0
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        self.log = self.folder / "log.txt"
+
+    def writer(self) -> LogFile:
+        """A writer that has seen nothing yet, as in a fresh process."""
+        return LogFile(self.log, journal_path=self.folder / "data" / "journal", durable=self.durable, patience=self.patience)
+
+    def archives(self) -> list[Path]:
+        """What the log was rotated to, oldest first."""
+        return sorted(self.folder.glob("log.txt.*"))
+
+    def next_archive(self) -> Path:
+        """A name to rotate to."""
+        return self.folder / f"log.txt.{len(self.archives()):03}"
+
+    def text(self) -> bytes:
+        """All that was ever written to the log and is still there."""
+        return b"".join(path.read_bytes() for path in [*self.archives(), self.log] if path.exists())
+
+
+def kill() -> None:
+    """End this process, as the out-of-memory killer does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop() -> None:
+    """Halt this process until somebody continues it."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def start(job: Job, *, prepare: Callable[[], object] = lambda: None) -> int:
+    """Run `job` in a forked process, whose id is returned. It exits with 0 when it gets through, FAILED on an OSError."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        prepare()
+        job()
+        sys.settrace(None)
+        os._exit(0)
+    except OSError:
+        os._exit(FAILED)
+    except BaseException:
+        sys.settrace(None)
+        traceback.print_exc()
+    finally:
+        os._exit(BROKEN)
+
+
+def end_of(pid: int) -> int:
+    """Wait for a process; return its exit code, or the negative number of the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def completes(job: Job, *, prepare: Callable[[], object] = lambda: None) -> bool:
+    """Whether a process got through `job`, and wasn't killed before."""
+    code = end_of(start(job, prepare=prepare))
+    assert code in (0, -signal.SIGKILL), f"the writer failed with {code}"
+    return code == 0
+
+
+def strike_at_line(number: int, strike: Callable[[], None]) -> Callable[[], None]:
+    """What makes a process call `strike` before it executes the writer's line of this number, counted as it goes."""
+    executed = 0
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal executed
+        if frame.f_code.co_filename not in WATCHED:
+            return None
+        if event == "line":
+            executed += 1
+            if executed == number:
+                strike()
+        return trace
+
+    return lambda: sys.settrace(trace)
+
+
+def strike_in_write(number: int, length: int, strike: Callable[[], None]) -> Callable[[], None]:
+    """What makes a process call `strike` in the write of this number, when `length` bytes have reached the file."""
+    calls = 0
+
+    def cut_short(write: Callable[..., int]) -> Callable[..., int]:
+        def cut(fd: int, text: bytes, *offset: int) -> int:
+            nonlocal calls
+            calls += 1
+            if calls != number or length > len(text):
+                return write(fd, text, *offset)
+            write(fd, text[:length], *offset)
+            strike()
+            return length
+
+        return cut
+
+    def prepare() -> None:
+        os.write, os.pwrite = cut_short(os.write), cut_short(os.pwrite)
+
+    return prepare
+
+
+def killed_at_each_line(job: Callable[[int], Job]) -> Iterator[int]:
+    """Yield after each run of `job(n)` that was killed at its n-th line, until one gets through."""
+    for number in count(1):
+        if completes(job(number), prepare=strike_at_line(number, kill)):
+            assert number > 10, "nothing was watched"
+            return
+        yield number
+
+
+def killed_in_each_write(job: Callable[[int], Job]) -> Iterator[int]:
+    """Yield after each run of `job(n)` that was killed in a write: after each number of bytes of each write."""
+    runs = count(1)
+    for number in count(1):
+        for length in count():
+            run = next(runs)
+            if completes(job(run), prepare=strike_in_write(number, length, kill)):
+                break
+            yield run
+        if not length:
+            return
+
+
+def full_disk(number: int, length: int) -> Callable[[], None]:
+    """What makes room run out in the write of this number (of those that need room), after so many bytes."""
+    calls = 0
+
+    def with_limit(write: Callable[..., int]) -> Callable[..., int]:
+        def limited(fd: int, text: bytes, *offset: int) -> int:
+            nonlocal calls
+            if offset and offset[0] + len(text) <= os.fstat(fd).st_size:
+                return write(fd, text, *offset)
+            calls += 1
+            if calls < number or (calls == number and length >= len(text)):
+                calls -= calls == number  # there is room after all: nothing fails any more
+                return write(fd, text, *offset)
+            if calls == number and length:
+                return write(fd, text[:length], *offset)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        return limited
+
+    def prepare() -> None:
+        os.write, os.pwrite = with_limit(os.write), with_limit(os.pwrite)
+
+    return prepare
+
+
+def broken_disk(number: int) -> Callable[[], None]:
+    """What makes the write of this number fail."""
+
+    def strike() -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    return strike_in_write(number, 0, strike)
+
+
+def fails_in_each(job: Callable[[int], Job], fault: Callable[[int, int], Callable[[], None]]) -> Iterator[int]:
+    """Yield after each run of `job(n)` that ended in an OSError: with `fault` in each write, after each number of bytes."""
+    runs = count(1)
+    for number in count(1):
+        for length in count():
+            run = next(runs)
+            pid = start(job(run), prepare=fault(number, length))
+            if (code := end_of(pid)) == 0:
+                break
+            assert code == FAILED
+            yield run
+        if not length:
+            return

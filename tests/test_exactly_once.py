@@ -1,0 +1,308 @@
+"""Each write stands in the log once, whole, wherever its writer is stopped: every point is tried, none is sampled."""
+
+import os
+import resource
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from notifications.logfile import Outcome
+from tests.log_writer import (
+    Job,
+    Scene,
+    broken_disk,
+    completes,
+    end_of,
+    fails_in_each,
+    full_disk,
+    key,
+    kill,
+    killed_at_each_line,
+    killed_in_each_write,
+    start,
+    stop,
+    strike_at_line,
+    strike_in_write,
+)
+
+FIRST, LINE = b"message to alice\n", b"message to bob\n"
+EARLIER, KEY, LATER = key(1), key(2), key(3)
+
+Event = Callable[[Scene], None]
+
+
+def nothing(scene: Scene) -> None:
+    """The retry is the next that happens."""
+
+
+def same_text(scene: Scene) -> None:
+    """Another task appends the very same text, before the killed one's retry."""
+    assert scene.writer().append(LINE, key=LATER) is Outcome.WRITTEN
+
+
+def foreign_text(scene: Scene) -> None:
+    """A program that knows of no lock appends."""
+    with scene.log.open("ab") as log:
+        log.write(b"of another program\n")
+
+
+def rotation(scene: Scene) -> None:
+    """logrotate's default."""
+    if scene.log.exists():
+        scene.log.rename(scene.next_archive())
+
+
+def rotation_with_create(scene: Scene) -> None:
+    """logrotate's `create`, and another program is the first to write."""
+    rotation(scene)
+    foreign_text(scene)
+
+
+def copytruncate(scene: Scene) -> None:
+    """logrotate's `copytruncate`."""
+    if scene.log.exists():
+        scene.next_archive().write_bytes(scene.log.read_bytes())
+        os.truncate(scene.log, 0)
+
+
+def second_rotation(scene: Scene) -> None:
+    """Two rotations, the first by copying."""
+    copytruncate(scene)
+    rotation(scene)
+
+
+EVENTS = [nothing, same_text, foreign_text, rotation, rotation_with_create, copytruncate, second_rotation]
+
+
+class Stage:
+    """A fresh scene for each run, with something in the log already."""
+
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+        self.folder = folder
+        self.durable = durable
+        self.scene = Scene(folder / "unused")
+
+    def set(self, number: int) -> Scene:
+        """The scene of this run."""
+        self.scene = Scene(self.folder / f"run-{number}", durable=self.durable)
+        self.scene.writer().append(FIRST, key=EARLIER)
+        return self.scene
+
+    def append(self, number: int) -> Job:
+        """What is to be killed: an append."""
+        scene = self.set(number)
+        return lambda: scene.writer().append(LINE, key=KEY)
+
+    def replace(self, number: int) -> Job:
+        """What is to be killed: a replacement."""
+        scene = self.set(number)
+        return lambda: scene.writer().replace(LINE, key=KEY)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where there is such a thing: what is asked of the disk is not what is tried here."""
+    shared = Path("/dev/shm")  # noqa: S108
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else tmp_path) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(params=[False, True], ids=["process", "power"])
+def stage(memory: Path, request: pytest.FixtureRequest) -> Stage:
+    """Both kinds of durability."""
+    return Stage(memory, durable=request.param)
+
+
+def assert_appended_once(scene: Scene, event: Event) -> None:
+    """The retry, and a resubmission after it, leave one line for each task."""
+    for _ in range(2):
+        scene.writer().append(LINE, key=KEY)
+        lines = sorted(scene.text().splitlines(keepends=True))
+        others = [LINE] if event is same_text else [b"of another program\n"] if b"another" in scene.text() else []
+        assert lines == sorted([FIRST, LINE, *others])
+
+
+def assert_replaced_once(scene: Scene, event: Event) -> None:
+    """The retry, and a resubmission, leave what the newest task wrote and what was added after it."""
+    for _ in range(2):
+        scene.writer().replace(LINE, key=KEY)
+        text = scene.text()
+        if event is same_text:
+            assert text in (LINE + LINE, FIRST + LINE)  # the append, after the replacement or instead of it
+        else:
+            assert text.count(LINE) == 1
+            assert text.replace(b"of another program\n", b"") in (LINE, FIRST + LINE)
+        if event is nothing:
+            assert text == LINE
+        assert not list(scene.folder.glob(".*")), "a stray temporary file"
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_append__killed_at_each_line(stage: Stage, event: Event) -> None:
+    for _ in killed_at_each_line(stage.append):
+        event(stage.scene)
+        assert_appended_once(stage.scene, event)
+
+
+@pytest.mark.parametrize("event", [event for event in EVENTS if event is not foreign_text])
+def test_append__killed_in_each_write(stage: Stage, event: Event) -> None:
+    for _ in killed_in_each_write(stage.append):
+        event(stage.scene)
+        assert_appended_once(stage.scene, event)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_replace__killed_at_each_line(stage: Stage, event: Event) -> None:
+    for _ in killed_at_each_line(stage.replace):
+        event(stage.scene)
+        assert_replaced_once(stage.scene, event)
+
+
+@pytest.mark.parametrize("event", [nothing, same_text, rotation])
+def test_replace__killed_in_each_write(stage: Stage, event: Event) -> None:
+    for _ in killed_in_each_write(stage.replace):
+        event(stage.scene)
+        assert_replaced_once(stage.scene, event)
+
+
+# Where a killed writer leaves its intent open: in which write, and after how many bytes.
+OPEN_APPENDS = [(2, 0), (2, 7), (2, len(LINE))]  # into the log
+OPEN_REPLACEMENTS = [(2, 7), (3, 0), (3, 1), (4, 0)]  # into the temporary file, before the rename, after it
+
+
+@pytest.mark.parametrize("event", [nothing, rotation])
+@pytest.mark.parametrize(("write", "length"), OPEN_APPENDS)
+def test_append__the_next_writer_is_killed_too(memory: Path, write: int, length: int, event: Event) -> None:
+    stage = Stage(memory)
+
+    def retry(number: int) -> Job:
+        assert not completes(stage.append(number), prepare=strike_in_write(write, length, kill))
+        event(stage.scene)
+        return lambda: stage.scene.writer().append(LINE, key=KEY)
+
+    for _ in killed_at_each_line(retry):
+        assert_appended_once(stage.scene, event)
+
+
+@pytest.mark.parametrize("event", [nothing, same_text])
+@pytest.mark.parametrize(("write", "length"), OPEN_REPLACEMENTS)
+def test_replace__the_next_writer_is_killed_too(memory: Path, write: int, length: int, event: Event) -> None:
+    stage = Stage(memory)
+
+    def retry(number: int) -> Job:
+        assert not completes(stage.replace(number), prepare=strike_in_write(write, length, kill))
+        return lambda: stage.scene.writer().replace(LINE, key=KEY)
+
+    for _ in killed_at_each_line(retry):
+        event(stage.scene)
+        assert_replaced_once(stage.scene, event)
+
+
+@pytest.mark.parametrize("work", [Stage.append, Stage.replace], ids=["append", "replace"])
+def test_writer__stopped_and_replaced_then_continued(memory: Path, work: Callable[[Stage, int], Job]) -> None:
+    """At each line: another process writes the same in the meantime, or can't since the stopped one has the lock."""
+    stage = Stage(memory)
+    replaced = 0
+    for number in count(1):
+        pid = start(work(stage, number), prepare=strike_at_line(number, stop))
+        if os.WIFEXITED(os.waitpid(pid, os.WUNTRACED)[1]):
+            break
+        scene = stage.scene
+        scene.patience = 0.0
+        write = scene.writer().append if work is Stage.append else scene.writer().replace
+        with suppress(TimeoutError):
+            replaced += write(LINE, key=KEY) is Outcome.WRITTEN
+        os.kill(pid, signal.SIGCONT)
+        assert end_of(pid) == 0
+        assert write(LINE, key=KEY) is Outcome.WRITTEN_BEFORE
+        assert scene.text() == (FIRST if work is Stage.append else b"") + LINE
+    assert replaced > 5
+    assert number > 2 * replaced, "the lock was never held"
+
+
+class OverdueError(SystemExit):
+    """What django-q2 raises out of a signal handler, wherever the task may be."""
+
+
+@pytest.mark.parametrize("work", [Stage.append, Stage.replace], ids=["append", "replace"])
+def test_writer__interrupted_by_a_timeout(memory: Path, work: Callable[[Stage, int], Job]) -> None:
+    """At each line: the process lives on, and the same writer tries again."""
+    stage = Stage(memory)
+
+    def overdue() -> None:
+        raise OverdueError
+
+    def job(number: int, outcome: Path) -> Job:
+        scene = work(stage, number) and stage.scene
+        writer = scene.writer()
+        write = writer.append if work is Stage.append else writer.replace
+
+        def write_twice() -> None:
+            try:
+                write(LINE, key=KEY)
+            except OverdueError:
+                outcome.touch()
+            write(LINE, key=KEY)
+
+        return write_twice
+
+    for number in count(1):
+        interrupted = memory / f"interrupted-{number}"
+        assert completes(job(number, interrupted), prepare=strike_at_line(number, overdue))
+        assert stage.scene.text() == (FIRST if work is Stage.append else b"") + LINE
+        if not interrupted.exists():
+            break
+    assert number > 40
+
+
+@pytest.mark.parametrize("work", [Stage.append, Stage.replace], ids=["append", "replace"])
+def test_writer__the_disk_is_full(memory: Path, work: Callable[[Stage, int], Job]) -> None:
+    """In each write, after each number of bytes: nothing of it stays, and the retry writes it whole."""
+    stage = Stage(memory)
+    for _ in fails_in_each(partial(work, stage), full_disk):
+        assert stage.scene.text() == FIRST
+        assert_written_by_retry(stage.scene, work)
+
+
+@pytest.mark.parametrize("work", [Stage.append, Stage.replace], ids=["append", "replace"])
+def test_writer__the_disk_is_broken(memory: Path, work: Callable[[Stage, int], Job]) -> None:
+    """In each write, the last one included, which notes that all is done: then it stands, and the retry knows."""
+    stage = Stage(memory)
+    for _ in fails_in_each(partial(work, stage), lambda number, length: broken_disk(number if not length else 0)):
+        assert stage.scene.text() in (FIRST, LINE, FIRST + LINE)
+        assert_written_by_retry(stage.scene, work)
+
+
+def assert_written_by_retry(scene: Scene, work: Callable[[Stage, int], Job]) -> None:
+    """Another writer comes first, and then the retry: once, whole."""
+    between = b"in between\n"
+    scene.writer().append(between, key=key(1, 1))
+    if work is Stage.append:
+        scene.writer().append(LINE, key=KEY)
+        assert scene.text() in (FIRST + between + LINE, FIRST + LINE + between)
+    else:
+        scene.writer().replace(LINE, key=KEY)
+        assert scene.text() in (LINE, LINE + between)
+
+
+def test_append__takes_only_a_part(memory: Path) -> None:
+    """A limit on the file's size, as a full disk: write(2) takes what fits."""
+    scene = Scene(memory / "scene")
+    scene.writer().append(FIRST, key=EARLIER)
+
+    def attempt() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(scene.log.read_bytes()) + 5, resource.RLIM_INFINITY))
+        with pytest.raises(OSError, match=r"File too large|took only 5 of 15 bytes"):
+            scene.writer().append(LINE, key=KEY)
+
+    # The journal's records are longer than what the limit lets through, so they go first.
+    scene.writer().append(b"x" * 4096 + b"\n", key=key(1, 1))
+    assert completes(attempt)
+    scene.writer().append(LINE, key=KEY)
+    assert scene.text() == FIRST + b"x" * 4096 + b"\n" + LINE

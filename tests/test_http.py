@@ -1,0 +1,88 @@
+"""What an answer promises: a 200, that the request is queued; a 503, that it is not known to be."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from django.test import Client
+from django_q.models import OrmQ
+
+from tests.installations import QueueTable, queue_table
+from tests.processes import free_port, manage, queue_workers, wait_until, web
+from tests.raw_http import Connection, Request
+
+ALICE = Request(target="/send-notification/alice?q=a")
+PATIENCE = 5  # seconds that a client may have to wait for a 503
+
+
+@contextmanager
+def served(env: dict[str, str], folder: Path) -> Iterator[Connection]:
+    """A connection to an installation's web server; no worker runs."""
+    port = free_port()
+    with web(env=env, port=port, output=folder / "web-output"), Connection(port) as connection:
+        yield connection
+
+
+@pytest.fixture
+def queue(installation: dict[str, str]) -> Iterator[QueueTable]:
+    """The installation's queue, its tables made."""
+    manage("migrate", "--verbosity=0", env=installation)
+    with queue_table(installation) as table:
+        yield table
+
+
+def assert_refused(connection: Connection) -> None:
+    """A post is answered soon, with an honest no."""
+    before = time.monotonic()
+    answer = connection.ask(ALICE)
+    assert time.monotonic() - before < PATIENCE
+    assert (answer.status, answer.headers["content-type"]) == (503, "application/json")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert json.loads(answer.body).keys() == {"detail"}
+
+
+def test_queue__locked(installation: dict[str, str], queue: QueueTable, tmp_path: Path) -> None:
+    with served(installation, tmp_path) as connection:
+        assert connection.ask(ALICE).status == 200
+        with queue.locked():
+            assert_refused(connection)
+            assert connection.ask(Request(target="/", method="GET")).status == 404
+        assert connection.ask(ALICE).status == 200
+    assert queue.waiting() == 2
+
+
+def test_queue__without_tables(installation: dict[str, str], tmp_path: Path) -> None:
+    with served(installation, tmp_path) as connection:
+        assert_refused(connection)
+        manage("migrate", "--verbosity=0", env=installation)
+        assert connection.ask(ALICE).status == 200
+
+
+def test_queue__no_worker_runs(installation: dict[str, str], queue: QueueTable, log_file: Path, tmp_path: Path) -> None:
+    with served(installation, tmp_path) as connection:
+        assert connection.ask(ALICE).status == 200
+    assert queue.waiting() == 1
+    assert not log_file.exists()
+    with queue_workers(env=installation, output=tmp_path / "queue-output"):
+        wait_until(lambda: queue.waiting() == 0, what="the queue is empty")
+    assert log_file.read_text() == "found query: a\nmessage to alice\n"
+    assert queue.accepted() == 1
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("target", ["/send-notification/alice", "/basic/send-notification/alice"])
+def test_csrf__no_token_needed(target: str) -> None:
+    response = Client(enforce_csrf_checks=True).post(target, {"email": "bob"})
+    assert response.status_code == 200
+    assert not response.cookies
+    assert OrmQ.objects.count() == 1
+
+
+@pytest.mark.django_db
+def test_csrf__redirect_needs_no_token_either() -> None:
+    response = Client(enforce_csrf_checks=True).post("/send-notification/alice/")
+    assert response.status_code == 307
+    assert not OrmQ.objects.exists()

@@ -1,0 +1,139 @@
+"""Failed tasks that are submitted again: under the same id, and once."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django_q.models import Failure, OrmQ, Task
+from django_q.signing import SignedPackage
+from django_q.tasks import async_task
+
+from notifications.cluster.admin import queue
+from notifications.cluster.models import DeadLetter
+from notifications.cluster.resubmission import NotKeptError, submit_again
+from tests.admin_site import TRACEBACK, act, page, post, refuse, settle, staff
+from tests.cluster_tasks import RaisesWhenUnpickled
+from tests.processes import manage
+
+pytestmark = pytest.mark.django_db
+
+
+def test_submit_again__keeps_what_the_task_is(admin_client: Client) -> None:
+    task_id = async_task(
+        "notifications.tasks.write_notification",
+        "alice@example.com",
+        message="some notification",
+        q_options={"task_name": "alice", "group": "friends", "hook": "tests.cluster_tasks.mark"},
+    )
+    before = SignedPackage.loads(OrmQ.objects.get().payload)
+    settle(error=TRACEBACK)
+    assert "1 task was submitted again." in act(admin_client, "django_q_failure", "submit_again", [task_id])
+    after = SignedPackage.loads(OrmQ.objects.get().payload)
+    assert before.pop("started") < after.pop("started")
+    assert after == before
+    assert after["id"] == task_id
+    assert not Task.objects.exists()
+
+
+def test_submit_again__runs_and_shows_the_attempts_before(admin_client: Client) -> None:
+    task_id = post("alice")
+    settle(error=TRACEBACK)
+    assert submit_again(task_id)
+    settle()
+    html = page(admin_client, "django_q_success_change", task_id)
+    assert "Failed attempts" in html
+    assert "disk full" in html
+
+
+def test_submit_again__twice_queues_it_once(admin_client: Client) -> None:
+    task_id = post("alice")
+    settle(error=TRACEBACK)
+    act(admin_client, "django_q_failure", "submit_again", [task_id])
+    act(admin_client, "django_q_failure", "submit_again", [task_id])
+    assert not submit_again(task_id)
+    assert OrmQ.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_submit_again__at_the_same_moment_queues_it_once() -> None:
+    task_id = post("alice")
+    settle(error=TRACEBACK)
+    start, results = threading.Barrier(4), []
+
+    def click() -> None:
+        start.wait()
+        try:
+            results.append(submit_again(task_id))
+        finally:
+            connection.close()
+
+    clicks = [threading.Thread(target=click) for _ in range(4)]
+    for thread in clicks:
+        thread.start()
+    for thread in clicks:
+        thread.join()
+    assert sorted(results) == [False, False, False, True]
+    assert OrmQ.objects.count() == 1
+
+
+def test_submit_again__several_go_back_in_their_first_order(admin_client: Client) -> None:
+    ids = [post(name) for name in ("alice", "bob", "carol")]
+    settle(error=TRACEBACK)
+    assert "3 tasks were submitted again." in act(admin_client, "django_q_failure", "submit_again", [ids[2], ids[0], ids[1]])
+    assert [queue.preview(row).id for row in OrmQ.objects.order_by("lock", "pk")] == ids
+
+
+def test_submit_again__what_could_not_be_read_goes_back_as_it_was(admin_client: Client) -> None:
+    async_task("tests.cluster_tasks.take_one", RaisesWhenUnpickled())
+    payload = OrmQ.objects.get().payload
+    refuse("The payload can't be unpickled.")
+    failure = Failure.objects.get()
+    assert "Kept as it was queued" in page(admin_client, "django_q_failure_change", failure.pk)
+    act(admin_client, "django_q_failure", "submit_again", [failure.pk])
+    assert OrmQ.objects.get().payload == payload
+    assert not DeadLetter.objects.exists()
+
+
+def test_submit_again__arguments_that_cannot_be_unpickled_any_more(admin_client: Client) -> None:
+    task_id = post("alice")
+    settle(error=TRACEBACK)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE django_q_task SET args = 'gone'")
+    with pytest.raises(NotKeptError):
+        submit_again(task_id)
+    html = act(admin_client, "django_q_failure", "submit_again", [task_id])
+    assert "can&#x27;t be unpickled any more" in html
+    assert Failure.objects.exists()
+    assert not OrmQ.objects.exists()
+
+
+def test_submit_again__needs_permission() -> None:
+    task_id = post("alice")
+    settle(error=TRACEBACK)
+    bob = staff("view_failure", "delete_failure")
+    assert "submit_again" not in page(bob, "django_q_failure_changelist")
+    act(bob, "django_q_failure", "submit_again", [task_id])
+    assert not OrmQ.objects.exists()
+
+
+def test_submit_again__writes_the_line_under_the_same_id(installation: dict[str, str], log_file: Path) -> None:
+    env = installation | {"NOTIFIER_LOG_FILE": str(log_file.parent / "missing" / "log.txt")}
+
+    def shell(code: str) -> str:
+        code = f"from django_q.models import *; from notifications.cluster.resubmission import submit_again; {code}"
+        return manage("shell", "--no-imports", "-c", code, env=env).strip()
+
+    manage("migrate", "--skip-checks", "-v0", env=env)
+    task_id = shell(
+        "from django_q.tasks import async_task; "
+        "print(async_task('notifications.tasks.write_log', 'message to alice\\n', ack_failure=True))"
+    )
+    manage("qcluster", "--run-once", "--skip-checks", env=env)
+    assert shell("print(Failure.objects.get().id)") == task_id
+    (log_file.parent / "missing").mkdir()
+    assert shell(f"print(submit_again('{task_id}'), Failure.objects.count())") == "True 0"
+    manage("qcluster", "--run-once", env=env)
+    assert shell("print(Success.objects.get().id)") == task_id
+    assert (log_file.parent / "missing" / "log.txt").read_text() == "message to alice\n"
