@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, quote
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.http.response import HttpResponseBase
+from django.views import defaults
 
 View = Callable[..., HttpResponse]
 
@@ -143,7 +144,7 @@ def cookies_for_the_admin(get_response: Callable[[HttpRequest], HttpResponseBase
     """Middleware: no cookie counts outside the admin, so that sessions and CSRF tokens never answer one with another."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
-        if not request.path_info.startswith("/admin/"):
+        if not _is_admin(request):
             request.META.pop("HTTP_COOKIE", None)
         return get_response(request)
 
@@ -156,17 +157,21 @@ def bad_request(request: HttpRequest, exception: Exception) -> JSON:
     return error(400, "Bad Request")
 
 
-def forbidden(request: HttpRequest, exception: Exception) -> JSON:
-    """403."""
-    return error(403, "Forbidden")
+def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """403; for people, in the admin, as a page."""
+    return defaults.permission_denied(request, exception) if _is_admin(request) else error(403, "Forbidden")
 
 
 @ignore_body
-def not_found(request: HttpRequest, exception: Exception) -> JSON:
-    """404."""
-    return error(404, "Not Found")
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """404; for people, in the admin, as a page."""
+    return defaults.page_not_found(request, exception) if _is_admin(request) else error(404, "Not Found")
 
 
-def server_error(request: HttpRequest) -> JSON:
-    """500: the traceback is in the log, not in the answer."""
-    return error(500, "Internal Server Error")
+def server_error(request: HttpRequest) -> HttpResponse:
+    """500: the traceback is in the service's log, not in the answer."""
+    return defaults.server_error(request) if _is_admin(request) else error(500, "Internal Server Error")
+
+
+def _is_admin(request: HttpRequest) -> bool:
+    return request.path_info.startswith("/admin/")

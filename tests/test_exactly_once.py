@@ -1,9 +1,13 @@
 """Each write stands in the log once, whole, wherever its writer is stopped: every point is tried, none is sampled."""
 
 import os
+import random
 import resource
+import shutil
 import signal
+import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -12,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from notifications.logfile import Outcome
+from notifications import journal
+from notifications.logfile import LogFile, Outcome
 from tests.log_writer import (
     Job,
     Scene,
@@ -306,3 +311,212 @@ def test_append__takes_only_a_part(memory: Path) -> None:
     assert completes(attempt)
     scene.writer().append(LINE, key=KEY)
     assert scene.text() == FIRST + b"x" * 4096 + b"\n" + LINE
+
+
+# Where nothing can be renamed over the log: a mount point of its own (for root, who may write to every folder).
+
+
+@pytest.fixture
+def fixed_log(memory: Path) -> Iterator[Path]:
+    """A log that can be written to, and not be renamed."""
+    kept, log = memory / "kept.txt", memory / "fixed" / "log.txt"
+    log.parent.mkdir()
+    kept.touch()
+    log.touch()
+    if os.geteuid():
+        log.parent.chmod(0o555)
+        yield log
+        log.parent.chmod(0o755)
+        return
+    if subprocess.run(["mount", "--bind", kept, log], check=False, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount")
+    yield log
+    subprocess.run(["umount", log], check=True)
+
+
+class FixedStage(Stage):
+    """Runs that share a log, since they can't each have one."""
+
+    def __init__(self, folder: Path, log: Path, before: bytes) -> None:
+        super().__init__(folder)
+        self.log = log
+        self.before = before
+
+    def set(self, number: int) -> Scene:
+        """A scene with the same log and a journal of its own."""
+        self.scene = Scene(self.folder / f"run-{number}")
+        self.scene.log = self.log
+        self.log.write_bytes(self.before)
+        return self.scene
+
+
+LENGTHS = pytest.mark.parametrize("before", [b"", b"short", b"a much longer text\n" * 3], ids=["empty", "short", "long"])
+
+
+@LENGTHS
+@pytest.mark.parametrize("event", [nothing, same_text])
+def test_replace__in_place_and_killed_at_each_line(memory: Path, fixed_log: Path, event: Event, before: bytes) -> None:
+    stage = FixedStage(memory, fixed_log, before)
+    for _ in killed_at_each_line(stage.replace):
+        assert_replaced_in_place(stage, event)
+
+
+@LENGTHS
+@pytest.mark.parametrize("event", [nothing, same_text])
+def test_replace__in_place_and_killed_in_each_write(memory: Path, fixed_log: Path, event: Event, before: bytes) -> None:
+    stage = FixedStage(memory, fixed_log, before)
+    for _ in killed_in_each_write(stage.replace):
+        assert_replaced_in_place(stage, event)
+
+
+def assert_replaced_in_place(stage: FixedStage, event: Event) -> None:
+    """The next writer, whoever it is, finds the old text or the new one, and the retry leaves the new one."""
+    scene, before = stage.scene, stage.before
+    event(scene)
+    if event is same_text:
+        assert fixed_text(scene) in (before + LINE, LINE + LINE)
+    for _ in range(2):
+        scene.writer().replace(LINE, key=KEY)
+        assert fixed_text(scene) in ((LINE,) if event is nothing else (before + LINE, LINE + LINE))
+        assert not list(stage.log.parent.glob(".*")), "a stray temporary file"
+
+
+def fixed_text(scene: Scene) -> bytes:
+    """The log's bytes."""
+    return scene.log.read_bytes()
+
+
+@LENGTHS
+def test_replace__in_place_on_a_full_disk(memory: Path, fixed_log: Path, before: bytes) -> None:
+    stage = FixedStage(memory, fixed_log, before)
+    for _ in fails_in_each(stage.replace, full_disk):
+        assert fixed_text(stage.scene) == before
+        stage.scene.writer().replace(LINE, key=KEY)
+        assert fixed_text(stage.scene) == LINE
+
+
+# The journal is trimmed.
+
+FILLER = b"x" * journal.TRIM_FROM + b"\n"  # one such write makes the journal overgrown
+
+
+def test_journal__killed_at_each_line_of_a_trimming(memory: Path) -> None:
+    """What failed is still known, what succeeded may be forgotten, and the newest replacement stays the newest."""
+    stage = Stage(memory)
+
+    def job(number: int) -> Job:
+        scene = stage.set(number)
+        scene.writer().append(LINE, key=KEY)
+        return lambda: LogFile(
+            scene.log, journal_path=scene.folder / "data" / "journal", finished=lambda ids: set(ids) - {EARLIER[:16]}
+        ).append(FILLER, key=LATER)
+
+    for _ in killed_at_each_line(job):
+        scene = stage.scene
+        assert scene.writer().append(FIRST, key=EARLIER) is Outcome.WRITTEN_BEFORE
+        assert scene.writer().replace(b"late\n", key=key(1, 1)) is Outcome.SUPERSEDED
+        assert scene.log.read_bytes().startswith(FIRST + LINE)
+    assert (stage.scene.folder / "data" / "journal").stat().st_size < 1000, "it was never trimmed"
+
+
+def test_writer__two_of_them_beside_rotation(memory: Path) -> None:
+    """20,000 lines while the log is renamed all the time: none lost, none doubled, none split."""
+    scene = Scene(memory / "scene", patience=30)
+    total, width = 10_000, len(b"writer 0 line 00000\n")
+
+    def write(number: int) -> Job:
+        def lines() -> None:
+            writer = scene.writer()
+            for line in range(total):
+                writer.append(b"writer %d line %05d\n" % (number, line), key=key(number * total + line))
+
+        return lines
+
+    pids = {start(write(number)) for number in range(2)}
+    while pids:
+        rotation(scene)
+        for pid in list(pids):
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                assert end_of(pid) == 0
+                pids.remove(pid)
+        time.sleep(0.01)
+    lines = scene.text().splitlines(keepends=True)
+    assert len(scene.archives()) > 5
+    assert {len(line) for line in lines} == {width}
+    assert sorted(lines) == sorted(b"writer %d line %05d\n" % (number, line) for number in range(2) for line in range(total))
+    for number in range(2):
+        own = [line for line in lines if line.startswith(b"writer %d" % number)]
+        assert own == sorted(own), "out of order"
+
+
+def test_writer__killed_at_any_moment_again_and_again(memory: Path) -> None:
+    """Real kills, which may fall into a system call: each writer begins anew, and ends where all is written."""
+    scene, total = Scene(memory / "scene"), 3_000
+    chance = random.Random(8)
+
+    def write() -> None:
+        writer = scene.writer()
+        for number in range(total):
+            writer.append(b"the same line\n", key=key(number))
+
+    kills = 0
+    while True:
+        pid = start(write)
+        time.sleep(0.002 + 0.02 * chance.random())
+        os.kill(pid, signal.SIGKILL)
+        kills += 1
+        if end_of(pid) == 0:
+            break
+        assert kills < 3_000
+    assert scene.text() == b"the same line\n" * total
+    assert kills > 3
+
+
+# What power costs is measured; that it is asked for in the right order is what can be tried without pulling the plug.
+
+
+def test_power__what_reaches_the_disk_before_what(memory: Path) -> None:
+    assert calls_of(memory, Stage.append) == [
+        "pwrite journal",
+        "fsync journal",
+        "write log.txt",
+        "fsync log.txt",
+        "pwrite journal",
+    ]
+    assert calls_of(memory, Stage.replace) == [
+        "pwrite journal",
+        "fsync journal",
+        "pwrite .log.txt.notifier",
+        "fsync .log.txt.notifier",
+        "fsync scene",
+        "pwrite journal",
+        "fsync journal",
+        "rename .log.txt.notifier",
+        "fsync scene",
+        "pwrite journal",
+    ]
+
+
+def calls_of(memory: Path, work: Callable[[Stage, int], Job]) -> list[str]:
+    """The calls of a durable write that change something or wait for the disk, with the names of the files."""
+    stage, record = Stage(memory, durable=True), memory / "calls"
+    record.write_text("")
+    job = work(stage, 1)
+    stage.scene.folder = stage.scene.folder.rename(memory / "scene")
+    stage.scene.log = stage.scene.folder / "log.txt"
+
+    def spy(name: str) -> None:
+        genuine = getattr(os, name)
+
+        def call(file: int | Path, *rest: object) -> object:
+            path = Path(os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else file)
+            with record.open("a") as calls:
+                calls.write(f"{name} {path.name}\n")
+            return genuine(file, *rest)
+
+        setattr(os, name, call)
+
+    assert completes(job, prepare=lambda: [spy(name) for name in ("write", "pwrite", "fsync", "rename")])
+    shutil.rmtree(stage.scene.folder)
+    calls = record.read_text().splitlines()
+    return calls[calls.index("pwrite journal") :]  # before comes what opening the journal costs, once
