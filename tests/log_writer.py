@@ -6,14 +6,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from notifications import journal, logfile
-from notifications.logfile import LogFile
 
 Job = Callable[[], object]
 
@@ -21,40 +18,6 @@ WATCHED = {logfile.__file__, journal.__file__}
 # Exit codes.
 FAILED = 3  # the write raised OSError
 BROKEN = 4
-
-
-def key(number: int, place: int = 0) -> bytes:
-    """The key of a write: tasks with greater numbers were queued later."""
-    return (number << 80 | 0x7 << 76).to_bytes(16, "big") + place.to_bytes(8, "big")
-
-
-@dataclass
-class Scene:
-    """A folder with a log, its journal, and whatever rotation makes of the log."""
-
-    folder: Path
-    durable: bool = False
-    patience: float = 5.0
-
-    def __post_init__(self) -> None:
-        self.folder.mkdir()
-        self.log = self.folder / "log.txt"
-
-    def writer(self) -> LogFile:
-        """A writer that has seen nothing yet, as in a fresh process."""
-        return LogFile(self.log, journal_path=self.folder / "data" / "journal", durable=self.durable, patience=self.patience)
-
-    def archives(self) -> list[Path]:
-        """What the log was rotated to, oldest first."""
-        return sorted(self.folder.glob("log.txt.*"))
-
-    def next_archive(self) -> Path:
-        """A name to rotate to."""
-        return self.folder / f"log.txt.{len(self.archives()):03}"
-
-    def text(self) -> bytes:
-        """All that was ever written to the log and is still there."""
-        return b"".join(path.read_bytes() for path in [*self.archives(), self.log] if path.exists())
 
 
 def kill() -> None:

@@ -3,9 +3,7 @@
 import os
 import random
 import resource
-import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,15 +16,29 @@ import pytest
 
 from notifications import journal
 from notifications.logfile import LogFile, Outcome
+from tests.log_scenes import (
+    EARLIER,
+    EVENTS,
+    FIRST,
+    KEY,
+    LATER,
+    LINE,
+    Event,
+    Scene,
+    Stage,
+    foreign_text,
+    key,
+    nothing,
+    rotation,
+    same_text,
+)
 from tests.log_writer import (
     Job,
-    Scene,
     broken_disk,
     completes,
     end_of,
     fails_in_each,
     full_disk,
-    key,
     kill,
     killed_at_each_line,
     killed_in_each_write,
@@ -35,79 +47,6 @@ from tests.log_writer import (
     strike_at_line,
     strike_in_write,
 )
-
-FIRST, LINE = b"message to alice\n", b"message to bob\n"
-EARLIER, KEY, LATER = key(1), key(2), key(3)
-
-Event = Callable[[Scene], None]
-
-
-def nothing(scene: Scene) -> None:
-    """The retry is the next that happens."""
-
-
-def same_text(scene: Scene) -> None:
-    """Another task appends the very same text, before the killed one's retry."""
-    assert scene.writer().append(LINE, key=LATER) is Outcome.WRITTEN
-
-
-def foreign_text(scene: Scene) -> None:
-    """A program that knows of no lock appends."""
-    with scene.log.open("ab") as log:
-        log.write(b"of another program\n")
-
-
-def rotation(scene: Scene) -> None:
-    """logrotate's default."""
-    if scene.log.exists():
-        scene.log.rename(scene.next_archive())
-
-
-def rotation_with_create(scene: Scene) -> None:
-    """logrotate's `create`, and another program is the first to write."""
-    rotation(scene)
-    foreign_text(scene)
-
-
-def copytruncate(scene: Scene) -> None:
-    """logrotate's `copytruncate`."""
-    if scene.log.exists():
-        scene.next_archive().write_bytes(scene.log.read_bytes())
-        os.truncate(scene.log, 0)
-
-
-def second_rotation(scene: Scene) -> None:
-    """Two rotations, the first by copying."""
-    copytruncate(scene)
-    rotation(scene)
-
-
-EVENTS = [nothing, same_text, foreign_text, rotation, rotation_with_create, copytruncate, second_rotation]
-
-
-class Stage:
-    """A fresh scene for each run, with something in the log already."""
-
-    def __init__(self, folder: Path, *, durable: bool = False) -> None:
-        self.folder = folder
-        self.durable = durable
-        self.scene = Scene(folder / "unused")
-
-    def set(self, number: int) -> Scene:
-        """The scene of this run."""
-        self.scene = Scene(self.folder / f"run-{number}", durable=self.durable)
-        self.scene.writer().append(FIRST, key=EARLIER)
-        return self.scene
-
-    def append(self, number: int) -> Job:
-        """What is to be killed: an append."""
-        scene = self.set(number)
-        return lambda: scene.writer().append(LINE, key=KEY)
-
-    def replace(self, number: int) -> Job:
-        """What is to be killed: a replacement."""
-        scene = self.set(number)
-        return lambda: scene.writer().replace(LINE, key=KEY)
 
 
 @pytest.fixture
@@ -244,8 +183,8 @@ def test_writer__interrupted_by_a_timeout(memory: Path, work: Callable[[Stage, i
         raise OverdueError
 
     def job(number: int, outcome: Path) -> Job:
-        scene = work(stage, number) and stage.scene
-        writer = scene.writer()
+        work(stage, number)
+        writer = stage.scene.writer()
         write = writer.append if work is Stage.append else writer.replace
 
         def write_twice() -> None:
@@ -311,88 +250,6 @@ def test_append__takes_only_a_part(memory: Path) -> None:
     assert completes(attempt)
     scene.writer().append(LINE, key=KEY)
     assert scene.text() == FIRST + b"x" * 4096 + b"\n" + LINE
-
-
-# Where nothing can be renamed over the log: a mount point of its own (for root, who may write to every folder).
-
-
-@pytest.fixture
-def fixed_log(memory: Path) -> Iterator[Path]:
-    """A log that can be written to, and not be renamed."""
-    kept, log = memory / "kept.txt", memory / "fixed" / "log.txt"
-    log.parent.mkdir()
-    kept.touch()
-    log.touch()
-    if os.geteuid():
-        log.parent.chmod(0o555)
-        yield log
-        log.parent.chmod(0o755)
-        return
-    if subprocess.run(["mount", "--bind", kept, log], check=False, capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount")
-    yield log
-    subprocess.run(["umount", log], check=True)
-
-
-class FixedStage(Stage):
-    """Runs that share a log, since they can't each have one."""
-
-    def __init__(self, folder: Path, log: Path, before: bytes) -> None:
-        super().__init__(folder)
-        self.log = log
-        self.before = before
-
-    def set(self, number: int) -> Scene:
-        """A scene with the same log and a journal of its own."""
-        self.scene = Scene(self.folder / f"run-{number}")
-        self.scene.log = self.log
-        self.log.write_bytes(self.before)
-        return self.scene
-
-
-LENGTHS = pytest.mark.parametrize("before", [b"", b"short", b"a much longer text\n" * 3], ids=["empty", "short", "long"])
-
-
-@LENGTHS
-@pytest.mark.parametrize("event", [nothing, same_text])
-def test_replace__in_place_and_killed_at_each_line(memory: Path, fixed_log: Path, event: Event, before: bytes) -> None:
-    stage = FixedStage(memory, fixed_log, before)
-    for _ in killed_at_each_line(stage.replace):
-        assert_replaced_in_place(stage, event)
-
-
-@LENGTHS
-@pytest.mark.parametrize("event", [nothing, same_text])
-def test_replace__in_place_and_killed_in_each_write(memory: Path, fixed_log: Path, event: Event, before: bytes) -> None:
-    stage = FixedStage(memory, fixed_log, before)
-    for _ in killed_in_each_write(stage.replace):
-        assert_replaced_in_place(stage, event)
-
-
-def assert_replaced_in_place(stage: FixedStage, event: Event) -> None:
-    """The next writer, whoever it is, finds the old text or the new one, and the retry leaves the new one."""
-    scene, before = stage.scene, stage.before
-    event(scene)
-    if event is same_text:
-        assert fixed_text(scene) in (before + LINE, LINE + LINE)
-    for _ in range(2):
-        scene.writer().replace(LINE, key=KEY)
-        assert fixed_text(scene) in ((LINE,) if event is nothing else (before + LINE, LINE + LINE))
-        assert not list(stage.log.parent.glob(".*")), "a stray temporary file"
-
-
-def fixed_text(scene: Scene) -> bytes:
-    """The log's bytes."""
-    return scene.log.read_bytes()
-
-
-@LENGTHS
-def test_replace__in_place_on_a_full_disk(memory: Path, fixed_log: Path, before: bytes) -> None:
-    stage = FixedStage(memory, fixed_log, before)
-    for _ in fails_in_each(stage.replace, full_disk):
-        assert fixed_text(stage.scene) == before
-        stage.scene.writer().replace(LINE, key=KEY)
-        assert fixed_text(stage.scene) == LINE
 
 
 # The journal is trimmed.
@@ -475,38 +332,26 @@ def test_writer__killed_at_any_moment_again_and_again(memory: Path) -> None:
 # What power costs is measured; that it is asked for in the right order is what can be tried without pulling the plug.
 
 
-def test_power__what_reaches_the_disk_before_what(memory: Path) -> None:
-    assert calls_of(memory, Stage.append) == [
-        "pwrite journal",
-        "fsync journal",
-        "write log.txt",
-        "fsync log.txt",
-        "pwrite journal",
-    ]
-    assert calls_of(memory, Stage.replace) == [
-        "pwrite journal",
-        "fsync journal",
-        "pwrite .log.txt.notifier",
-        "fsync .log.txt.notifier",
-        "fsync scene",
-        "pwrite journal",
-        "fsync journal",
-        "rename .log.txt.notifier",
-        "fsync scene",
-        "pwrite journal",
-    ]
+APPENDED = "pwrite journal, fsync journal, write log.txt, fsync log.txt, pwrite journal"
+REPLACED = (
+    "pwrite journal, fsync journal, pwrite .log.txt.notifier, fsync .log.txt.notifier, fsync run-1, "
+    "pwrite journal, fsync journal, rename .log.txt.notifier, fsync run-1, pwrite journal"
+)
 
 
-def calls_of(memory: Path, work: Callable[[Stage, int], Job]) -> list[str]:
-    """The calls of a durable write that change something or wait for the disk, with the names of the files."""
-    stage, record = Stage(memory, durable=True), memory / "calls"
-    record.write_text("")
-    job = work(stage, 1)
-    stage.scene.folder = stage.scene.folder.rename(memory / "scene")
-    stage.scene.log = stage.scene.folder / "log.txt"
+@pytest.mark.parametrize(("work", "expected"), [(Stage.append, APPENDED), (Stage.replace, REPLACED)], ids=["append", "replace"])
+def test_power__what_reaches_the_disk_before_what(memory: Path, work: Callable[[Stage, int], Job], expected: str) -> None:
+    calls = memory / "calls"
+    assert completes(work(Stage(memory, durable=True), 1), prepare=partial(note_calls, calls))
+    made = ", ".join(calls.read_text().splitlines())
+    assert made[made.index("pwrite") :] == expected  # before comes what opening the journal costs, once
 
-    def spy(name: str) -> None:
-        genuine = getattr(os, name)
+
+def note_calls(record: Path) -> None:
+    """Have this process note its calls that change a file or wait for the disk, each with the file's name."""
+
+    def noted(name: str) -> Callable[..., object]:
+        genuine: Callable[..., object] = getattr(os, name)
 
         def call(file: int | Path, *rest: object) -> object:
             path = Path(os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else file)
@@ -514,9 +359,7 @@ def calls_of(memory: Path, work: Callable[[Stage, int], Job]) -> list[str]:
                 calls.write(f"{name} {path.name}\n")
             return genuine(file, *rest)
 
-        setattr(os, name, call)
+        return call
 
-    assert completes(job, prepare=lambda: [spy(name) for name in ("write", "pwrite", "fsync", "rename")])
-    shutil.rmtree(stage.scene.folder)
-    calls = record.read_text().splitlines()
-    return calls[calls.index("pwrite journal") :]  # before comes what opening the journal costs, once
+    for name in ("write", "pwrite", "fsync", "rename"):
+        setattr(os, name, noted(name))
