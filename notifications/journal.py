@@ -55,19 +55,22 @@ class Intent:
     state: bytes = OPEN
 
 
+# Looks at the log, under the lock, and says what became of an open intent: WRITTEN or VOID.
+Decide = Callable[[Intent], bytes]
+
+# Of task ids (16 bytes), those of tasks that can't come back.
+Finished = Callable[[Collection[bytes]], Collection[bytes]]
+
+
 class Journal:
     """One log's journal, as this process knows it."""
 
-    def __init__(self, path: Path, *, decide: Callable[[Intent], bytes], durable: bool = False, patience: float = PATIENCE):
-        """`decide`: look at the log, under the lock, and say what became of an open intent: WRITTEN or VOID.
-
-        `durable`: an intent is on the disk before the log is touched.
-        """
+    def __init__(self, path: Path, *, durable: bool = False, patience: float = PATIENCE) -> None:
+        """`durable`: an intent is on the disk before the log is touched. `patience`: seconds to wait for the lock."""
         self.path = path
         self.written: set[bytes] = set()
         self.newest = NO_KEY  # the greatest key that was written, of those that tell when they were made
         self.overgrown = False  # somebody has to trim it, and it is us
-        self._decide = decide
         self._durable = durable
         self._patience = patience
         self._fd = -1
@@ -80,8 +83,8 @@ class Journal:
 
     # The lock.
 
-    def take(self) -> None:
-        """Take the lock, learn what others have written, and decide what somebody left open.
+    def take(self, decide: Decide) -> None:
+        """Take the lock, learn what others have written, and have decided what somebody left open.
 
         Raises TimeoutError and OSError, and may hold the lock then: call `let_go` in a `finally` that covers this call.
         """
@@ -94,7 +97,7 @@ class Journal:
                 break
             self.close()  # it was trimmed, and another file has its name
         if status.st_size != self._end:
-            self._read(status.st_size)
+            self._read(status.st_size, decide)
 
     def let_go(self) -> None:
         """Release the lock, if it is held."""
@@ -174,14 +177,14 @@ class Journal:
         """When (in ns, by the file system's clock) a record was last written: so, when an open intent was."""
         return os.fstat(self._fd).st_mtime_ns
 
-    def trim(self, finished: Callable[[Collection[bytes]], Collection[bytes]]) -> None:
-        """Drop the keys of tasks that can't come back. `finished` says which ones, of the ids (16 bytes) that it is given.
+    def trim(self, finished: Finished, decide: Decide) -> None:
+        """Drop the keys of tasks that can't come back.
 
         To be called without the lock: `finished` may take its time. Raises what it raises, and as `take`.
         """
         self.overgrown = False
-        ended = finished({key[:16] for key in tuple(self.written)})
-        self.take()
+        ended = set(finished({key[:16] for key in self.written}))
+        self.take(decide)
         kept = b"".join(key for key in self.written if key[:16] not in ended)
         self._rewrite(_settled(NEWEST, self.newest, b"") + _settled(KEPT, NO_KEY, kept))
 
@@ -202,7 +205,7 @@ class Journal:
 
     # Reading.
 
-    def _read(self, size: int) -> None:
+    def _read(self, size: int, decide: Decide) -> None:
         """Learn what was added up to `size`; decide what is open, and cut off what is torn."""
         if size < self._end:
             self._end = self._base = 0  # somebody has cut it
@@ -216,7 +219,7 @@ class Journal:
             if intent.state in (WRITTEN, VOID):
                 self._learn(intent)
             else:
-                self.settle(intent, self._decide(intent))
+                self.settle(intent, decide(intent))
 
     def _learn(self, record: Intent) -> None:
         """Take in a record that is decided. Interrupted anywhere, it can be done over."""

@@ -8,14 +8,26 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum
 from logging import getLogger
 from pathlib import Path
 
 from notifications import journal
-from notifications.journal import IN_PLACE, OPEN, READY, VOID, WRITTEN, Intent, Journal, read_all, sync_folder, write_all
+from notifications.journal import (
+    IN_PLACE,
+    OPEN,
+    READY,
+    VOID,
+    WRITTEN,
+    Finished,
+    Intent,
+    Journal,
+    read_all,
+    sync_folder,
+    write_all,
+)
 
 logger = getLogger(__name__)
 
@@ -50,7 +62,7 @@ class LogFile:
         *,
         journal_path: Path,
         durable: bool = False,
-        finished: Callable[[Collection[bytes]], Collection[bytes]] | None = None,
+        finished: Finished | None = None,
         patience: float = journal.PATIENCE,
     ) -> None:
         """`durable`: what is written outlives a power cut as well, at the cost of two or more fsync(2) a write.
@@ -59,7 +71,7 @@ class LogFile:
         `patience`: seconds to wait for other writers.
         """
         self.path = path
-        self._journal = Journal(journal_path, decide=self._decide, durable=durable, patience=patience)
+        self._journal = Journal(journal_path, durable=durable, patience=patience)
         self._durable = durable
         self._finished = finished
 
@@ -84,10 +96,11 @@ class LogFile:
 
     def _write(self, put: Callable[[bytes, bytes], Outcome], text: bytes, key: bytes) -> Outcome:
         try:
-            self._journal.take()
+            self._journal.take(self._decide)
             outcome = Outcome.WRITTEN_BEFORE if key in self._journal.written else put(text, key)
         except OSError as error:
-            error.filename = error.filename or (error.errno and str(self.path))
+            if error.errno and not error.filename:
+                error.filename = str(self.path)
             raise
         finally:
             self._journal.let_go()
@@ -95,9 +108,9 @@ class LogFile:
             self._trim(self._finished)
         return outcome
 
-    def _trim(self, finished: Callable[[Collection[bytes]], Collection[bytes]]) -> None:
+    def _trim(self, finished: Finished) -> None:
         try:
-            self._journal.trim(finished)
+            self._journal.trim(finished, self._decide)
         except Exception:
             logger.exception("The journal %s could not be trimmed; it will be tried again", self._journal.path)
         finally:
@@ -155,17 +168,23 @@ class LogFile:
             return self._append(text, key)
         intent = self._journal.begin(journal.REPLACE, key, before, os.fsencode(target) + b"\0" + text)
         try:
-            self._rename_over(target, before, intent)
-        except OSError as error:
-            if not before or error.errno not in CANNOT_RENAME or not self._overwrite(intent):
-                self._discard(intent)
-                raise
+            self._put_in_place(target, before, intent)
+        except OSError:
+            self._discard(intent)
+            raise
         self._journal.settle(intent, WRITTEN)
         return Outcome.WRITTEN
 
+    def _put_in_place(self, target: Path, before: os.stat_result | None, intent: Intent) -> None:
+        try:
+            self._rename_over(target, before, intent)
+        except OSError as error:
+            if not before or error.errno not in CANNOT_RENAME or not self._overwrite(intent):
+                raise
+
     def _is_superseded(self, key: bytes) -> bool:
         newest = self._journal.newest
-        if not journal.made_at(key) or key > newest:
+        if not journal.made_at(key) or key >= newest:
             return False
         if journal.made_at(newest) > time.time_ns() // 1_000_000:
             self._journal.forget_newest()  # the clock was set back: no telling which one is newer
@@ -261,12 +280,15 @@ class LogFile:
     def _rotated(self, intent: Intent) -> Iterator[Path]:
         """Files beside the log that the intent's may have become: it under another name, and copies made since."""
         log = self._real_path()
-        with suppress(OSError), os.scandir(log.parent) as entries:
-            for entry in entries:
-                status = entry.stat(follow_symlinks=False)
-                copied = entry.name.startswith(log.name) and status.st_mtime_ns >= self._journal.touched
-                if _is_same(status, intent) or (copied and entry.name != log.name):
-                    yield Path(entry.path)
+        names: list[str] = []
+        with suppress(OSError):  # a folder that may be entered and not read
+            names = os.listdir(log.parent)
+        for path in (log.with_name(name) for name in names):
+            with suppress(OSError):
+                status = path.stat()
+                copied = path.name.startswith(log.name) and status.st_mtime_ns >= self._journal.touched
+                if _is_same(status, intent) or (copied and path.name != log.name):
+                    yield path
 
     def _stands(self, path: Path, intent: Intent) -> bool:
         try:

@@ -43,6 +43,6 @@ def _next_key() -> bytes:
 def _log_file(path: Path, thread: int) -> LogFile:
     """This thread's writer. The journal is the path's, wherever a symbolic link at its end may lead today."""
     absolute = os.path.abspath(path)
-    name = f"{os.path.basename(absolute)[:60]}-{sha256(os.fsencode(absolute)).hexdigest()[:16]}"
+    name = f"{sha256(os.fsencode(absolute)).hexdigest()[:16]}-{os.path.basename(absolute)[:60]}"
     durable = getattr(settings, "NOTIFIER_DURABILITY", "process") == "power"
     return LogFile(path, journal_path=settings.DATA_DIR / "journal" / name, durable=durable, finished=finished)

@@ -18,6 +18,8 @@ def read_or_create(path: Path) -> str:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".secret-key-")  # 0600 by mkstemp
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_urlsafe(50))
+            file.flush()
+            os.fsync(handle)  # a power cut must not leave an empty key
         try:
             os.link(temporary, path)
         except FileExistsError:

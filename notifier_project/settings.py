@@ -63,6 +63,8 @@ def _database(url: str) -> dict[str, Any]:
             "timeout": 2,  # seconds to wait for another writer; after that a POST is answered with 503
         }
     elif database["ENGINE"] == _POSTGRESQL:
+        if not database["NAME"]:
+            _refuse("DATABASE_URL", "names no database; write postgres://user:password@host:5432/name")
         # After a restart of the server the next request connects anew.
         database["CONN_HEALTH_CHECKS"] = True
         database["OPTIONS"] = {
@@ -89,7 +91,9 @@ try:
     HOST = env.str("HOST", "127.0.0.1")
     PORT = env.int("PORT", 8000, validate=validate.Range(1, 65535))
     NOTIFIER_ROOT = env.str("NOTIFIER_ROOT", "query", validate=validate.OneOf(["query", "basic"]))
-    ALLOWED_HOSTS = env.list("NOTIFIER_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"], validate=_are_host_names)
+    ALLOWED_HOSTS = env.list(
+        "NOTIFIER_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"], subcast=str.strip, validate=_are_host_names
+    )
     HTTPS = env.bool("NOTIFIER_HTTPS", False)
 
     # Who does the work, and for how long.

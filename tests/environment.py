@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
 
@@ -37,6 +38,11 @@ if DATABASE == "postgresql":
     os.environ["DATABASE_URL"] = _server.get_uri()
 elif DATABASE != "sqlite":
     raise SystemExit(f"TEST_DATABASE={DATABASE}: write sqlite or postgresql")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests' files here too: pytest's own place is swept by other runs, which may find a mount there."""
+    config.option.basetemp = config.option.basetemp or str(FOLDER / "tests")
 
 
 def restart_server(mode: str) -> None:

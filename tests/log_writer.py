@@ -1,6 +1,7 @@
 """Writers to a log in processes of their own, which are struck at a chosen point of their work."""
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -35,6 +36,7 @@ def start(job: Job, *, prepare: Callable[[], object] = lambda: None) -> int:
     pid = os.fork()
     if pid:
         return pid
+    gc.disable()  # the lines of a writer that is cleared away would be counted as well
     try:
         prepare()
         job()

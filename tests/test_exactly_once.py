@@ -26,7 +26,7 @@ from tests.log_scenes import (
     Event,
     Scene,
     Stage,
-    foreign_text,
+    copytruncate,
     key,
     nothing,
     rotation,
@@ -57,10 +57,10 @@ def memory(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(params=[False, True], ids=["process", "power"])
-def stage(memory: Path, request: pytest.FixtureRequest) -> Stage:
-    """Both kinds of durability."""
-    return Stage(memory, durable=request.param)
+# What happens between a kill and the retry, in either kind of durability.
+PROCESS = [pytest.param(event, False, id=f"process-{event.__name__}") for event in EVENTS]
+POWER = [pytest.param(event, True, id=f"power-{event.__name__}") for event in (nothing, rotation)]
+EACH = pytest.mark.parametrize(("event", "durable"), PROCESS + POWER)
 
 
 def assert_appended_once(scene: Scene, event: Event) -> None:
@@ -87,29 +87,33 @@ def assert_replaced_once(scene: Scene, event: Event) -> None:
         assert not list(scene.folder.glob(".*")), "a stray temporary file"
 
 
-@pytest.mark.parametrize("event", EVENTS)
-def test_append__killed_at_each_line(stage: Stage, event: Event) -> None:
+@EACH
+def test_append__killed_at_each_line(memory: Path, event: Event, durable: bool) -> None:
+    stage = Stage(memory, durable=durable)
     for _ in killed_at_each_line(stage.append):
         event(stage.scene)
         assert_appended_once(stage.scene, event)
 
 
-@pytest.mark.parametrize("event", [event for event in EVENTS if event is not foreign_text])
-def test_append__killed_in_each_write(stage: Stage, event: Event) -> None:
+@pytest.mark.parametrize("event", [nothing, same_text, rotation, copytruncate])
+def test_append__killed_in_each_write(memory: Path, event: Event) -> None:
+    stage = Stage(memory)
     for _ in killed_in_each_write(stage.append):
         event(stage.scene)
         assert_appended_once(stage.scene, event)
 
 
-@pytest.mark.parametrize("event", EVENTS)
-def test_replace__killed_at_each_line(stage: Stage, event: Event) -> None:
+@EACH
+def test_replace__killed_at_each_line(memory: Path, event: Event, durable: bool) -> None:
+    stage = Stage(memory, durable=durable)
     for _ in killed_at_each_line(stage.replace):
         event(stage.scene)
         assert_replaced_once(stage.scene, event)
 
 
-@pytest.mark.parametrize("event", [nothing, same_text, rotation])
-def test_replace__killed_in_each_write(stage: Stage, event: Event) -> None:
+@pytest.mark.parametrize("event", [nothing, rotation])
+def test_replace__killed_in_each_write(memory: Path, event: Event) -> None:
+    stage = Stage(memory)
     for _ in killed_in_each_write(stage.replace):
         event(stage.scene)
         assert_replaced_once(stage.scene, event)
@@ -120,8 +124,9 @@ OPEN_APPENDS = [(2, 0), (2, 7), (2, len(LINE))]  # into the log
 OPEN_REPLACEMENTS = [(2, 7), (3, 0), (3, 1), (4, 0)]  # into the temporary file, before the rename, after it
 
 
-@pytest.mark.parametrize("event", [nothing, rotation])
-@pytest.mark.parametrize(("write", "length"), OPEN_APPENDS)
+@pytest.mark.parametrize(
+    ("write", "length", "event"), [(*place, nothing) for place in OPEN_APPENDS] + [(*OPEN_APPENDS[1], rotation)]
+)
 def test_append__the_next_writer_is_killed_too(memory: Path, write: int, length: int, event: Event) -> None:
     stage = Stage(memory)
 
@@ -134,8 +139,9 @@ def test_append__the_next_writer_is_killed_too(memory: Path, write: int, length:
         assert_appended_once(stage.scene, event)
 
 
-@pytest.mark.parametrize("event", [nothing, same_text])
-@pytest.mark.parametrize(("write", "length"), OPEN_REPLACEMENTS)
+@pytest.mark.parametrize(
+    ("write", "length", "event"), [(*place, nothing) for place in OPEN_REPLACEMENTS] + [(*OPEN_REPLACEMENTS[1], same_text)]
+)
 def test_replace__the_next_writer_is_killed_too(memory: Path, write: int, length: int, event: Event) -> None:
     stage = Stage(memory)
 
@@ -192,7 +198,7 @@ def test_writer__interrupted_by_a_timeout(memory: Path, work: Callable[[Stage, i
                 write(LINE, key=KEY)
             except OverdueError:
                 outcome.touch()
-            write(LINE, key=KEY)
+                write(LINE, key=KEY)
 
         return write_twice
 
@@ -317,15 +323,14 @@ def test_writer__killed_at_any_moment_again_and_again(memory: Path) -> None:
             writer.append(b"the same line\n", key=key(number))
 
     kills = 0
-    while True:
-        pid = start(write)
-        time.sleep(0.002 + 0.02 * chance.random())
+    while len(scene.text()) < total * len(b"the same line\n"):
+        pid, goal = start(write), len(scene.text()) + chance.randrange(5_000)
+        while len(scene.text()) < goal and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            pass
         os.kill(pid, signal.SIGKILL)
-        kills += 1
-        if end_of(pid) == 0:
-            break
-        assert kills < 3_000
-    assert scene.text() == b"the same line\n" * total
+        kills += end_of(pid) != 0
+    scene.writer().append(b"the end\n", key=key(total))
+    assert scene.text() == b"the same line\n" * total + b"the end\n"
     assert kills > 3
 
 

@@ -214,8 +214,8 @@ def test_service__each_process_killed(installation: dict[str, str], log_file: Pa
         "queue": lambda processes: _queue(processes)[0],
     }
     with service(env=installation, port=port, output=output) as process:
-        wait_until(lambda: "ready" not in str(processes_of(installation)))
-        everybody = len(processes_of(installation))
+        everybody = 8  # the manager; the web and its 2 workers; the queue, its 2 workers and its maintenance process
+        wait_until(lambda: len(processes_of(installation)) == everybody, what="all are there")
         for name, choose in victims.items():
             choose(processes_of(installation)).kill()
             wait_until(partial(is_accepted, port, f"/send-notification/{name}"), what=f"a post after the {name} died")

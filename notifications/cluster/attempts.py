@@ -110,9 +110,10 @@ def settle_lost(row: Row, in_hand: InHand, worker: str) -> Settlement | None:
 
 def _settle_failure(row: Row, task: dict[str, Any], attempt: Attempt, func: object = None) -> Settlement:
     policy = policy_for(task["path"], func)
-    if task.get("ack_failure") or policy.is_last(attempt.number):
+    lost = attempt.outcome == Attempt.Outcome.LOST
+    if (task.get("ack_failure") and not lost) or policy.is_last(attempt.number):
         return Settlement(row=row, task=task, attempt=attempt)
-    at_once = attempt.outcome == Attempt.Outcome.LOST and row.losses == 0
+    at_once = lost and row.losses == 0
     retry_at = row.due if at_once else timezone.now() + policy.wait(attempt.number)
     return Settlement(row=row, task=task, attempt=attempt, retry_at=retry_at)
 

@@ -14,18 +14,19 @@ from typing import Any, NamedTuple
 from django.db import connections, transaction
 from django.utils import timezone
 from django_q.brokers.orm import ORM
-from django_q.conf import Conf
+from django_q.conf import Conf, logger
 from django_q.models import OrmQ, Task
-from django_q.monitor import save_cached
 from django_q.signing import SignedPackage
-from django_q.status import Status
-from django_q.tasks import async_chain
+from django_q.status import Stat, Status
+from django_q.tasks import async_chain, async_task
 
-from notifications.cluster import table, wakeup
+from notifications.cluster import cached, table, wakeup
 from notifications.cluster.models import Attempt, DeadLetter, Worker
 
 # Leases lie this far ahead; what is due later than that will not be.
 LEASES = timedelta(days=365 * 1000)
+
+NAME_LENGTH = Task._meta.get_field("name").max_length
 
 
 class LeaseLostError(Exception):
@@ -94,8 +95,12 @@ class Broker(ORM):  # type: ignore[misc]
     def __init__(self, list_key: str | None = None, using: str | None = None) -> None:
         """`using`: the database alias, when it isn't the configured one."""
         super().__init__(list_key)
-        self.queue: str = self.list_key
         self.using: str = using or Conf.ORM or "default"
+
+    @property
+    def queue(self) -> str:
+        """The queue's name, which callers may change: `broker.list_key = …`."""
+        return str(self.list_key)
 
     # Called by those who queue.
 
@@ -168,11 +173,12 @@ class Broker(ORM):  # type: ignore[misc]
         table.save_history(self.using, history)
         lease.with_hook = [Task(*row) for row in history if row.hook]
         Attempt.objects.using(self.using).bulk_create([s.attempt for s in lease.settled if s.attempt])
+        self._lock_groups(lease.settled)
         for settlement in lease.settled:
             if settlement.refused:
                 self._keep_dead_letter(settlement)
             if settlement.retry_at is None:
-                self._follow_up(settlement.task)
+                self._follow_up(settlement)
 
     def _keep_dead_letter(self, settlement: Settlement) -> None:
         DeadLetter.objects.using(self.using).create(
@@ -183,21 +189,39 @@ class Broker(ORM):  # type: ignore[misc]
             at=settlement.task["stopped"],
         )
 
-    def _follow_up(self, task: dict[str, Any]) -> None:
-        """Queue the next step of a chain, and keep a cached result: what django-q2's monitor does beside saving."""
-        if task.get("chain") and task["success"] and not task.get("cached"):
-            # Unlike stock django-q2, which goes on after a failure, and once more for each retry.
-            async_chain(task["chain"], group=task["group"], cached=task["cached"], sync=task["sync"], broker=self)
+    def _lock_groups(self, settlements: Iterable[Settlement]) -> None:
+        """Let one transaction at a time add to a group's cached results; on SQLite this one is the only one already."""
+        groups = {str(s.task.get("group")) for s in settlements if s.retry_at is None and s.task.get("cached")}
+        if connections[self.using].vendor == "postgresql":
+            for group in sorted(groups):  # the same order for all, so that no two wait for each other
+                table.run(self.using, "SELECT pg_advisory_xact_lock(hashtext(%s))", [f"{self.queue}:{group}"])
+
+    def _follow_up(self, settlement: Settlement) -> None:
+        """Keep a cached result, and queue the next step of a chain: what django-q2's monitor does beside saving."""
+        task = settlement.task
         if task.get("cached"):
-            # `Iter` collates its results by reading a cached list, and writing it with one more: one at a time.
-            # On SQLite this transaction holds the only write lock already.
-            connection = connections[self.using]
-            if connection.vendor == "postgresql":
-                with connection.cursor() as cursor:
-                    cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"django-q:{task.get('group')}"])
-            if not task["success"]:
-                task = {**task, "chain": None}
-            save_cached({**task, "func": task["path"]}, self)
+            try:
+                self._keep_cached(settlement)
+            except Exception:  # the cache is down: as in django-q2, that costs the result
+                logger.exception("The result of '%s' (%s) could not be cached", task["path"], task["name"])
+        if task.get("chain") and task["success"]:
+            # Unlike stock django-q2, which goes on after a failure, and once more for each retry. A copy, for it is
+            # shortened, and this transaction may be rolled back and done again.
+            chain = list(task["chain"])
+            async_chain(chain, group=task.get("group"), cached=task.get("cached", False), sync=False, broker=self)
+
+    def _keep_cached(self, settlement: Settlement) -> None:
+        cache, queue = self.cache, self.queue
+        cached.keep(settlement.task, cache=cache, queue=queue)
+        whole = cached.collate(settlement.task, cache=cache, queue=queue)
+        if whole is None:
+            return
+        if whole["cached"]:
+            cached.keep(whole, cache=cache, queue=queue)
+        else:
+            table.save_history(self.using, [settlement._replace(task=whole).history()])
+        group = settlement.task["group"]
+        transaction.on_commit(lambda: cached.forget(group, cache=cache, queue=queue), using=self.using, robust=True)
 
     def _claim(self, worker: Worker, limit: int) -> tuple[datetime | None, list[Row]]:
         """Take the first due rows that nobody holds; return the new lease's name and the rows."""
@@ -223,12 +247,21 @@ class Broker(ORM):  # type: ignore[misc]
                 return False
             if worker.lease is not None:
                 if settlement:
-                    self._settle(worker.lease, Lease(name=worker.lease), [settlement])
+                    self._settle_lost(worker, settlement)
                 # All at the first one's due time: nothing else is due before them, and ids keep their order.
                 held = OrmQ.objects.using(self.using).filter(lock=worker.lease)
                 held.update(lock=worker.lease_due or timezone.now())
         wakeup.wake(worker.queue)
         return True
+
+    def _settle_lost(self, worker: Worker, settlement: Settlement) -> None:
+        lease = Lease(name=worker.lease)
+        assert worker.lease is not None  # noqa: S101
+        self._settle(worker.lease, lease, [settlement])
+        for task in lease.with_hook:
+            # As a task: a hook may hang, and whoever frees a lease must not.
+            name, hook = f"hook of {task.name}"[:NAME_LENGTH], "notifications.cluster.history.call_hook_of"
+            async_task(hook, task.id, task_name=name, save=False, broker=Broker(worker.queue, self.using))
 
     def row_in_hand(self, worker: Worker, row_id: int) -> Row | None:
         """The row that a dead worker had in hand, if its lease holds it still."""
@@ -242,7 +275,7 @@ class Broker(ORM):  # type: ignore[misc]
     # Called by `qinfo`, `qmonitor` and `qmemory`, through django_q.status.Stat.
 
     def get_stats(self, pattern: str) -> list[str]:
-        """The running clusters, each as a signed `Status`: from the workers' rows, so true for every process."""
+        """The running clusters, each as a signed `Stat`: from the workers' rows, so true for every process."""
         clusters: dict[Any, list[Worker]] = {}
         for worker in Worker.objects.using(self.using).order_by("started"):
             clusters.setdefault(worker.supervisor, []).append(worker)
@@ -254,8 +287,10 @@ class Broker(ORM):  # type: ignore[misc]
         workers = list(Worker.objects.using(self.using).filter(supervisor=supervisor).order_by("started"))
         return SignedPackage.dumps(self._status(workers), True) if workers else None
 
-    def _status(self, workers: list[Worker]) -> Status:
-        status = Status(workers[0].supervisor_pid, workers[0].supervisor)
+    def _status(self, workers: list[Worker]) -> Stat:
+        status = Stat.__new__(Stat)  # its own constructor asks the processes of django-q2's cluster
+        Status.__init__(status, workers[0].supervisor_pid, workers[0].supervisor)
+        status.broker = self
         status.sentinel = workers[0].supervisor_pid
         status.host = workers[0].host.partition(" ")[0]
         status.tob = min(worker.started for worker in workers)

@@ -7,6 +7,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from django_q.conf import Conf
 from django_q.models import Success, Task
+from django_q.signals import call_hook
 
 from notifications.cluster.models import Attempt, DeadLetter
 
@@ -22,6 +23,12 @@ def prune(keep: timedelta, *, using: str) -> int:
         + _delete_some(DeadLetter.objects.using(using).filter(at__lt=before))
         + _prune_to_save_limit(using)
     )
+
+
+def call_hook_of(task_id: str) -> None:
+    """Call the hook of a task that is kept; what a worker runs when the task's own worker was killed."""
+    if task := Task.objects.filter(pk=task_id).first():
+        call_hook(sender=Task, instance=task)
 
 
 def _prune_to_save_limit(using: str) -> int:

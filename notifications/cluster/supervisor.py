@@ -236,7 +236,8 @@ class Supervisor:
             self.to_recycle = deque(self.workers)
         while self.to_recycle and self.to_recycle[0] not in self.workers:
             self.to_recycle.popleft()
-        if self.to_recycle and len(self.workers) == self.size and not self.to_recycle[0].told_to_stop:
+        all_work = len(self.workers) == self.size and all(child.progress and child.progress.last_tick for child in self.workers)
+        if self.to_recycle and all_work and not self.to_recycle[0].told_to_stop:
             self.to_recycle[0].told_to_stop = True
             self.to_recycle[0].tell(signal.SIGTERM)
 

@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
-from django.db import DataError, IntegrityError, connections
+from django.db import DataError, IntegrityError, close_old_connections, connections
 from django.db import Error as DatabaseError
 from django.utils import timezone
-from django_q.conf import Conf, logger
+from django_q.conf import Conf, error_reporter, logger
 from django_q.models import Task
 from django_q.signals import call_hook, post_execute
 from django_q.worker import worker as run_tasks
@@ -42,7 +42,7 @@ QUEUE = "cluster_queue"
 
 TICK = 0.25  # seconds between two looks of the guard thread
 SETTLE_AFTER = 0.05  # seconds that a finished task waits for its batch: what a killed worker had finished in them runs again
-PATIENCE = 0.8  # how long (seconds) a task may hold up what was claimed with it
+PATIENCE = 0.8  # how long (seconds) a worker keeps rows that it has not started, and results beside a slow task
 POLL = (0.2, 2.0)  # shortest and longest pause (seconds) between two looks at the table, when no hint came
 LINGER = 0.02  # pause (seconds) that lets a batch grow, after one of LINGER_FROM rows or more that was not full
 LINGER_FROM = 3
@@ -55,6 +55,8 @@ LONGEST_READ = 60  # seconds to unpickle a payload and import its function, wher
 UNSTORABLE = (DataError, IntegrityError, ValueError, TypeError, AttributeError, LookupError, pickle.PickleError, OSError)
 
 SIMPLE = (type(None), bool, int, float, str, bytes)
+
+AGAIN = 75  # the exit code of a worker that left work behind where nobody waits: the supervisor starts another (sysexits.h)
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Feed:
         self.me = me
         self.progress = progress
         self.stop = stop
+        self.is_drained = False  # with `run_once`: whether nothing was due any more
         self._ear = wakeup.Ear(broker.queue, stop.wakes)
         self._run_once = run_once
         self._mutex = threading.Lock()  # between this process's two threads
@@ -114,6 +117,8 @@ class Feed:
         self._began = 0.0
         self._started = datetime.now(UTC)
         self._last_claim = 0
+        self._claimed = 0.0
+        self._claim_size = cluster_conf.claim
         self._last_exchange = 0.0
         self._pause = POLL[0]
         self._error_pause = PAUSE[0]
@@ -129,6 +134,7 @@ class Feed:
                 if task:
                     return task
             if not self._exchange_or_wait():
+                self.is_drained = True
                 break
         self.close()
         return "STOP"
@@ -138,7 +144,7 @@ class Feed:
         with self._mutex:
             if self._in_hand is None:
                 return
-            task = {**self._task, **task, "started": self._started}
+            task = {**self._task, **task, "func": self._task["func"], "started": self._started}
             if task["success"] and not isinstance(task["result"], SIMPLE):
                 try:
                     pickle.dumps(task["result"])
@@ -151,6 +157,7 @@ class Feed:
     def fail_in_hand(self, error: BaseException) -> None:
         """Make a failed attempt of what escaped django-q2's worker loop: `sys.exit`, a module that raises on import …"""
         if self._in_hand is not None:
+            _report()
             try:
                 text = f"{error!r} : {''.join(traceback.format_exception(error))}"
             except Exception:
@@ -200,11 +207,13 @@ class Feed:
             current_task.set(RunningTask(self._task["id"]))
             self._func = attempts.function_of(self._task)
         except attempts.RefusedError as error:
+            _report()
             self._finished.append(attempts.settle_refused(row, str(error), str(self.me), self._task))
             self._end()
             return None
         except BaseException as error:
             # Unpickling or importing runs code of others.
+            _report()
             stopped = {"success": False, "stopped": timezone.now(), "started": self._started}
             failed = {**self._task, **stopped, "result": f"{error!r} : {traceback.format_exc()}"}
             self._finished.append(attempts.settle_finished(row, failed, str(self.me)))
@@ -220,7 +229,7 @@ class Feed:
 
     def _exchange_or_wait(self) -> bool:
         """Settle and claim; wait for a while when nothing came. Returns whether to go on."""
-        claim = 0 if self._unstarted else cluster_conf.claim
+        claim = 0 if self._unstarted else self._claim_size
         if claim and LINGER_FROM <= self._last_claim < claim and not self._run_once:
             time.sleep(LINGER)
         with self._mutex:
@@ -231,9 +240,7 @@ class Feed:
                 lease = self._exchange(claim=claim)
         if lease is not None:
             if claim:
-                self._last_claim = len(lease.rows)
-            if claim and self._last_claim == claim:
-                wakeup.wake(self.broker.queue)  # there may be more
+                self._note_claim(len(lease.rows))
             self._after_commit(lease)
             if lease.rows:
                 self._pause = POLL[0]
@@ -243,6 +250,13 @@ class Feed:
         if pause > 0 and not self._ear.wait(min(pause, self._pause)):
             self._pause = min(self._pause * 1.5, POLL[1])
         return True
+
+    def _note_claim(self, size: int) -> None:
+        if size == self._claim_size:
+            wakeup.wake(self.broker.queue)  # there may be more
+        if time.monotonic() - self._claimed < PATIENCE / 2:
+            self._claim_size = min(self._claim_size * 2, cluster_conf.claim)
+        self._last_claim, self._claimed = size, time.monotonic()
 
     def _pause_until_due(self) -> float:
         """Seconds until a row is due; the longest pause when none is, or the database does not answer."""
@@ -307,6 +321,8 @@ class Feed:
         idle = self._in_hand is None
         if idle:
             self.progress.expect(time.monotonic() + (Conf.TIMEOUT or LONGEST_READ))  # a hook that hangs is no reason to
+        if lease.with_hook:
+            close_old_connections()  # those that hooks use: the database may have been restarted since
         for task in lease.with_hook:
             call_hook(sender=Task, instance=task)
         for settlement in lease.settled:
@@ -332,8 +348,8 @@ class Feed:
         """Look after the task in hand, for ever: once it is slow, settle what is finished and give back what waits."""
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for the thread that runs the task
         while True:
-            time.sleep(TICK)
             self.progress.tick()
+            time.sleep(TICK)
             if not self._is_held_up():
                 continue
             lease = None
@@ -343,6 +359,8 @@ class Feed:
                     try:
                         lease = self.broker.exchange(self.me, self._finished, returned)
                         self._finished = []
+                        if returned:  # next time, no more than was started in this time
+                            self._claim_size = max(1, self._last_claim - len(returned))
                     except LeaseLostError:
                         os._exit(1)  # the task in hand runs elsewhere already
                     except (DatabaseError, *UNSTORABLE) as error:  # the other thread will see to it
@@ -354,8 +372,10 @@ class Feed:
                 self._after_commit(lease)
 
     def _is_held_up(self) -> bool:
-        slow = self._in_hand is not None and time.monotonic() - self._began > PATIENCE
-        return slow and bool(self._finished or self._unstarted)
+        if self._in_hand is None:
+            return False
+        now = time.monotonic()
+        return bool((self._unstarted and now - self._claimed > PATIENCE) or (self._finished and now - self._began > PATIENCE))
 
 
 def main(birth: Birth, progress: Progress) -> None:
@@ -370,6 +390,7 @@ def main(birth: Birth, progress: Progress) -> None:
         _bind_to_cpus(birth)
     connections.settings[QUEUE] = connections.settings[Conf.ORM or "default"]
     broker = Broker(using=QUEUE)
+    code = 0
     if me := _register(birth, stop):
         feed = Feed(broker, me, progress, stop, run_once=birth.run_once)
         threading.Thread(target=feed.guard, daemon=True).start()
@@ -379,9 +400,21 @@ def main(birth: Birth, progress: Progress) -> None:
             logger.error("%s was taken for dead, and stops: its tasks run elsewhere", me)
         else:
             _say_goodbye(broker, me, progress)
+        code = AGAIN if birth.run_once and not (feed.is_drained or stop.noted) else 0
+    else:
+        progress.path.unlink(missing_ok=True)
     # Not through the interpreter's end: exit handlers that were inherited from the supervisor are not ours to run.
     logging.shutdown()
-    os._exit(0)
+    os._exit(code)
+
+
+def _report() -> None:
+    """Tell the configured error reporters of the exception at hand; django-q2's loop does so with those that it sees."""
+    try:
+        if error_reporter:
+            error_reporter.report()
+    except Exception:
+        logger.exception("An error reporter failed")
 
 
 def _bind_to_cpus(birth: Birth) -> None:

@@ -1,0 +1,129 @@
+"""Who takes part, and how each is started: settings are in benchmarks/peers/<folder>, versions in its requirements.txt."""
+
+import configparser
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tests.processes import PROJECT
+
+PEERS = PROJECT / "benchmarks" / "peers"
+ENVIRONMENTS = PROJECT / "var" / "bench" / "environments"
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """One way to have the work done."""
+
+    name: str
+    title: str
+    folder: str  # in `peers`, and the name of its environment
+    workers: tuple[Command, ...] = ()  # what to start, to have two workers; the first word is a program of its environment
+    web: Command = ()  # the web server: {port} is where it listens
+    server: Literal["", "redis", "postgresql"] = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def bin(self) -> Path:
+        """Where the programs of its environment are. Notifier's is the project's own."""
+        return Path(sys.executable).parent if self.folder == "notifier" else ENVIRONMENTS / self.folder / "bin"
+
+
+def _notifiers_web() -> Command:
+    """The command in supervisord.conf, so that no other options are measured than those that are used."""
+    config = configparser.RawConfigParser(inline_comment_prefixes=(";",))
+    config.read(PROJECT / "supervisord.conf")
+    values = {"HOST": "127.0.0.1", "PORT": "{port}", "NOTIFIER_WEB_WORKERS": "2", "WEB_STOP_GRACE": "3"}
+    command = config["program:web"]["command"] % {f"ENV_{name}": value for name, value in values.items()}
+    return tuple(command.split())
+
+
+NOTIFIER = Contestant(
+    name="notifier",
+    title="Notifier",
+    folder="notifier",
+    workers=(("python", str(PROJECT / "manage.py"), "qcluster", "--workers", "2"),),
+    web=_notifiers_web(),
+    env={"DJANGO_SETTINGS_MODULE": "notifier_project.settings"},
+)
+NOTIFIER_POSTGRESQL = Contestant(
+    name="notifier-postgresql",
+    title="Notifier on PostgreSQL",
+    folder="notifier",
+    workers=NOTIFIER.workers,
+    web=NOTIFIER.web,
+    server="postgresql",
+    env=NOTIFIER.env,
+)
+CELERY = Contestant(
+    name="celery",
+    title="Celery on Redis",
+    folder="celery_redis",
+    workers=(("celery", "-A", "jobs", "worker", "--concurrency", "2", "--loglevel", "warning"),),
+    server="redis",
+)
+HUEY_REDIS = Contestant(
+    name="huey-redis",
+    title="Huey on Redis",
+    folder="huey_queue",
+    workers=(("huey_consumer", "jobs.huey", "--workers", "2", "--worker-type", "process", "--quiet"),),
+    server="redis",
+)
+HUEY_SQLITE = Contestant(name="huey-sqlite", title="Huey on SQLite", folder="huey_queue", workers=HUEY_REDIS.workers)
+PROCRASTINATE = Contestant(
+    name="procrastinate",
+    title="Procrastinate",
+    folder="procrastinate_queue",
+    workers=(("procrastinate", "--app", "jobs.app", "worker"),) * 2,
+    server="postgresql",
+    env={"PROCRASTINATE_VERBOSE": "0"},
+)
+DJANGO_TASKS = Contestant(
+    name="django-tasks-db",
+    title="django-tasks-db",
+    folder="django_tasks",
+    workers=(("python", "-m", "django", "db_worker", "--verbosity", "0"),) * 2,
+    env={"DJANGO_SETTINGS_MODULE": "settings"},
+)
+DJANGO_TASKS_POSTGRESQL = Contestant(
+    name="django-tasks-db-postgresql",
+    title="django-tasks-db on PostgreSQL",
+    folder="django_tasks",
+    workers=DJANGO_TASKS.workers,
+    server="postgresql",
+    env=DJANGO_TASKS.env,
+)
+DJANGO_Q2 = Contestant(
+    name="django-q2",
+    title="django-q2, defaults",
+    folder="django_q2",
+    workers=(("python", "-m", "django", "qcluster"),),
+    env={"DJANGO_SETTINGS_MODULE": "settings"},
+)
+DJANGO_Q2_TUNED = Contestant(
+    name="django-q2-tuned",
+    title="django-q2, tuned",
+    folder="django_q2",
+    workers=DJANGO_Q2.workers,
+    env={**DJANGO_Q2.env, "BENCH_TUNED": "1"},
+)
+DJANGO_Q2_TUNED_POSTGRESQL = Contestant(
+    name="django-q2-tuned-postgresql",
+    title="django-q2, tuned, on PostgreSQL",
+    folder="django_q2",
+    workers=DJANGO_Q2.workers,
+    server="postgresql",
+    env=DJANGO_Q2_TUNED.env,
+)
+FASTAPI = Contestant(
+    name="fastapi",
+    title="FastAPI BackgroundTasks",
+    folder="fastapi_program",
+    # The program that Notifier stands in for, as the tests have it.
+    web=("uvicorn", "query:app", "--app-dir", str(PROJECT / "tests" / "fastapi_programs"))
+    + ("--port", "{port}", "--workers", "2", "--no-access-log", "--log-level", "warning"),
+)

@@ -1,0 +1,67 @@
+"""What queues the work: runs in a peer's own environment, where `jobs` is that peer's.
+
+    client.py prepare               create the tables
+    client.py enqueue COUNT         queue COUNT lines, one call each; print the seconds that it took
+    client.py latency COUNT LIMIT   queue one line at a time on an idle system, for LIMIT seconds at most; print, as JSON,
+                                    the seconds from the call until the line stands in the file
+
+Each `jobs` module has `prepare()`, and `enqueue(line)`, which queues `append(line)` (job.py).
+"""
+
+import json
+import os
+import random
+import sys
+import time
+
+import jobs
+
+LOG = os.environ["BENCH_LOG"]
+LINE = "message to {:07d}@example.com\n"
+LENGTH = len(LINE.format(0))
+PAUSE = (0.02, 0.08)  # seconds between two: at random, to be in step with nobody's polling
+GLANCE = 0.0001  # seconds between two looks at the file
+PATIENCE = 60  # seconds for a line
+
+
+def enqueue(count: int) -> float:
+    """Queue many lines; return the seconds that it took."""
+    started = time.perf_counter()
+    for number in range(count):
+        jobs.enqueue(LINE.format(number))
+    return time.perf_counter() - started
+
+
+def latency(count: int, limit: float) -> list[float]:
+    """Queue lines one by one; return how long (seconds) each took to appear. The first is a warm-up, and not counted."""
+    delays = []
+    deadline = None
+    for number in range(count + 1):
+        started = time.perf_counter()
+        jobs.enqueue(LINE.format(number))
+        wait_for_size(LENGTH * (number + 1))
+        delays.append(time.perf_counter() - started)
+        deadline = deadline or time.perf_counter() + limit
+        if time.perf_counter() > deadline:
+            break
+        time.sleep(random.uniform(*PAUSE))
+    return delays[1:]
+
+
+def wait_for_size(size: int) -> None:
+    """Return when the file is so long."""
+    deadline = time.perf_counter() + PATIENCE
+    while not os.path.exists(LOG) or os.stat(LOG).st_size < size:
+        if time.perf_counter() > deadline:
+            raise SystemExit(f"No line within {PATIENCE} s")
+        time.sleep(GLANCE)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["prepare"]:
+            jobs.prepare()
+        case ["enqueue", count]:
+            print(enqueue(int(count)))
+        case ["latency", count, limit]:
+            print(json.dumps(latency(int(count), float(limit))))

@@ -1,0 +1,20 @@
+"""Huey, on Redis or on SQLite (https://huey.readthedocs.io/en/latest/guide.html)."""
+
+import os
+
+import job
+from huey import RedisHuey, SqliteHuey
+
+redis_url = os.environ.get("REDIS_URL")
+huey = RedisHuey(url=redis_url) if redis_url else SqliteHuey(filename=os.path.join(os.environ["BENCH_FOLDER"], "huey.db"))
+
+append = huey.task()(job.append)
+
+
+def prepare() -> None:
+    """Huey creates its tables itself."""
+
+
+def enqueue(line: str) -> None:
+    """Queue one line."""
+    append(line)

@@ -1,0 +1,22 @@
+"""Notifier: what its view does with a POST."""
+
+import django
+
+django.setup()
+
+from django.core.management import call_command  # noqa: E402
+
+from notifications.background import BackgroundTasks  # noqa: E402
+from notifications.tasks import write_log  # noqa: E402
+
+
+def prepare() -> None:
+    """Create the tables."""
+    call_command("migrate", verbosity=0)
+
+
+def enqueue(line: str) -> None:
+    """Queue one line."""
+    tasks = BackgroundTasks(name=line.strip())
+    tasks.add_task(write_log, line)
+    tasks.enqueue()

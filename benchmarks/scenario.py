@@ -1,0 +1,54 @@
+"""What a scenario is, and what comes out of one."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.contestants import Contestant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One run of one contestant."""
+
+    figures: Mapping[str, float]
+    seen: str  # what the check of the log found
+    holds: bool = True  # whether every line was there once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """How a figure of ours has to compare with the best of some contestants' (or with a fixed value)."""
+
+    figure: str
+    ours: Contestant
+    peers: Sequence[Contestant] = ()
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """Something to measure, on several contestants in turn."""
+
+    name: str
+    title: str
+    contestants: Sequence[Contestant]
+    run: Callable[[Contestant, bool], Sample]  # the flag: quick
+    figures: Mapping[str, str]  # name → how to print it
+    goals: Sequence[Goal] = ()
+    rounds: int = 5
+    quick_rounds: int = 2
+
+
+@dataclass(kw_only=True)
+class Results:
+    """All samples of a scenario."""
+
+    scenario: Scenario
+    samples: dict[str, list[Sample]] = field(default_factory=dict)  # by the contestant's name
+
+    def median(self, contestant: Contestant, figure: str) -> float | None:
+        """Its median over the rounds; None when there is none."""
+        values = [s.figures[figure] for s in self.samples.get(contestant.name, ()) if figure in s.figures]
+        return statistics.median(values) if values else None

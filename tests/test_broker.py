@@ -1,0 +1,293 @@
+"""The queue table's leases: who holds what, and what a worker that lost its lease can still do (nothing)."""
+
+import threading
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connection, connections, transaction
+from django_q.models import OrmQ, Task
+from django_q.tasks import async_task
+
+from notifications.cluster import attempts, maintenance, table
+from notifications.cluster.broker import Broker, Lease, LeaseLostError, Row, Settlement
+from notifications.cluster.models import Attempt, DeadLetter, Worker
+from notifications.cluster.processes import host_id
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def worker(name: str, *, host: str = "elsewhere", silent_for: float = 0.0) -> Worker:
+    """A worker's row."""
+    now = datetime.now(UTC)
+    return Worker.objects.create(
+        name=name,
+        queue="notifier",
+        host=host,
+        pid=2**22,  # beyond the kernel's largest pid
+        born=1,
+        supervisor=uuid.uuid4(),
+        supervisor_pid=1,
+        started=now,
+        heartbeat=now - timedelta(seconds=silent_for),
+    )
+
+
+def queue(count: int) -> list[str]:
+    """Queue tasks; return their ids."""
+    return [async_task("tests.cluster_tasks.take_one", number) for number in range(count)]
+
+
+def done(row: Row) -> Settlement:
+    """The settlement of a run that succeeded."""
+    now = datetime.now(UTC)
+    return Settlement(row, attempts.read(row) | {"started": now, "stopped": now, "result": None, "success": True})
+
+
+def failed(row: Row) -> Settlement:
+    """The settlement of a run that raised."""
+    now = datetime.now(UTC)
+    task = attempts.read(row) | {"started": now, "stopped": now, "result": "ValueError", "success": False}
+    return attempts.settle_finished(row, task, "alice")
+
+
+def ids(rows: list[Row]) -> list[str]:
+    """The task ids of rows."""
+    return [attempts.read(row)["id"] for row in rows]
+
+
+def claim(broker: Broker, who: Worker, limit: int = 128) -> Lease:
+    """A first claim."""
+    return broker.exchange(who, claim=limit)
+
+
+@pytest.fixture
+def broker() -> Broker:
+    """The broker."""
+    return Broker()
+
+
+@pytest.fixture
+def alice() -> Worker:
+    """A worker."""
+    return worker("alice")
+
+
+@pytest.fixture
+def bob() -> Worker:
+    """Another worker."""
+    return worker("bob")
+
+
+def test_claim__takes_what_was_queued_first(broker: Broker, alice: Worker) -> None:
+    queued = queue(5)
+    assert ids(claim(broker, alice, 3).rows) == queued[:3]
+
+
+def test_claim__passes_over_what_another_holds_or_what_is_not_due(broker: Broker, alice: Worker, bob: Worker) -> None:
+    queued = queue(4)
+    OrmQ.objects.filter(pk=OrmQ.objects.latest("pk").pk).update(lock=datetime.now(UTC) + timedelta(hours=1))
+    assert ids(claim(broker, alice, 2).rows) == queued[:2]
+    assert ids(claim(broker, bob).rows) == queued[2:3]
+    assert claim(broker, worker("carol")).rows == []
+
+
+def test_claim__by_many_at_once_gives_each_row_to_one(broker: Broker) -> None:
+    queued = queue(200)
+    start, taken = threading.Barrier(4), []
+
+    def take(who: Worker) -> None:
+        start.wait()
+        try:
+            for _ in range(10):
+                taken.extend(ids(broker.exchange(who, claim=10).rows))
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=take, args=(worker(f"worker {number}"),)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted(queued)
+
+
+def test_exchange__settles_and_claims_in_one(broker: Broker, alice: Worker) -> None:
+    queued = queue(3)
+    first = claim(broker, alice, 2)
+    second = broker.exchange(alice, [done(row) for row in first.rows], claim=2)
+    assert ids(second.rows) == queued[2:]
+    assert set(Task.objects.filter(success=True).values_list("pk", flat=True)) == set(queued[:2])
+    assert OrmQ.objects.count() == 1
+    assert first.name is not None
+    assert second.name is not None
+    assert second.name > first.name
+
+
+def test_exchange__gives_rows_back_to_their_old_place(broker: Broker, alice: Worker, bob: Worker) -> None:
+    queued = queue(4)
+    rows = claim(broker, alice, 2).rows
+    broker.exchange(alice, returned=rows)
+    assert ids(claim(broker, bob).rows) == queued
+
+
+def test_exchange__failed_attempt_waits_and_is_counted(broker: Broker, alice: Worker) -> None:
+    queue(1)
+    (row,) = claim(broker, alice).rows
+    broker.exchange(alice, [failed(row)])
+    assert not Task.objects.exists()
+    assert Attempt.objects.get().number == 1
+    OrmQ.objects.update(lock=datetime.now(UTC))
+    (again,) = broker.exchange(alice, claim=1).rows
+    assert (again.attempts, again.losses) == (1, 0)
+
+
+def test_exchange__after_the_lease_was_freed_changes_nothing(broker: Broker, alice: Worker, bob: Worker) -> None:
+    queued = queue(2)
+    rows = claim(broker, alice).rows
+    assert broker.free(Worker.objects.get(pk=alice.pk))
+    with pytest.raises(LeaseLostError):
+        broker.exchange(alice, [done(rows[0])])
+    assert not Task.objects.exists()
+    assert ids(claim(broker, bob).rows) == queued
+
+
+def test_exchange__settles_no_row_that_was_deleted_meanwhile(broker: Broker, alice: Worker) -> None:
+    queued = queue(2)
+    rows = claim(broker, alice).rows
+    OrmQ.objects.filter(pk=rows[0].id).delete()
+    lease = broker.exchange(alice, [done(row) for row in rows])
+    assert [settlement.row.id for settlement in lease.settled] == [rows[1].id]
+    assert list(Task.objects.values_list("pk", flat=True)) == queued[1:]
+
+
+def test_exchange__that_fails_changes_nothing(broker: Broker, alice: Worker) -> None:
+    queue(2)
+    rows = claim(broker, alice).rows
+    unstorable = done(rows[1])
+    unstorable.task["result"] = lambda: None
+    with pytest.raises(Exception, match="pickle"):
+        broker.exchange(alice, [done(rows[0]), unstorable], claim=1)
+    assert not Task.objects.exists()
+    assert OrmQ.objects.filter(lock=alice.lease).count() == 2
+
+
+def test_free__charges_the_row_in_hand_alone(broker: Broker, alice: Worker, bob: Worker) -> None:
+    queued = queue(3)
+    rows = claim(broker, alice).rows
+    stored = Worker.objects.get(pk=alice.pk)
+    in_hand = broker.row_in_hand(stored, rows[1].id)
+    assert in_hand is not None
+    lost = Attempt(row=in_hand.id, number=1, outcome="lost", worker="alice", started=in_hand.due, stopped=in_hand.due)
+    now = datetime.now(UTC)
+    settlement = Settlement(in_hand, attempts.read(in_hand) | {"started": now, "stopped": now}, lost, retry_at=in_hand.due)
+    assert broker.free(stored, settlement)
+    assert not broker.free(stored, settlement), "of several, one does it"
+    assert Attempt.objects.get().row == rows[1].id
+    assert sorted(ids(claim(broker, bob).rows)) == sorted(queued)
+
+
+def test_free__keeps_the_payload_of_what_can_not_be_read(broker: Broker, alice: Worker) -> None:
+    queue(1)
+    OrmQ.objects.update(payload="no package")
+    (row,) = claim(broker, alice).rows
+    with pytest.raises(attempts.RefusedError, match="signature"):
+        attempts.read(row)
+    broker.exchange(alice, [attempts.settle_refused(row, "its signature is wrong", "alice")])
+    assert DeadLetter.objects.get().payload == "no package"
+    assert not Task.objects.get().success
+
+
+def test_recover__when_the_commit_got_through(broker: Broker, alice: Worker) -> None:
+    queued = queue(2)
+    before = Worker.objects.get(pk=alice.pk)
+    claim(broker, alice, 1)  # and its answer is lost: `before` knows nothing of it
+    lease = broker.recover(before)
+    assert lease is not None
+    assert ids(lease.rows) == queued[:1]
+    assert before.lease == alice.lease
+
+
+def test_recover__when_it_did_not(broker: Broker, alice: Worker) -> None:
+    queue(1)
+    assert broker.recover(alice) is None
+
+
+def test_recover__when_the_worker_was_taken_for_dead(broker: Broker, alice: Worker) -> None:
+    broker.free(alice)
+    with pytest.raises(LeaseLostError):
+        broker.recover(alice)
+
+
+def test_wait_until_due(broker: Broker, alice: Worker) -> None:
+    assert broker.wait_until_due() is None
+    queue(1)
+    assert broker.wait_until_due() == 0.0
+    OrmQ.objects.update(lock=datetime.now(UTC) + timedelta(seconds=50))
+    assert 49 < (broker.wait_until_due() or 0) <= 50
+    OrmQ.objects.update(lock=datetime.now(UTC))
+    claim(broker, alice)
+    assert broker.wait_until_due() is None
+
+
+def test_enqueue__in_a_transaction_that_rolls_back(broker: Broker) -> None:
+    with transaction.atomic():
+        queue(1)
+        transaction.set_rollback(True)
+    assert not OrmQ.objects.exists()
+
+
+def test_claim__goes_by_an_index(broker: Broker) -> None:
+    queue(3)
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SET enable_seqscan = off")  # which it would prefer for three rows
+        due = OrmQ.objects.filter(key="notifier", lock__lte=datetime.now(UTC))
+        plan = due.order_by("lock", "id").only("id")[:9].explain()
+        if connection.vendor == "postgresql":
+            cursor.execute("RESET enable_seqscan")
+    assert "cluster_claim" in plan
+    assert "SORT" not in plan.upper().replace("TEMP B-TREE", "SORT")
+
+
+def test_free_dead__on_this_host_at_once_elsewhere_after_silence(broker: Broker) -> None:
+    here, lost, lively = worker("here", host=host_id()), worker("lost", silent_for=10), worker("lively", silent_for=5)
+    queue(3)
+    for who in (here, lost, lively):
+        claim(broker, who, 1)
+    assert maintenance.free_dead(broker) == 2
+    assert list(Worker.objects.values_list("name", flat=True)) == ["lively"]
+    assert OrmQ.objects.filter(lock__lte=datetime.now(UTC)).count() == 2
+
+
+def test_history__text_that_no_database_stores(broker: Broker, alice: Worker) -> None:
+    queue(1)
+    (row,) = claim(broker, alice).rows
+    settlement = done(row)
+    settlement.task.update(name="zero \0 half \ud800" + "x" * 200, group="g" * 200, result="zero \0 half \ud800")
+    broker.exchange(alice, [settlement])
+    task = Task.objects.get()
+    assert task.name.startswith("zero \ufffd half ?x")
+    assert len(task.name) == len(task.group) == 100
+    assert task.result == "zero \0 half \ud800"
+
+
+def test_history__row_is_what_django_would_have_saved(broker: Broker, alice: Worker) -> None:
+    queue(1)
+    (row,) = claim(broker, alice).rows
+    settlement = done(row)
+    broker.exchange(alice, [settlement])
+    stored = Task.objects.get()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM django_q_task")
+        ours = cursor.fetchone()
+        stored.save()
+        cursor.execute("SELECT * FROM django_q_task")
+        assert cursor.fetchone() == ours
+
+
+def test_table__moments_are_stored_as_django_stores_them() -> None:
+    moment = datetime(2026, 11, 24, 1, 2, 3, 4, tzinfo=UTC)
+    table.insert("default", "notifier", "package", moment)
+    assert OrmQ.objects.get().lock == moment
+    assert table.next_due("default", "notifier") == moment

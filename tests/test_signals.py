@@ -1,0 +1,147 @@
+"""A cluster that is told to stop, at any moment and with anything in hand, stops."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from django.conf import settings
+from django.db import connection
+from django_q.models import OrmQ, Success
+from django_q.tasks import async_task
+
+from notifications.cluster.models import Attempt, Worker
+from tests import environment
+from tests.processes import running, wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+COMMAND = [sys.executable, "manage.py", "qcluster", "--workers", "2"]
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    """The environment of a cluster on this test's database, with a grace of two seconds."""
+    name = str(connection.settings_dict["NAME"])
+    url = f"sqlite:///{name}" if environment.DATABASE == "sqlite" else environment.database_url(name)
+    own = {"NOTIFIER_DATA_DIR": str(tmp_path / "var"), "SECRET_KEY": settings.SECRET_KEY}
+    return own | {"DATABASE_URL": url, "NOTIFIER_STOP_GRACE": "2"}
+
+
+@contextmanager
+def cluster(env: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A cluster whose two workers work."""
+    with running(COMMAND, env=env, output=tmp_path / "output") as process:
+        wait_until(lambda: Worker.objects.count() == 2, what="the workers work")
+        yield process
+
+
+def wait_until_all_work(count: int = 2) -> None:
+    """Wait until so many tasks are in hand."""
+    wait_until(lambda: Worker.objects.exclude(lease=None).count() == count, what="tasks are in hand")
+    time.sleep(0.1)  # from the claim to the function
+
+
+def assert_nothing_is_left(tmp_path: Path) -> None:
+    """No worker in the table, no progress file, no traceback."""
+    assert not Worker.objects.exists()
+    assert not list((tmp_path / "var" / "run").glob("*.progress"))
+    assert "Traceback" not in (tmp_path / "output").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop__idle(env: dict[str, str], tmp_path: Path, number: signal.Signals) -> None:
+    with cluster(env, tmp_path) as process:
+        process.send_signal(number)
+        assert process.wait(2) == 0
+    assert_nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+def test_stop__while_it_boots(env: dict[str, str], tmp_path: Path, delay: float) -> None:
+    with running(COMMAND, env=env, output=tmp_path / "output") as process:
+        time.sleep(delay)
+        process.terminate()
+        code = process.wait(5)
+    # Before Python itself has set a handler, the kernel's own way of SIGTERM counts.
+    assert code == 0 or (code == -signal.SIGTERM and delay < 0.1)
+    assert_nothing_is_left(tmp_path)
+
+
+def test_stop__finishes_what_is_in_hand_and_gives_back_the_rest(env: dict[str, str], tmp_path: Path) -> None:
+    for _ in range(6):
+        async_task("time.sleep", 0.7)
+    with cluster(env, tmp_path) as process:
+        wait_until_all_work()
+        process.terminate()
+        assert process.wait(2) == 0
+    assert 2 <= Success.objects.count() == 6 - OrmQ.objects.count() < 6
+    assert not Attempt.objects.exists()
+    assert_nothing_is_left(tmp_path)
+
+
+def test_stop__kills_what_takes_longer_than_the_grace_and_charges_it_not(env: dict[str, str], tmp_path: Path) -> None:
+    for _ in range(2):
+        async_task("time.sleep", 30)
+    with cluster(env, tmp_path) as process:
+        wait_until_all_work()
+        process.terminate()
+        started = time.monotonic()
+        assert process.wait(6) == 0
+        assert time.monotonic() - started > 1.5
+    assert OrmQ.objects.count() == 2
+    assert not Attempt.objects.exists()
+    assert_nothing_is_left(tmp_path)
+
+
+def test_stop__twice_exits_at_once(env: dict[str, str], tmp_path: Path) -> None:
+    async_task("time.sleep", 30)
+    with cluster(env | {"NOTIFIER_STOP_GRACE": "60"}, tmp_path) as process:
+        wait_until_all_work(1)
+        process.terminate()
+        wait_until(lambda: Worker.objects.count() == 1, what="the idle worker has stopped")
+        process.terminate()
+        assert process.wait(2) == 1
+    with running([*COMMAND, "--run-once"], env=env, output=tmp_path / "next") as process:
+        wait_until(lambda: not Worker.objects.exclude(supervisor_pid=process.pid).exists(), what="the killed worker is freed")
+    assert not Attempt.objects.filter(outcome="lost").exists()
+
+
+def test_sighup__replaces_the_workers_one_by_one(env: dict[str, str], tmp_path: Path) -> None:
+    with cluster(env, tmp_path) as process:
+        before = set(Worker.objects.values_list("pid", flat=True))
+        fewest = 2
+        process.send_signal(signal.SIGHUP)
+
+        def are_replaced() -> bool:
+            nonlocal fewest
+            pids = set(Worker.objects.values_list("pid", flat=True))
+            fewest = min(fewest, len(pids))
+            return len(pids) == 2 and not pids & before
+
+        wait_until(are_replaced, what="both are replaced")
+        assert fewest >= 1
+        assert process.poll() is None
+
+
+def test_supervisor_killed__takes_its_children_along(env: dict[str, str], tmp_path: Path) -> None:
+    with cluster(env, tmp_path) as process:
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 3
+        process.kill()
+        _, left = psutil.wait_procs(children, timeout=3)
+        assert not left
+
+
+def test_worker_stopped_for_long__is_killed_and_replaced(env: dict[str, str], tmp_path: Path) -> None:
+    with cluster(env, tmp_path):
+        victim = Worker.objects.earliest("pk").pid
+        os.kill(victim, signal.SIGSTOP)
+        wait_until(lambda: not Worker.objects.filter(pid=victim).exists(), what="it is killed")
+        wait_until(lambda: Worker.objects.count() == 2, what="it is replaced")
