@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.peers.client import LENGTH
+from benchmarks.peers.line import LENGTH
 
 LINE = re.compile(rb"message to [\w-]+@example\.com\n")
 

@@ -1,5 +1,6 @@
 """FastAPI's BackgroundTasks, made durable: the calls of one request become one entry of the queue."""
 
+import functools
 import inspect
 import pydoc
 from collections.abc import Callable
@@ -7,22 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asgiref.sync import async_to_sync
-from django.utils.text import Truncator
 from django_q.models import Task
-from django_q.tasks import async_task
 
+from notifications.cluster.queueing import enqueue
 from notifications.cluster.running import current_task
 
 # A call as the queue holds it: the function's dotted path, its positional and its keyword arguments.
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 NAME_LENGTH = Task._meta.get_field("name").max_length or 100
-
-# Keyword arguments that django-q2 takes for itself instead of passing them on (django_q/tasks.py, async_task).
-OPTION_NAMES = frozenset(
-    {"func", "hook", "group", "save", "sync", "cached", "ack_failure", "iter_count", "iter_cached"}
-    | {"chain", "broker", "cluster", "timeout", "task_name", "q_options"}
-)
 
 
 @dataclass(kw_only=True)
@@ -45,10 +39,7 @@ class BackgroundTasks:
         Raises TypeError for a function that a worker could not find again: a lambda, a nested function, a bound method,
         one of the program that was started (`__main__`), which in a worker is another.
         """
-        path = f"{getattr(func, '__module__', None)}.{getattr(func, '__qualname__', func)}"
-        if path.startswith("__main__.") or pydoc.locate(path) is not func:
-            raise TypeError(f"A worker can't import {path}: add a function that is defined at the top of a module.")
-        self.calls.append((path, args, kwargs))
+        self.calls.append((_path(func), args, kwargs))
 
     def enqueue(self) -> str | None:
         """Commit the calls to the queue, as one entry; return its task id, or None when there are none.
@@ -60,11 +51,21 @@ class BackgroundTasks:
         if not self.calls:
             return None
         path, args, kwargs = self.calls[0]
-        name = Truncator(self.name or ", ".join(path.rpartition(".")[2] for path, _, _ in self.calls)).chars(NAME_LENGTH)
-        if len(self.calls) > 1 or kwargs.keys() & OPTION_NAMES or inspect.iscoroutinefunction(pydoc.locate(path)):
+        name = self.name or ", ".join(path.rpartition(".")[2] for path, _, _ in self.calls)
+        if len(name) > NAME_LENGTH:
+            name = f"{name[: NAME_LENGTH - 1]}…"
+        if len(self.calls) > 1:
             path, args, kwargs = f"{__name__}.{run_in_order.__name__}", tuple(self.calls), {}
-        task_id: str = async_task(path, *args, q_options={"task_name": name}, **kwargs)
-        return task_id
+        return enqueue(path, args, kwargs, name=name)
+
+
+@functools.cache
+def _path(func: Callable[..., Any]) -> str:
+    """The dotted path under which a worker finds the function. Raises TypeError when it doesn't."""
+    path = f"{getattr(func, '__module__', None)}.{getattr(func, '__qualname__', func)}"
+    if path.startswith("__main__.") or pydoc.locate(path) is not func:
+        raise TypeError(f"A worker can't import {path}: add a function that is defined at the top of a module.")
+    return path
 
 
 def run_in_order(*calls: Call) -> None:

@@ -123,14 +123,6 @@ def test_enqueue__keyword_arguments_named_as_options_reach_the_function(name: st
     assert log_file.read_text() == f"(1,) {{'{name}': 'mine'}}\n"
 
 
-def test_enqueue__coroutine_functions_run(log_file: Path) -> None:
-    tasks = BackgroundTasks()
-    tasks.add_task(say_later, "alone")
-    tasks.enqueue()
-    work()
-    assert log_file.read_text() == "later: alone\n"
-
-
 def test_enqueue__coroutine_functions_keep_their_place(log_file: Path) -> None:
     tasks = BackgroundTasks()
     tasks.add_task(say, "first")
@@ -183,11 +175,13 @@ def test_add_task__nested_function() -> None:
 
 
 def test_add_task__function_of_the_started_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    main = pydoc.locate("__main__")
-    monkeypatch.setattr(note, "__module__", "__main__")
-    monkeypatch.setattr(main, "note", note, raising=False)
-    with pytest.raises(TypeError, match=r"__main__\.note"):
-        BackgroundTasks().add_task(note)
+    def started() -> None:
+        """Never called."""
+
+    started.__module__, started.__qualname__ = "__main__", "started"
+    monkeypatch.setattr(pydoc.locate("__main__"), "started", started, raising=False)
+    with pytest.raises(TypeError, match=r"__main__\.started"):
+        BackgroundTasks().add_task(started)
 
 
 def test_enqueue__an_argument_that_cannot_be_pickled() -> None:

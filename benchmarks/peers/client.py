@@ -15,10 +15,9 @@ import sys
 import time
 
 import jobs
+from line import LENGTH, LINE
 
 LOG = os.environ["BENCH_LOG"]
-LINE = "message to {:07d}@example.com\n"
-LENGTH = len(LINE.format(0))
 PAUSE = (0.02, 0.08)  # seconds between two: at random, to be in step with nobody's polling
 GLANCE = 0.0001  # seconds between two looks at the file
 PATIENCE = 60  # seconds for a line

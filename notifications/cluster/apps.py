@@ -4,7 +4,7 @@ from typing import Any
 
 from django.apps import AppConfig
 
-from notifications.cluster.identifiers import new_task_id
+from notifications.cluster.identifiers import is_time_ordered, new_task_id
 
 
 class ClusterConfig(AppConfig):
@@ -23,4 +23,5 @@ class ClusterConfig(AppConfig):
 
 
 def _give_time_ordered_id(task: dict[str, Any], **kwargs: Any) -> None:
-    task["id"] = new_task_id()
+    if not is_time_ordered(task["id"]):
+        task["id"] = new_task_id()

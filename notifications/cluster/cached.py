@@ -28,12 +28,13 @@ def collate(task: dict[str, Any], *, cache: BaseCache, queue: str) -> dict[str, 
     keys = cache.get(_keys_of(queue, task.get("group"))) or []
     if not task.get("iter_count") or len(keys) < task["iter_count"]:
         return None
-    kept = cache.get_many(keys)
+    kept = cache.get_many([*keys, _arguments_of(queue, task["group"])])
+    arguments = kept.pop(_arguments_of(queue, task["group"]), None)
     parts = [SignedPackage.loads(kept[key]) for key in keys if key in kept]
     collated = {
         **task,
         "id": task["group"],
-        "args": SignedPackage.loads(cache.get(_arguments_of(queue, task["group"]))),
+        "args": SignedPackage.loads(arguments) if arguments else (),
         "started": min(part["started"] for part in parts),
         "result": [part["result"] for part in parts],
         "success": all(part["success"] for part in parts),

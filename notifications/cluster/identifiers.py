@@ -20,8 +20,13 @@ def new_task_id() -> str:
     return f"{number:032x}"
 
 
+def is_time_ordered(task_id: str) -> bool:
+    """Whether an id is of this making."""
+    return len(task_id) == 32 and task_id[12] == "7"  # noqa: PLR2004
+
+
 def queued_at(task_id: str) -> datetime | None:
     """When the task was queued, to the millisecond; None for an id of another making."""
-    if len(task_id) != 32 or task_id[12] != "7":  # noqa: PLR2004
+    if not is_time_ordered(task_id):
         return None
     return datetime.fromtimestamp(int(task_id[:12], 16) / 1000, UTC)

@@ -3,10 +3,9 @@
 from typing import Any
 
 from django.db import transaction
-from django.utils import timezone
 from django_q.models import Failure
 
-from notifications.cluster import signing
+from notifications.cluster import queueing, signing
 from notifications.cluster.broker import Broker
 from notifications.cluster.models import DeadLetter
 
@@ -45,12 +44,5 @@ def _package(task: Failure) -> dict[str, Any]:
         # What can't be unpickled comes out of history's columns as the text that it is.
         raise NotKeptError(f"The arguments of {task.name} can't be unpickled any more.")
     options = {"hook": task.hook, "group": task.group}
-    return {
-        "id": task.id,
-        "name": task.name,
-        "func": task.func,
-        "args": tuple(args),
-        **{name: value for name, value in options.items() if value is not None},
-        "kwargs": kwargs,
-        "started": timezone.now(),
-    }
+    package = queueing.package(task.func, tuple(args), kwargs, name=task.name)
+    return package | {name: value for name, value in options.items() if value is not None} | {"id": task.id}

@@ -3,6 +3,7 @@
 A FIFO for each queue. A byte in it is one hint; it may be lost, for the workers look for themselves now and then.
 """
 
+import functools
 import hashlib
 import os
 import select
@@ -12,6 +13,7 @@ from pathlib import Path
 from notifications.cluster.conf import cluster_conf
 
 
+@functools.cache
 def _fifo(queue: str) -> Path:
     # A queue's name may hold any character; a file's may not.
     return cluster_conf.run_dir / f"wakeup-{hashlib.sha256(queue.encode()).hexdigest()[:16]}"

@@ -1,0 +1,82 @@
+"""`scripts/bench`: run scenarios, contestants in turn, several times; print tables, write JSON, draw the chart."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import drain, environments, latency, report, servers
+from benchmarks.scenario import Results, Scenario
+from tests.processes import PROJECT
+
+SCENARIOS = {s.name: s for s in (drain.SQLITE, drain.POSTGRESQL, latency.SQLITE, latency.POSTGRESQL)}
+
+
+def main() -> int:
+    """Run what was asked for; return the exit code: 1 when a line was lost or doubled."""
+    arguments = _parse()
+    chosen = [SCENARIOS[name] for name in arguments.scenario or SCENARIOS]
+    environments.install(contestant for scenario in chosen for contestant in scenario.contestants)
+    found = []
+    for scenario in chosen:
+        results = run(scenario, quick=arguments.quick, rounds=arguments.rounds, only=arguments.only)
+        found.append(results)
+        print(f"\n## {scenario.name}: {scenario.title}\n\n{report.table(results)}\n\n{report.goal_lines(results)}", flush=True)
+    content = report.as_json(found, {"quick": arguments.quick, "machine": machine(), "versions": versions(chosen)})
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    print(f"\n{arguments.output}")
+    return int(not all(sample.holds for r in found for name, ss in r.samples.items() if "notifier" in name for sample in ss))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("scenario", nargs="*", help=f"which ones ({', '.join(SCENARIOS)}); all of them by default")
+    parser.add_argument("--quick", action="store_true", help="small numbers and few rounds: a look, not a measurement")
+    parser.add_argument("--rounds", type=int, help="how often each contestant runs")
+    parser.add_argument("--only", action="append", help="only this contestant, by its name; may be given several times")
+    parser.add_argument("--output", type=Path, default=PROJECT / "var" / "bench" / "results.json", help="where JSON goes")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.scenario) - set(SCENARIOS):
+        parser.error(f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    return arguments
+
+
+def run(scenario: Scenario, *, quick: bool, rounds: int | None, only: list[str] | None) -> Results:
+    """Run a scenario: A B C A B C …, so that what the machine does meanwhile meets everybody."""
+    results = Results(scenario=scenario)
+    for number in range(rounds or (scenario.quick_rounds if quick else scenario.rounds)):
+        for contestant in scenario.contestants:
+            if only and contestant.name not in only:
+                continue
+            sample = scenario.run(contestant, quick)
+            results.samples.setdefault(contestant.name, []).append(sample)
+            figures = ", ".join(f"{name} {sample.figures[name]:{form}}" for name, form in scenario.figures.items())
+            line = f"{scenario.name} {number + 1}: {contestant.title}: {figures}; {sample.seen}"
+            print(f"{time.strftime('%X')} {line}", file=sys.stderr, flush=True)
+    return results
+
+
+def machine() -> dict[str, Any]:
+    """Where this ran."""
+    processor = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        processor = next((line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line), processor)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {"processor": processor, "cores": os.cpu_count(), "memory_gib": round(memory), "kernel": platform.release()}
+
+
+def versions(scenarios: list[Scenario]) -> dict[str, Any]:
+    """What ran: by environment, the packages in it."""
+    contestants = {contestant.folder: contestant for scenario in scenarios for contestant in scenario.contestants}
+    found: dict[str, Any] = {"python": platform.python_version(), **servers.versions()}
+    return found | {folder: environments.versions(contestant) for folder, contestant in contestants.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

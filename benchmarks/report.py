@@ -1,0 +1,96 @@
+"""Results for people and for programs: a table of figures and ratios, JSON."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from benchmarks.contestants import Contestant
+from benchmarks.scenario import Goal, Results
+
+
+def table(results: Results) -> str:
+    """A scenario's medians, each beside its ratio to the first contestant's, and what the checks saw."""
+    scenario = results.scenario
+    ours, *_ = scenario.contestants
+    rows = [["", *(word for figure in scenario.figures for word in (figure, "ratio")), "lines"]]
+    for contestant in scenario.contestants:
+        row = [contestant.title]
+        for figure, form in scenario.figures.items():
+            value, first = results.median(contestant, figure), results.median(ours, figure)
+            row.append("–" if value is None else format(value, form))
+            row.append("" if not value or not first or contestant is ours else f"{first / value:,.2f} ×")
+        rows.append([*row, _seen(results, contestant)])
+    return "\n".join(("| " + " | ".join(row) + " |" for row in _ruled(rows)))
+
+
+def _ruled(rows: list[list[str]]) -> Iterator[list[str]]:
+    yield rows[0]
+    yield ["---"] * len(rows[0])
+    yield from rows[1:]
+
+
+def _seen(results: Results, contestant: Contestant) -> str:
+    samples = results.samples.get(contestant.name, [])
+    wrong = [sample.seen for sample in samples if not sample.holds]
+    return "; ".join(wrong) or (samples[-1].seen if samples else "")
+
+
+def goals(results: Results) -> Iterator[dict[str, Any]]:
+    """Each goal, the figure that was reached, and whether that is enough."""
+    for goal in results.scenario.goals:
+        if (reached := _ratio(results, goal)) is not None:
+            least, most = goal.at_least, goal.at_most
+            yield {
+                "goal": _name(goal),
+                "at_least": least,
+                "at_most": most,
+                "measured": round(reached, 3),
+                "reached": (least is None or reached >= least) and (most is None or reached <= most),
+            }
+
+
+def _ratio(results: Results, goal: Goal) -> float | None:
+    ours = results.median(goal.ours, goal.figure)
+    if ours is None or not goal.peers:
+        return ours
+    theirs = [value for peer in goal.peers if (value := results.median(peer, goal.figure)) is not None]
+    if not theirs:
+        return None
+    return ours / (max(theirs) if goal.at_least is not None else min(theirs))
+
+
+def _name(goal: Goal) -> str:
+    peers = " and ".join(peer.title for peer in goal.peers)
+    return f"{goal.figure} of {goal.ours.title}" + (f" against {peers}" if peers else "")
+
+
+def goal_lines(results: Results) -> str:
+    """The goals in words."""
+    found = []
+    for goal in goals(results):
+        bound = f"at least {goal['at_least']}" if goal["at_least"] is not None else f"at most {goal['at_most']}"
+        found.append(f"- {goal['goal']}: {goal['measured']:g}, {bound}: {'reached' if goal['reached'] else 'NOT REACHED'}")
+    return "\n".join(found)
+
+
+def as_json(all_results: Iterable[Results], about: dict[str, Any]) -> dict[str, Any]:
+    """All of it."""
+    return {
+        **about,
+        "scenarios": {
+            results.scenario.name: {
+                "title": results.scenario.title,
+                "medians": {
+                    contestant.name: {
+                        "title": contestant.title,
+                        **{figure: results.median(contestant, figure) for figure in results.scenario.figures},
+                        "lines": _seen(results, contestant),
+                    }
+                    for contestant in results.scenario.contestants
+                    if contestant.name in results.samples
+                },
+                "samples": {name: [s.figures for s in samples] for name, samples in results.samples.items()},
+                "goals": list(goals(results)),
+            }
+            for results in all_results
+        },
+    }
