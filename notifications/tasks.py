@@ -44,5 +44,5 @@ def _log_file(path: Path, thread: int) -> LogFile:
     """This thread's writer. The journal is the path's, wherever a symbolic link at its end may lead today."""
     absolute = os.path.abspath(path)
     name = f"{sha256(os.fsencode(absolute)).hexdigest()[:16]}-{os.path.basename(absolute)[:60]}"
-    durable = getattr(settings, "NOTIFIER_DURABILITY", "process") == "power"
+    durable = settings.NOTIFIER_DURABILITY == "power"
     return LogFile(path, journal_path=settings.DATA_DIR / "journal" / name, durable=durable, finished=finished)

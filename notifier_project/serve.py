@@ -24,7 +24,7 @@ import django
 from django.contrib.auth import get_user_model
 from django.core import checks
 from django.core.management import call_command
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, connection, connections
 
 from notifier_project import settings
 from notifier_project.manager import manage
@@ -43,6 +43,7 @@ def main() -> None:
     django.setup()
     stop_on_errors()
     try:
+        wait_for_other_hosts()
         call_command("migrate", verbosity=0, skip_checks=True)
         user = first_superuser()
     except DatabaseError as error:
@@ -102,6 +103,13 @@ def stop_on_errors() -> None:
     errors = [message for message in checks.run_checks() if message.is_serious()]
     if errors:
         sys.exit("\n".join(f"{error.msg} {error.hint or ''}".strip() for error in errors))
+
+
+def wait_for_other_hosts() -> None:
+    """Migrate in turn with hosts that start on the same PostgreSQL at this moment: until this connection is closed."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(hashtext('notifier: migrate'))")
 
 
 def first_superuser() -> str:

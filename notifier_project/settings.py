@@ -58,8 +58,9 @@ def _database(url: str) -> dict[str, Any]:
             # Take the write lock at BEGIN: a transaction that reads first and then writes can't wait for it
             # (https://www.sqlite.org/lang_transaction.html).
             "transaction_mode": "IMMEDIATE",
-            # NORMAL with WAL: a crash of any program loses nothing (https://www.sqlite.org/pragma.html#pragma_synchronous).
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
+            # NORMAL with WAL: a crash of any program loses nothing, a power cut may cost the last moments; FULL closes
+            # that with an fsync for each commit (https://www.sqlite.org/pragma.html#pragma_synchronous).
+            "init_command": f"PRAGMA journal_mode=WAL; PRAGMA synchronous={_SYNCHRONOUS[NOTIFIER_DURABILITY]}",
             "timeout": 2,  # seconds to wait for another writer; after that a POST is answered with 503
         }
     elif database["ENGINE"] == _POSTGRESQL:
@@ -79,12 +80,14 @@ def _database(url: str) -> dict[str, Any]:
 
 _SQLITE = "django.db.backends.sqlite3"
 _POSTGRESQL = "django.db.backends.postgresql"
+_SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
 
 env = _Environment(eager=True)
 try:
     # Where things are kept.
     DATA_DIR = _path("NOTIFIER_DATA_DIR", "var")
     NOTIFIER_LOG_FILE = _path("NOTIFIER_LOG_FILE", "log.txt")
+    NOTIFIER_DURABILITY = env.str("NOTIFIER_DURABILITY", "process", validate=validate.OneOf(["process", "power"]))
     DATABASE_URL = env.str("DATABASE_URL", "")
 
     # What is served.

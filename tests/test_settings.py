@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import PROJECT, manage
+from tests.processes import PROJECT
 
 SERVE = str(PROJECT / "scripts" / "serve")
 TELL = """
@@ -53,6 +53,7 @@ def settings_of(env: Mapping[str, str], folder: Path) -> dict[str, Any]:
         ("PORT", "0"),
         ("PORT", "65536"),
         ("NOTIFIER_ROOT", "Basic"),
+        ("NOTIFIER_DURABILITY", "disk"),
         ("NOTIFIER_ALLOWED_HOSTS", "https://example.com"),
         ("NOTIFIER_ALLOWED_HOSTS", "example.com:8000"),
         ("NOTIFIER_ALLOWED_HOSTS", "example.com,"),
@@ -89,6 +90,14 @@ def test_settings__wrong_value(tmp_path: Path, variable: str, value: str) -> Non
 
 
 # Right ones.
+
+
+@pytest.mark.parametrize(("durability", "synchronous"), [("process", 1), ("power", 2)])
+def test_settings__durability_reaches_sqlite(tmp_path: Path, durability: str, synchronous: int) -> None:
+    ask = "import django; django.setup(); from django.db import connection as c; cursor = c.cursor();"
+    ask += "cursor.execute('PRAGMA synchronous'); print(cursor.fetchone()[0])"
+    result = load({"NOTIFIER_DURABILITY": durability}, tmp_path, ask)
+    assert result.stdout == f"{synchronous}\n", result.stderr
 
 
 def test_settings__empty_counts_as_unset(tmp_path: Path) -> None:
@@ -180,11 +189,18 @@ def test_secret_key__many_processes_at_once(tmp_path: Path) -> None:
 # Security.
 
 
+CHECK = """
+import django
+from django.core.checks import run_checks
+django.setup()
+print(*(message.id for message in run_checks(include_deployment_checks=True)))
+"""
+
+
 def test_check_deploy__behind_https(tmp_path: Path) -> None:
-    env = {"NOTIFIER_DATA_DIR": str(tmp_path / "var"), "NOTIFIER_LOG_FILE": str(tmp_path / "log.txt")}
-    said = manage("check", "--deploy", env=env | {"NOTIFIER_HTTPS": "true"})
-    # Whether all of a host is HTTPS (HSTS, a redirect) is for the proxy to say.
-    assert set(re.findall(r"security\.(W\d+)", said)) <= {"W004", "W008"}
+    # Left is what the proxy decides: whether all of the host is HTTPS (HSTS, and a redirect to it).
+    said = load({"NOTIFIER_HTTPS": "true", "NOTIFIER_LOG_FILE": str(tmp_path / "log.txt")}, tmp_path, CHECK)
+    assert said.stdout.split() == ["security.W004", "security.W008"], said.stderr
 
 
 # What people are told.

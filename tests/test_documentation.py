@@ -1,0 +1,70 @@
+"""What the documentation says is so."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from notifications.cluster import conf, maintenance, models, worker
+from notifier_project import settings
+from tests.processes import PROJECT
+
+README = (PROJECT / "README.md").read_text()
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+def help_text() -> str:
+    """What `scripts/serve --help` prints."""
+    return subprocess.run([PROJECT / "scripts/serve", "--help"], capture_output=True, text=True, check=True).stdout
+
+
+def test_settings__readme_lists_what_help_lists() -> None:
+    in_help = set(re.findall(r"^  ([A-Z_]+) ", help_text(), re.MULTILINE))
+    in_readme = set(re.findall(r"^\| `([A-Z_]+)` \|", README, re.MULTILINE))
+    assert in_help == in_readme
+
+
+def test_settings__readme_gives_the_defaults_that_help_gives() -> None:
+    in_help = dict(re.findall(r"^  ([A-Z_]+) \((\S+)\) ", help_text(), re.MULTILINE))
+    in_readme = dict(re.findall(r"^\| `([A-Z_]+)` \| `(\S+)` \|", README, re.MULTILINE))
+    assert len(in_help) > 8
+    assert {name: in_readme.get(name) for name in in_help} == in_help
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_links__lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_names__of_files_and_modules_exist(page: Path) -> None:
+    text = page.read_text()
+    files = set(re.findall(r"`((?:scripts|notifications|notifier_project|tests|benchmarks|docs)/[\w./-]+)`", text))
+    modules = set(re.findall(r"`((?:notifications|notifier_project)(?:\.\w+)+)`", text))
+    missing = [name for name in files if not (PROJECT / name).exists()]
+    for name in modules:
+        parts = name.split(".")
+        candidates = [Path(*parts[:length]) for length in (len(parts), len(parts) - 1)]
+        if not any((PROJECT / path).is_dir() or (PROJECT / path.with_suffix(".py")).exists() for path in candidates):
+            missing.append(name)
+    assert not missing
+
+
+def test_cluster__figures_are_those_of_the_code() -> None:
+    text = (PROJECT / "docs/cluster.md").read_text()
+    own = conf.ClusterConf(run_dir=Path())
+    attempts = settings.Q_CLUSTER["max_attempts"]
+    assert f"`max_attempts` in `Q_CLUSTER` ({attempts})" in text
+    assert f"`backoff_base` ({own.backoff_base:.0f} s)" in text
+    assert f"`backoff_factor` ({own.backoff_factor:.0f})" in text
+    assert f"`backoff_ceiling` ({own.backoff_ceiling:.0f} s)" in text
+    assert f"up to {own.claim} new rows" in text
+    assert f"at most the last {worker.SETTLE_AFTER * 1000:.0f} ms" in text
+    assert f"**A slow task** ({worker.PATIENCE} s)" in text
+    assert f"for {worker.LATE} s" in text
+    assert f"{maintenance.LOST_AFTER.seconds} seconds without one" in text
+    assert f"looked at every {maintenance.HEARTBEAT} seconds" in text
+    for outcome in models.Attempt.Outcome.values:
+        assert f"| {outcome} |" in text
