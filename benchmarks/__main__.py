@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import drain, environments, latency, report, servers
+from benchmarks import accept, drain, environments, latency, report, servers
 from benchmarks.scenario import Results, Scenario
 from tests.processes import PROJECT
 
-SCENARIOS = {s.name: s for s in (drain.SQLITE, drain.POSTGRESQL, latency.SQLITE, latency.POSTGRESQL)}
+SCENARIOS = {s.name: s for s in (drain.SQLITE, drain.POSTGRESQL, latency.SQLITE, latency.POSTGRESQL, accept.ACCEPT)}
 
 
 def main() -> int:

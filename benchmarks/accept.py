@@ -1,9 +1,6 @@
 """Accept: POSTs over HTTP, two web processes. For Notifier no worker runs meanwhile; FastAPI has no other way than to write."""
 
 import time
-from contextlib import contextmanager
-from collections.abc import Iterator
-from functools import partial
 
 from benchmarks import contestants as c
 from benchmarks import lines, wrk
@@ -52,3 +49,22 @@ def wait_for_lines(place: Stage, count: int) -> lines.Lines:
             break
         time.sleep(0.5)
     return lines.look(place.log, at_least=count)
+
+
+FIGURES = {
+    f"{connections}: {figure}": form
+    for connections in CONNECTIONS
+    for figure, form in (("accepted/s", ",.0f"), ("p99 ms", ",.1f"), ("slowest ms", ",.0f"), ("refused", ",.0f"))
+}
+ACCEPT = Scenario(
+    name="accept",
+    title="POSTs accepted by 2 web processes, no worker running; 1 and 32 connections",
+    contestants=(c.NOTIFIER, c.FASTAPI, c.NOTIFIER_POSTGRESQL),
+    run=run,
+    figures=FIGURES,
+    goals=tuple(
+        Goal(figure=f"{connections}: {figure}", ours=c.NOTIFIER, peers=(c.FASTAPI,), **bound)
+        for connections in CONNECTIONS
+        for figure, bound in (("accepted/s", {"at_least": 1.3}), ("p99 ms", {"at_most": 1.0}))
+    ),
+)

@@ -43,7 +43,7 @@ def _queued_since(using: str) -> datetime:
         return EMPTY
     try:
         return datetime.fromtimestamp(b62_decode(payload.rsplit(":", 2)[1]), UTC)
-    except (IndexError, ValueError, OverflowError):
+    except (IndexError, ValueError, OverflowError, OSError):
         return UNKNOWN
 
 

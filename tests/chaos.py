@@ -27,6 +27,7 @@ from typing import Any
 import django
 import psutil
 
+from tests import chaos_over_http
 from tests.processes import BIN, PROJECT, running, wait_until
 
 django.setup()
@@ -491,6 +492,7 @@ def _has_more_successes_than(count: int) -> bool:
 SCENARIOS = {scenario.__name__: scenario for scenario in (kills, chaos, poison, stops, fairness, idle, paused)}
 if environment.DATABASE == "postgresql":
     SCENARIOS |= {scenario.__name__: scenario for scenario in (hosts, restarts)}
+SCENARIOS |= {scenario.__name__: scenario for scenario in chaos_over_http.SCENARIOS}
 
 
 def main() -> int:
@@ -511,7 +513,7 @@ def main() -> int:
             line = SCENARIOS[name](arguments.quick)
         except Exception:
             failed += 1
-            line = f"FAILED\n{traceback.format_exc()}\n{OUTPUT.read_text()[-2000:]}"
+            line = f"FAILED\n{traceback.format_exc()}\n{OUTPUT.read_text()[-2000:] if OUTPUT.exists() else ''}"
         sys.stdout.write(f"{environment.DATABASE} {name}: {line} ({time.monotonic() - started:.0f} s)\n")
         sys.stdout.flush()
     connections.close_all()

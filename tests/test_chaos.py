@@ -9,9 +9,8 @@ import pytest
 from tests.environment import DATABASE
 from tests.processes import PROJECT
 
-SCENARIOS = ["kills", "chaos", "poison", "stops", "fairness", "idle", "paused"]
-if DATABASE == "postgresql":
-    SCENARIOS += ["hosts", "restarts"]
+SCENARIOS = ["kills", "chaos", "poison", "stops", "fairness", "idle", "paused", "posts", "log_disk_full"]
+SCENARIOS += ["hosts", "restarts"] if DATABASE == "postgresql" else ["data_disk_full"]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -1,4 +1,4 @@
-"""Those of django-q2's own tests that apply here, with our broker in the place of its own: docs/django-q2.md has all of them."""
+"""Those of django-q2's own tests that apply here, on our broker; docs/django-q2.md names all of them, and says why not the others."""
 
 import os
 import re

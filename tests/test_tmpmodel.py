@@ -181,5 +181,5 @@ class LogMachine(RuleBasedStateMachine):
 
 TestLogModel = LogMachine.TestCase
 TestLogModel.settings = settings(
-    max_examples=2500, stateful_step_count=40, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=1500, stateful_step_count=40, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )

@@ -51,7 +51,9 @@ class Progress:
         """Make the file, or open the one that is there. Raises OSError."""
         self.path = path
         with path.open("a+b") as file:
-            file.truncate(_SIZE)
+            # Written, not only cut to length: a map of a hole that a full disk can't fill would end in SIGBUS.
+            file.write(bytes(max(0, _SIZE - file.tell())))
+            file.flush()
             self._map = mmap.mmap(file.fileno(), _SIZE)
 
     def begin(self, row: int, deadline: float) -> None:
