@@ -3,7 +3,7 @@
 import time
 
 from benchmarks import contestants as c
-from benchmarks import lines, wrk
+from benchmarks import lines, usage, wrk
 from benchmarks.contestants import Contestant
 from benchmarks.scenario import Goal, Sample, Scenario
 from benchmarks.stage import Stage, stage
@@ -23,6 +23,7 @@ def run(contestant: Contestant, quick: bool) -> Sample:
             answered += wrk.post(port, connections=4, seconds=WARM_UP, tag="warm").answered
             for connections in CONNECTIONS:
                 seconds = QUICK_SECONDS if quick else SECONDS
+                used = usage.cpu_seconds(place.pids)
                 answers = wrk.post(port, connections=connections, seconds=seconds, tag=f"c{connections}")
                 answered += answers.answered
                 figures |= {
@@ -30,6 +31,7 @@ def run(contestant: Contestant, quick: bool) -> Sample:
                     f"{connections}: p99 ms": answers.p99,
                     f"{connections}: slowest ms": answers.slowest,
                     f"{connections}: refused": answers.refused,
+                    f"{connections}: CPU µs": 1e6 * (usage.cpu_seconds(place.pids) - used) / answers.answered,
                 }
         with place.workers():
             found = wait_for_lines(place, answered)
@@ -54,7 +56,7 @@ def wait_for_lines(place: Stage, count: int) -> lines.Lines:
 FIGURES = {
     f"{connections}: {figure}": form
     for connections in CONNECTIONS
-    for figure, form in (("accepted/s", ",.0f"), ("p99 ms", ",.1f"), ("slowest ms", ",.0f"), ("refused", ",.0f"))
+    for figure, form in (("accepted/s", ",.0f"), ("p99 ms", ",.1f"), ("slowest ms", ",.0f"), ("refused", ",.0f"), ("CPU µs", ",.0f"))
 }
 ACCEPT = Scenario(
     name="accept",

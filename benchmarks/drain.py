@@ -7,7 +7,7 @@ done within a limit is judged by what it has written until then.
 import time
 
 from benchmarks import contestants as c
-from benchmarks import lines
+from benchmarks import lines, usage
 from benchmarks.contestants import Contestant
 from benchmarks.scenario import Goal, Sample, Scenario
 from benchmarks.stage import Stage, stage
@@ -24,30 +24,33 @@ def run(contestant: Contestant, quick: bool) -> Sample:
     with stage(contestant) as place:
         seconds = float(place.client("enqueue", str(count)))
         with place.workers():
-            rate = watch(place, count, QUICK_LIMIT if quick else LIMIT)
+            rate, cost = watch(place, count, QUICK_LIMIT if quick else LIMIT)
             written = lines.count(place.log)
         found = lines.look(place.log, at_least=written)
         return Sample(
-            figures={"enqueued/s": count / seconds, "drained/s": rate},
+            figures={"enqueued/s": count / seconds, "drained/s": rate, "CPU µs": cost},
             seen=f"{found}{'' if found.distinct >= count else f' (of {count:,}, then the time was up)'}",
             holds=found.each_once,
         )
 
 
-def watch(place: Stage, count: int, limit: float) -> float:
-    """Wait until `count` lines stand in the file; return how many came a second."""
-    first_at, first = _wait_for(place, 1, time.perf_counter() + START_LIMIT)
-    last_at, last = _wait_for(place, count, first_at + limit)
-    return (last - first) / (last_at - first_at) if last > first else 0.0
+def watch(place: Stage, count: int, limit: float) -> tuple[float, float]:
+    """Wait until `count` lines stand in the file; return how many came a second, and the microseconds of processor time of each."""
+    _wait_for(place, 1, time.perf_counter() + START_LIMIT)
+    first_at, first, used = time.perf_counter(), lines.count(place.log), usage.cpu_seconds(place.pids)
+    _wait_for(place, count, first_at + limit)
+    last_at, last, used = time.perf_counter(), lines.count(place.log), usage.cpu_seconds(place.pids) - used
+    if last == first:
+        return 0.0, 0.0
+    return (last - first) / (last_at - first_at), 1e6 * used / (last - first)
 
 
-def _wait_for(place: Stage, count: int, deadline: float) -> tuple[float, int]:
-    while (written := lines.count(place.log)) < count and time.perf_counter() < deadline:
+def _wait_for(place: Stage, count: int, deadline: float) -> None:
+    while lines.count(place.log) < count and time.perf_counter() < deadline:
         time.sleep(GLANCE)
-    return time.perf_counter(), written
 
 
-FIGURES = {"drained/s": ",.0f", "enqueued/s": ",.0f"}
+FIGURES = {"drained/s": ",.0f", "enqueued/s": ",.0f", "CPU µs": ",.0f"}
 
 SQLITE = Scenario(
     name="drain",

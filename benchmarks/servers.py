@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,17 @@ import psycopg
 from tests.processes import free_port, is_listening, running, wait_until
 
 
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """Where it is, and its main process."""
+
+    url: str
+    pid: int
+
+
 @contextmanager
-def redis(folder: Path) -> Iterator[str]:
-    """A Redis of one's own, in memory only, as for a broker; yields its URL."""
+def redis(folder: Path) -> Iterator[Server]:
+    """A Redis of one's own, in memory only, as for a broker."""
     if not shutil.which("redis-server"):
         raise SystemExit("Redis is needed for this scenario: apt-get install redis-server")
     port = free_port()
@@ -26,7 +35,7 @@ def redis(folder: Path) -> Iterator[str]:
     command = ["redis-server", *(word for name, value in options.items() for word in (f"--{name}", value))]
     with running(command, env={}, output=folder / "redis.log") as process:
         wait_until(lambda: is_listening(port) or process.poll() is not None, what="Redis listens")
-        yield f"redis://127.0.0.1:{port}/0"
+        yield Server(url=f"redis://127.0.0.1:{port}/0", pid=process.pid)
 
 
 @cache
@@ -40,13 +49,13 @@ def _server() -> Any:
 
 
 @contextmanager
-def database() -> Iterator[str]:
-    """A database of one's own on it; yields its URL."""
+def database() -> Iterator[Server]:
+    """A database of one's own on it."""
     name = f"bench_{uuid.uuid4().hex}"
     with psycopg.connect(_server().get_uri(), autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"'.encode())
         try:
-            yield str(_server().get_uri(name))
+            yield Server(url=str(_server().get_uri(name)), pid=_server().get_pid())
         finally:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 

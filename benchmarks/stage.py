@@ -23,6 +23,7 @@ class Stage:
     contestant: Contestant
     folder: Path
     env: dict[str, str]
+    pids: list[int]  # of all that has been started for it
 
     @property
     def log(self) -> Path:
@@ -57,22 +58,26 @@ class Stage:
         return done.stdout
 
     @contextmanager
-    def workers(self) -> Iterator[list[int]]:
-        """Two workers; yields the process ids of what was started."""
+    def workers(self) -> Iterator[None]:
+        """Two workers, at least about to work."""
         with ExitStack() as stack:
-            yield [
-                stack.enter_context(running(self.program(words), env=self.env, output=self.output, cwd=self.folder)).pid
-                for words in self.contestant.workers
-            ]
+            for words in self.contestant.workers:
+                stack.enter_context(self._running(words))
+            yield
 
     @contextmanager
     def web(self) -> Iterator[int]:
         """Two web processes, ready to answer; yields their port."""
         port = free_port()
-        command = self.program(tuple(word.replace("{port}", str(port)) for word in self.contestant.web))
-        with running(command, env=self.env, output=self.output, cwd=self.folder) as process:
+        with self._running(tuple(word.replace("{port}", str(port)) for word in self.contestant.web)) as process:
             wait_until(lambda: is_listening(port) or process.poll() is not None, what="the web server listens")
             yield port
+
+    @contextmanager
+    def _running(self, words: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
+        with running(self.program(words), env=self.env, output=self.output, cwd=self.folder) as process:
+            self.pids.append(process.pid)
+            yield process
 
 
 @contextmanager
@@ -90,11 +95,15 @@ def stage(contestant: Contestant) -> Iterator[Stage]:
             "DATABASE_URL": "",
             **contestant.env,
         }
-        if contestant.server == "redis":
-            env["REDIS_URL"] = stack.enter_context(servers.redis(folder))
-        if contestant.server == "postgresql":
-            env["DATABASE_URL"] = stack.enter_context(servers.database())
-        found = Stage(contestant=contestant, folder=folder, env=env)
+        pids = []
+        if contestant.server:
+            start, name = {"redis": (servers.redis(folder), "REDIS_URL"), "postgresql": (servers.database(), "DATABASE_URL")}[
+                contestant.server
+            ]
+            server = stack.enter_context(start)
+            env[name] = server.url
+            pids.append(server.pid)
+        found = Stage(contestant=contestant, folder=folder, env=env, pids=pids)
         if contestant.workers:
             found.client("prepare")
         yield found

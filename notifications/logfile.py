@@ -269,25 +269,19 @@ class LogFile:
 
     def _was_appended(self, intent: Intent) -> bool:
         """Whether the text stands in the log, or in what rotation made of it. A torn one is cut off."""
-        try:
-            status = self.path.stat()
-        except OSError:
-            status = None
-        if status and _is_same(status, intent) and status.st_size >= intent.size:
-            return self._stands(self.path, intent)
-        return any(self._stands(path, intent) for path in self._rotated(intent))
+        return any(self._stands(path, intent) for path in self._places(intent))
 
-    def _rotated(self, intent: Intent) -> Iterator[Path]:
-        """Files beside the log that the intent's may have become: it under another name, and copies made since."""
+    def _places(self, intent: Intent) -> Iterator[Path]:
+        """Where the log may be that the intent saw: at its path, beside it under another name, or in a copy made since."""
         log = self._real_path()
         names: list[str] = []
         with suppress(OSError):  # a folder that may be entered and not read
             names = os.listdir(log.parent)
-        for path in (log.with_name(name) for name in names):
+        for path in [log, *(log.with_name(name) for name in names if name != log.name)]:
             with suppress(OSError):
                 status = path.stat()
-                copied = path.name.startswith(log.name) and status.st_mtime_ns >= self._journal.touched
-                if _is_same(status, intent) or (copied and path.name != log.name):
+                is_copy = path != log and path.name.startswith(log.name) and status.st_mtime_ns >= self._journal.touched
+                if is_copy or _is_same(status, intent):
                     yield path
 
     def _stands(self, path: Path, intent: Intent) -> bool:
@@ -302,7 +296,7 @@ class LogFile:
             rest = read_all(log, len(text) + WINDOW, intent.size)
             if rest.startswith(text) or (text.endswith(b"\n") and b"\n" + text in rest):
                 return True
-            if self._is_torn(rest, text) and os.fstat(log).st_size == intent.size + len(rest):
+            if rest and self._is_torn(rest, text) and os.fstat(log).st_size == intent.size + len(rest):
                 with suppress(OSError):  # the file may be an append-only one
                     os.ftruncate(log, intent.size)
             return False

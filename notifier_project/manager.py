@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from supervisor import supervisord  # type: ignore[import-untyped]
@@ -16,6 +17,7 @@ from supervisor.medusa import asyncore_25 as asyncore  # type: ignore[import-unt
 from supervisor.options import ServerOptions  # type: ignore[import-untyped]
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+PAUSE = 1.0  # seconds; what dies twice in so long waits for supervisord's own pace
 
 
 def manage(configuration: Path) -> None:
@@ -37,11 +39,12 @@ class Signals:
     """What supervisord's loop waits on beside its programs' output (asyncore's interface): a byte for each signal."""
 
     def __init__(self) -> None:
-        self.descriptor, wakeup = os.pipe()
-        for end in (self.descriptor, wakeup):
+        self.descriptor, self._wakeup = os.pipe()
+        for end in (self.descriptor, self._wakeup):
             os.set_blocking(end, False)
-        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-        os.write(wakeup, b"\0")  # the first look comes at once
+        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        self._restarted = 0.0
+        self._look_again()  # the first look comes at once
         self.stop_wishes = 0
 
     def readable(self) -> bool:
@@ -55,9 +58,15 @@ class Signals:
     def handle_read_event(self) -> None:
         """Let the loop go round, once for each signal, since it takes one at a time."""
         number = os.read(self.descriptor, 1)[0]
+        if number == signal.SIGCHLD and time.monotonic() - self._restarted > PAUSE:
+            self._restarted = time.monotonic()
+            self._look_again()  # this time round the dead program is reaped, the next time started again
         self.stop_wishes += number in (signal.SIGTERM, signal.SIGINT)
         if self.stop_wishes > 1:
             raise asyncore.ExitNow  # `prepare_program` has its programs hear of it, and exit without waiting too
+
+    def _look_again(self) -> None:
+        os.write(self._wakeup, b"\0")
 
 
 def make_output_reopenable() -> None:

@@ -28,7 +28,7 @@ import django
 import psutil
 
 from tests import chaos_over_http
-from tests.processes import BIN, PROJECT, running, wait_until
+from tests.processes import PROJECT, running, wait_until
 
 django.setup()
 
@@ -52,7 +52,6 @@ nodaemon=true
 logfile=/dev/null
 logfile_maxbytes=0
 pidfile={folder}/supervisord.pid
-user=root
 
 [program:queue]
 command={python} manage.py qcluster --workers {workers}
@@ -77,7 +76,8 @@ def managed_cluster(settings_module: str = "notifier_project.settings") -> Itera
     config = FOLDER / "supervisord.conf"
     config.write_text(MANAGER.format(folder=FOLDER, python=sys.executable, workers=WORKERS, project=PROJECT, output=OUTPUT))
     env = {"DJANGO_SETTINGS_MODULE": settings_module}
-    with running([BIN / "supervisord", "-c", config], env=env, output=OUTPUT) as process:
+    start = f"from pathlib import Path; from notifier_project.manager import manage; manage(Path({str(config)!r}))"
+    with running([sys.executable, "-c", start], env=env, output=OUTPUT) as process:
         manager = psutil.Process(process.pid)
         wait_until(lambda: len(workers_of(supervisor_of(manager))) == WORKERS, what="the workers work")
         yield manager

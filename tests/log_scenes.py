@@ -108,17 +108,19 @@ def mounted(*arguments: str | Path, at: Path) -> Iterator[None]:
 
 
 class Stage:
-    """A fresh scene for each run, with something in the log already."""
+    """A fresh scene for each run, with something in the log already, or nothing."""
 
-    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False, empty: bool = False) -> None:
         self.folder = folder
         self.durable = durable
+        self.empty = empty
         self.scene = Scene(folder / "unused")
 
     def set(self, number: int) -> Scene:
         """The scene of this run."""
         self.scene = Scene(self.folder / f"run-{number}", durable=self.durable)
-        self.scene.writer().append(FIRST, key=EARLIER)
+        if not self.empty:
+            self.scene.writer().append(FIRST, key=EARLIER)
         return self.scene
 
     def append(self, number: int) -> Job:

@@ -1,4 +1,4 @@
-"""Those of django-q2's own tests that apply here, on our broker; docs/django-q2.md names all of them, and says why not the others."""
+"""Those of django-q2's own tests that apply here, on our broker; docs/django-q2.md has all, and why the others don't apply."""
 
 import os
 import re

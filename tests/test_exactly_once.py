@@ -103,6 +103,17 @@ def test_append__killed_in_each_write(memory: Path, event: Event) -> None:
         assert_appended_once(stage.scene, event)
 
 
+@pytest.mark.parametrize("event", [nothing, rotation, copytruncate])
+def test_append__the_first_line_and_killed_at_each_line(memory: Path, event: Event) -> None:
+    """An empty log looks the same before the write, and after it was emptied."""
+
+    stage = Stage(memory, empty=True)
+    for _ in killed_at_each_line(stage.append):
+        event(stage.scene)
+        stage.scene.writer().append(LINE, key=KEY)
+        assert stage.scene.text() == LINE
+
+
 @EACH
 def test_replace__killed_at_each_line(memory: Path, event: Event, durable: bool) -> None:
     stage = Stage(memory, durable=durable)

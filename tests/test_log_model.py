@@ -166,7 +166,7 @@ class LogMachine(RuleBasedStateMachine):
         self.worlds = {world.after(task) for world in self.worlds}
         log = self.log.read_bytes() if self.log.exists() else b""
         found = {world for world in self.worlds if (world.log, world.archives) == (log, self.archives())}
-        assert found, f"none of {self.worlds} is the case, but {log!r} after {self.archives()}"
+        assert found, f"{log[:500]!r} after {[text[:500] for text in self.archives()]}"
         self.worlds, self.torn, self.cut = found, False, False
         assert not list(self.log.parent.glob(".*")), "a stray temporary file"
 
