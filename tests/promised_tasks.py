@@ -198,7 +198,7 @@ def spoil(items: list[Any]) -> int:
     return len(items)
 
 
-def parent(_: Any = None) -> int:
+def parent() -> int:
     """Start a process from within a task; return its exit code."""
     import multiprocessing  # noqa: PLC0415
 
@@ -206,8 +206,3 @@ def parent(_: Any = None) -> int:
     child.start()
     child.join(10)
     return child.exitcode or 0
-
-
-def custom_stamp(intended: str = "") -> str:
-    """Return the date that a schedule passed."""
-    return intended

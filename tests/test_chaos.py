@@ -18,7 +18,7 @@ def test_chaos(scenario: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "tests.chaos", "--quick", scenario],
         cwd=PROJECT,
-        env=os.environ | {"TEST_DATABASE": DATABASE},
+        env=os.environ | {"TEST_DATABASE": DATABASE, "PYTEST_XDIST_WORKER": ""},
         capture_output=True,
         text=True,
         timeout=110,

@@ -130,6 +130,20 @@ def test_replace__killed_in_each_write(memory: Path, event: Event) -> None:
         assert_replaced_once(stage.scene, event)
 
 
+def test_replace__the_clock_was_set_back_and_killed_at_each_line(memory: Path) -> None:
+    """From the replacement on that found the newest key in the future, the order counts again."""
+    stage, future = Stage(memory), key(time.time_ns() // 1_000_000 + 3_600_000)
+
+    def job(number: int) -> Job:
+        stage.set(number).writer().append(FIRST, key=future)
+        return lambda: stage.scene.writer().replace(LINE, key=KEY)
+
+    for _ in killed_at_each_line(job):
+        stage.scene.writer().replace(LINE, key=KEY)
+        assert stage.scene.writer().replace(FIRST, key=key(1, 1)) is Outcome.SUPERSEDED
+        assert stage.scene.text() == LINE
+
+
 # Where a killed writer leaves its intent open: in which write, and after how many bytes.
 OPEN_APPENDS = [(2, 0), (2, 7), (2, len(LINE))]  # into the log
 OPEN_REPLACEMENTS = [(2, 7), (3, 0), (3, 1), (4, 0)]  # into the temporary file, before the rename, after it

@@ -259,7 +259,7 @@ def test_write__the_lock_is_held_for_too_long(scene: Scene) -> None:
     scene.writer().append(OLD, key=key(1))
     held = journal.Journal(scene.folder / "data" / "journal")
     try:
-        held.take(lambda intent: journal.VOID)
+        held.take(lambda intent: b"v")
         with pytest.raises(TimeoutError, match=r"locked by another process for 0\.05 s"):
             scene.writer().append(NEW, key=key(2))
     finally:
@@ -267,19 +267,22 @@ def test_write__the_lock_is_held_for_too_long(scene: Scene) -> None:
     assert scene.writer().append(NEW, key=key(2)) is Outcome.WRITTEN
 
 
-def test_write__after_a_fork(scene: Scene) -> None:
-    """Parent and child have each a lock of their own, whatever was open before."""
-    writer = scene.writer()
-    writer.append(OLD, key=key(1))
-    child = os.fork()
-    if not child:
-        for number in range(2, 500):
-            writer.append(OLD, key=key(number))
-        os._exit(0)
-    for number in range(2, 500):
-        writer.append(OLD, key=key(number))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert scene.log.read_bytes() == OLD * 499
+def test_journal__is_not_shared_with_a_forked_child(tmp_path: Path) -> None:
+    """What a child inherits is the parent's lock: it opens one of its own."""
+    held = journal.Journal(tmp_path / "journal", patience=0.0)
+    try:
+        held.take(lambda intent: b"v")
+        child = os.fork()
+        if not child:
+            try:
+                held.take(lambda intent: b"v")
+            except TimeoutError:
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        held.let_go()
 
 
 def test_journal__deleted_or_cut_by_somebody(scene: Scene) -> None:

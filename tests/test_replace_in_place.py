@@ -42,11 +42,11 @@ class FixedStage(Stage):
         return self.scene
 
 
-LENGTHS = pytest.mark.parametrize("before", [b"", b"short", b"a much longer text\n" * 3], ids=["empty", "short", "long"])
+SHORT, LONG = b"short", b"a much longer text\n" * 3
+LENGTHS = pytest.mark.parametrize("before", [b"", SHORT, LONG], ids=["empty", "short", "long"])
 
 
-@LENGTHS
-@pytest.mark.parametrize("event", [nothing, same_text])
+@pytest.mark.parametrize(("event", "before"), [(nothing, LONG), (nothing, SHORT), (same_text, LONG), (same_text, b"")])
 def test_replace__in_place_and_killed_at_each_line(tmp_path: Path, fixed_log: Path, event: Event, before: bytes) -> None:
     stage = FixedStage(tmp_path, fixed_log, before)
     for _ in killed_at_each_line(stage.replace):

@@ -22,6 +22,7 @@ from django_q.tasks import async_chain, async_task
 
 from notifications.cluster import cached, table, wakeup
 from notifications.cluster.models import Attempt, DeadLetter, Worker
+from notifications.cluster.turns import turn
 
 # Leases lie this far ahead; what is due later than that will not be.
 LEASES = timedelta(days=365 * 1000)
@@ -106,7 +107,8 @@ class Broker(ORM):  # type: ignore[misc]
 
     def enqueue(self, task: str) -> int:
         """Insert a signed package, due now, and return the row's id; in a transaction, it is committed with it."""
-        row = table.insert(self.using, self.queue, task, datetime.now(UTC))
+        with turn(self.using):
+            row = table.insert(self.using, self.queue, task, datetime.now(UTC))
         transaction.on_commit(lambda: wakeup.wake(self.queue), using=self.using)
         return row
 
@@ -132,7 +134,7 @@ class Broker(ORM):  # type: ignore[misc]
         Raises LeaseLostError, or django.db.Error and then nothing (or, at a COMMIT, all) has happened.
         """
         lease = Lease(name=worker.lease)
-        with transaction.atomic(using=self.using):
+        with turn(self.using), transaction.atomic(using=self.using):
             if worker.lease is not None:
                 self._settle(worker.lease, lease, settlements)
                 for row in returned:

@@ -42,7 +42,7 @@ QUEUE = "cluster_queue"
 
 TICK = 0.25  # seconds between two looks of the guard thread
 SETTLE_AFTER = 0.05  # seconds that a finished task waits for its batch: what a killed worker had finished in them runs again
-PATIENCE = 0.8  # how long (seconds) a worker keeps rows that it has not started, and results beside a slow task
+PATIENCE = 0.5  # how long (seconds) a worker keeps rows that it has not started, and results beside a slow task
 POLL = (0.2, 2.0)  # shortest and longest pause (seconds) between two looks at the table, when no hint came
 LINGER = 0.02  # pause (seconds) that lets a batch grow, after one of LINGER_FROM rows or more that was not full
 LINGER_FROM = 3

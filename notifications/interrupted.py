@@ -1,0 +1,66 @@
+"""What became of an append whose writer was killed, or thrown out by an exception: the log's own bytes tell."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from notifications.disk import read_all
+from notifications.journal_records import Intent
+
+LOOK = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
+WINDOW = 1 << 20  # bytes after the noted place in which the text is looked for: others may append, too
+
+
+def stands_appended(intent: Intent, log: Path, *, since: int, durable: bool) -> bool:
+    """Whether the intent's text stands in the log, or in what rotation made of it. A torn one is cut off.
+
+    `log`: its path, without symbolic links. `since`: when the intent was noted (in ns, by the file system's clock).
+    """
+    return any(_stands(path, intent, durable=durable) for path in _places(intent, log, since=since))
+
+
+def is_same(status: os.stat_result, intent: Intent) -> bool:
+    """Whether this is the file that the intent was about."""
+    return (status.st_dev, status.st_ino) == (intent.device, intent.inode)
+
+
+def _places(intent: Intent, log: Path, *, since: int) -> Iterator[Path]:
+    """Where the intent's file may be now: at the log's path, beside it under another name, or in a copy made since."""
+    names: list[str] = []
+    with suppress(OSError):  # a folder that may be entered and not read
+        names = os.listdir(log.parent)
+    for path in [log, *(log.with_name(name) for name in names if name != log.name)]:
+        with suppress(OSError):
+            status = path.stat()
+            is_copy = path != log and path.name.startswith(log.name) and status.st_mtime_ns >= since
+            if is_copy or is_same(status, intent):
+                yield path
+
+
+def _stands(path: Path, intent: Intent, *, durable: bool) -> bool:
+    try:
+        log = os.open(path, LOOK)
+    except OSError:
+        return False
+    try:
+        if not stat.S_ISREG(os.fstat(log).st_mode):
+            return False
+        text = intent.text
+        rest = read_all(log, len(text) + WINDOW, intent.size)
+        if rest.startswith(text) or (text.endswith(b"\n") and b"\n" + text in rest):
+            return True
+        if rest and _is_torn(rest, text, durable=durable) and os.fstat(log).st_size == intent.size + len(rest):
+            with suppress(OSError):  # the file may be an append-only one
+                os.ftruncate(log, intent.size)
+        return False
+    finally:
+        os.close(log)
+
+
+def _is_torn(rest: bytes, text: bytes, *, durable: bool) -> bool:
+    """Whether `rest`, all that follows the noted place, is a part of the text whose writer was stopped."""
+    if durable and len(rest) <= len(text):
+        rest = rest.rstrip(b"\0")  # a power cut may leave the length, and not the bytes
+    return len(rest) < len(text) and text.startswith(rest)
