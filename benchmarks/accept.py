@@ -14,7 +14,7 @@ from benchmarks.contestants import Contestant
 from benchmarks.scenario import Goal, Sample, Scenario
 from benchmarks.stage import Stage, stage
 
-SECONDS, QUICK_SECONDS = 15, 4
+SECONDS, QUICK_SECONDS = 10, 4
 STEADY, QUICK_STEADY = 60, 15
 WARM_UP = 2  # seconds
 CONNECTIONS = (1, 32)

@@ -75,6 +75,13 @@ HUEY_REDIS = Contestant(
     server="redis",
 )
 HUEY_SQLITE = Contestant(name="huey-sqlite", title="Huey on SQLite", folder="huey_queue", workers=HUEY_REDIS.workers)
+HUEY_SQLITE_UNSAFE = Contestant(
+    name="huey-sqlite-unsafe",
+    title="Huey on SQLite, synchronous=OFF",
+    folder="huey_queue",
+    workers=HUEY_REDIS.workers,
+    env={"BENCH_UNSAFE": "1"},
+)
 PROCRASTINATE = Contestant(
     name="procrastinate",
     title="Procrastinate",
@@ -120,11 +127,11 @@ DJANGO_Q2_TUNED_POSTGRESQL = Contestant(
     server="postgresql",
     env=DJANGO_Q2_TUNED.env,
 )
+# The program that Notifier stands in for, as the tests have it.
+_UVICORN = f"uvicorn query:app --app-dir {PROJECT}/tests/fastapi_programs --port {{port}}"
 FASTAPI = Contestant(
     name="fastapi",
     title="FastAPI BackgroundTasks",
     folder="fastapi_program",
-    # The program that Notifier stands in for, as the tests have it.
-    web=("uvicorn", "query:app", "--app-dir", str(PROJECT / "tests" / "fastapi_programs"))
-    + ("--port", "{port}", "--workers", "2", "--no-access-log", "--log-level", "warning"),
+    web=tuple(f"{_UVICORN} --workers 2 --no-access-log --log-level warning".split()),
 )

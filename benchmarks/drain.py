@@ -13,7 +13,7 @@ from benchmarks.scenario import Goal, Sample, Scenario
 from benchmarks.stage import Stage, stage
 
 COUNT, QUICK_COUNT = 20_000, 2_000
-LIMIT, QUICK_LIMIT = 30.0, 8.0  # seconds
+LIMIT, QUICK_LIMIT = 15.0, 5.0  # seconds
 START_LIMIT = 60.0  # seconds until the first line
 GLANCE = 0.002  # seconds between two looks at the file
 
@@ -59,7 +59,16 @@ FIGURES = {"drained/s": ",.0f", "enqueued/s": ",.0f", "CPU µs": ",.0f"}
 SQLITE = Scenario(
     name="drain",
     title="20,000 queued appends, 2 workers",
-    contestants=(c.NOTIFIER, c.HUEY_REDIS, c.HUEY_SQLITE, c.CELERY, c.DJANGO_TASKS, c.DJANGO_Q2_TUNED, c.DJANGO_Q2),
+    contestants=(
+        c.NOTIFIER,
+        c.HUEY_REDIS,
+        c.HUEY_SQLITE,
+        c.HUEY_SQLITE_UNSAFE,
+        c.CELERY,
+        c.DJANGO_TASKS,
+        c.DJANGO_Q2_TUNED,
+        c.DJANGO_Q2,
+    ),
     run=run,
     figures=FIGURES,
     goals=(
@@ -83,4 +92,5 @@ POSTGRESQL = Scenario(
             at_least=20,
         ),
     ),
+    rounds=3,
 )

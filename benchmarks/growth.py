@@ -51,7 +51,7 @@ class Growth:
         before, waiting = lines.count(place.log), place.waiting()
         with place.workers():
             rate, cost = drain.watch(place, drained, LIMIT, after=before)
-            memory = usage.memory_mib(place.pids)
+            memory = usage.memory_mib(place.started)
         figures = {"drained/s": rate, "CPU µs": cost, "worker MiB": memory, "due before": waiting}
         figures |= self._accept(place, round_number, quick)
         if not (heap and heap.what == "queued"):
@@ -107,7 +107,7 @@ def scenario(ours: Contestant, name: str, title: str) -> Scenario:
             for contestant in full
             for figure, least, most in (("drained/s", 0.9, None), ("accepted/s", 0.9, None), ("worker MiB", None, 1.1))
         ),
-        rounds=5,
+        rounds=3,
     )
 
 

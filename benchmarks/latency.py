@@ -10,7 +10,7 @@ from benchmarks.scenario import Goal, Sample, Scenario
 from benchmarks.stage import stage
 
 TRIES, QUICK_TRIES = 200, 40
-LIMIT, QUICK_LIMIT = 30, 6  # seconds: the slow ones make fewer tries
+LIMIT, QUICK_LIMIT = 20, 6  # seconds: the slow ones make fewer tries
 
 
 def run(contestant: Contestant, quick: bool) -> Sample:

@@ -16,10 +16,10 @@ def table(results: Results) -> str:
         row = [contestant.title]
         for figure, form in scenario.figures.items():
             value, first = results.median(contestant, figure), results.median(ours, figure)
-            row.append("–" if value is None else format(value, form))
-            row.append("" if not value or not first or contestant is ours else f"{first / value:,.2f} ×")
+            row.append("" if value is None else format(value, form))
+            row.append("" if not value or not first or contestant is ours else f"{first / value:,.2f} x")
         rows.append([*row, _seen(results, contestant)])
-    return "\n".join(("| " + " | ".join(row) + " |" for row in _ruled(rows)))
+    return "\n".join("| " + " | ".join(row) + " |" for row in _ruled(rows))
 
 
 def _ruled(rows: list[list[str]]) -> Iterator[list[str]]:

@@ -27,7 +27,13 @@ class Stage:
     contestant: Contestant
     folder: Path
     env: dict[str, str]
-    pids: list[int]  # of all that has been started for it
+    server: list[int]  # the process of its database server or broker, if it has one
+    started: list[int]  # the processes of its own
+
+    @property
+    def pids(self) -> list[int]:
+        """All that has been started for it."""
+        return self.server + self.started
 
     @property
     def log(self) -> Path:
@@ -99,7 +105,7 @@ class Stage:
         self, words: tuple[str, ...], *, env: dict[str, str] | None = None, cwd: Path | None = None
     ) -> Iterator[subprocess.Popen[bytes]]:
         with running(self.program(words), env=env or self.env, output=self.output, cwd=cwd or self.folder) as process:
-            self.pids.append(process.pid)
+            self.started.append(process.pid)
             yield process
 
     def waiting(self) -> int:
@@ -135,7 +141,7 @@ def stage(contestant: Contestant) -> Iterator[Stage]:
             server = stack.enter_context(start)
             env[name] = server.url
             pids.append(server.pid)
-        found = Stage(contestant=contestant, folder=folder, env=env, pids=pids)
+        found = Stage(contestant=contestant, folder=folder, env=env, server=pids, started=[])
         if contestant.workers:
             found.client("prepare")
         yield found

@@ -30,9 +30,10 @@ def finished(ids: Collection[bytes]) -> set[bytes]:
     found: set[str] = set()
     for chunk in (names[at : at + CHUNK] for at in range(0, len(names), CHUNK)):
         history = dict(Task.objects.using(using).filter(pk__in=chunk).values_list("pk", "success"))
-        tried = set(Attempt.objects.using(using).filter(task_id__in=chunk).values_list("task_id", flat=True))
         found.update(pk for pk, success in history.items() if success)
-        found.update(pk for pk in chunk if pk not in history and pk not in tried and _is_older(pk, since))
+        if unknown := [pk for pk in chunk if pk not in history and _is_older(pk, since)]:
+            tried = Attempt.objects.using(using).filter(task_id__in=unknown).values_list("task_id", flat=True)
+            found.update(set(unknown).difference(tried))
     return {bytes.fromhex(pk) for pk in found}
 
 

@@ -193,6 +193,7 @@ CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
         "LOCATION": DATA_DIR / "cache",
+        "OPTIONS": {"MAX_ENTRIES": 1_000_000},  # beyond it, entries are dropped at random: parts of an `Iter`, say
     }
 }
 

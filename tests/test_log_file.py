@@ -297,6 +297,17 @@ def test_journal__deleted_or_cut_by_somebody(scene: Scene) -> None:
     assert scene.log.read_bytes() == OLD + NEW + NEW
 
 
+def test_journal__a_record_that_did_not_reach_the_disk(scene: Scene) -> None:
+    """After a power cut a file may have its length, and zeros in the place of its end."""
+    for number in (1, 2):
+        scene.writer().append(OLD, key=key(number))
+    with (scene.folder / "data" / "journal").open("r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        file.write(bytes(5))
+    assert scene.writer().append(OLD, key=key(1)) is Outcome.WRITTEN_BEFORE
+    assert scene.writer().append(OLD, key=key(2)) is Outcome.WRITTEN
+
+
 def test_journal__keeps_what_may_come_back(scene: Scene) -> None:
     """Twenty thousand failed tasks are remembered, and cost the others little: they are looked through seldom."""
     looks, total, kept = 0, 60_000, 20_000

@@ -156,9 +156,9 @@ class Supervisor:
             self.restarts += 1
             if time.monotonic() - child.born < QUICK:
                 self._quick_deaths.append(time.monotonic())
-            if child.process.exitcode:
+            if child.process.exitcode not in (0, worker.AGAIN):
                 logger.error("A worker (pid %d) died: exit code %s", child.pid, child.process.exitcode)
-            elif self.run_once:
+            elif self.run_once and child.process.exitcode == 0:
                 self.size -= 1
             self._report_death()
         if self.maintenance and self.maintenance.is_dead:

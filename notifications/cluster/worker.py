@@ -264,7 +264,7 @@ class Feed:
             due = self.broker.wait_until_due()
         except DatabaseError as error:
             self._wait_out(error)
-            return 0.001
+            return 0.0
         self._error_pause = PAUSE[0]
         return POLL[1] if due is None else due
 
