@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accept, drain, environments, growth, latency, memory, report, servers, start
+from benchmarks import accept, drain, environments, growth, latency, memory, publish, report, servers, start
 from benchmarks.scenario import Results, Scenario
 from tests.processes import PROJECT
 
@@ -44,6 +44,8 @@ def main() -> int:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     print(f"\n{arguments.output}")
+    if arguments.publish:
+        publish.publish(content)
     return int(not all(sample.holds for r in found for name, ss in r.samples.items() if "notifier" in name for sample in ss))
 
 
@@ -54,6 +56,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="how often each contestant runs")
     parser.add_argument("--only", action="append", help="only this contestant, by its name; may be given several times")
     parser.add_argument("--output", type=Path, default=PROJECT / "var" / "bench" / "results.json", help="where JSON goes")
+    parser.add_argument("--publish", action="store_true", help="keep the results in benchmarks/ and docs/")
     arguments = parser.parse_args()
     if unknown := set(arguments.scenario) - set(SCENARIOS):
         parser.error(f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")

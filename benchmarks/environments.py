@@ -22,13 +22,13 @@ def install(contestants: Iterable[Contestant]) -> None:
         print(f"Installing {environment} ...", file=sys.stderr)
         shutil.rmtree(environment, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        pip = [environment / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-r", wanted], check=True, stderr=subprocess.DEVNULL)
+        pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "-r", str(wanted)], check=True, stderr=subprocess.DEVNULL)
         shutil.copy(wanted, installed)
 
 
 def versions(contestant: Contestant) -> dict[str, str]:
     """What is installed in its environment."""
-    command = [contestant.bin / "python", "-c", _LIST]
+    command = [str(contestant.bin / "python"), "-c", _LIST]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     return dict(json.loads(found.stdout))

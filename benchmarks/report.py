@@ -1,5 +1,6 @@
 """Results for people and for programs: a table of figures and ratios, JSON."""
 
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -74,11 +75,15 @@ def goal_lines(results: Results) -> str:
 
 def as_json(all_results: Iterable[Results], about: dict[str, Any]) -> dict[str, Any]:
     """All of it."""
+    at = time.strftime("%Y-%m-%d %H:%M")
     return {
         **about,
         "scenarios": {
             results.scenario.name: {
                 "title": results.scenario.title,
+                "at": at,
+                "table": table(results),
+                "reached": goal_lines(results),
                 "medians": {
                     contestant.name: {
                         "title": contestant.title,

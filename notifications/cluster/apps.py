@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.apps import AppConfig
+from django.core.checks import register
 
 from notifications.cluster.identifiers import is_time_ordered, new_task_id
 
@@ -16,9 +17,12 @@ class ClusterConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Give each task, however it is queued, an id that tells when."""
+        """Register the system check; give each task, however it is queued, an id that tells when."""
         from django_q.signals import pre_enqueue  # noqa: PLC0415 - its module needs the models to be loaded
 
+        from notifications.cluster.checks import check_q_cluster  # noqa: PLC0415
+
+        register(check_q_cluster)
         pre_enqueue.connect(_give_time_ordered_id, dispatch_uid="notifications.cluster")
 
 

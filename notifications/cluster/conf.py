@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django_q.conf import Conf
 
 
@@ -28,6 +29,8 @@ class ClusterConf:
 
 
 def _own(conf: dict[str, Any]) -> ClusterConf:
+    if "run_dir" not in conf:
+        raise ImproperlyConfigured('Q_CLUSTER["run_dir"] is missing: name a folder that this host\'s web and workers share.')
     names = ClusterConf.__dataclass_fields__.keys()
     return ClusterConf(**{name: conf[name] for name in names if name in conf})
 

@@ -1,0 +1,47 @@
+"""What `manage.py check` says of `Q_CLUSTER`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django_q.conf import Conf
+
+from notifications.cluster import checks, conf
+
+
+def test_q_cluster__as_it_is_shipped() -> None:
+    assert checks.check_q_cluster(None) == []
+
+
+def test_q_cluster__another_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(Conf.conf, "broker_class", "django_q.brokers.orm.ORM")
+    (error,) = checks.check_q_cluster(None)
+    assert error.id == "cluster.E001"
+    assert "broker_class" in error.msg
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "id_"),
+    [
+        ("grace", -1, "cluster.E002"),
+        ("claim", 0, "cluster.E002"),
+        ("backoff_factor", "3", "cluster.E002"),
+        ("retry_policies", {"app.task": {"tries": 3}}, "cluster.E003"),
+        ("retry_policies", {"app.task": 3}, "cluster.E003"),
+    ],
+)
+def test_q_cluster__wrong_value(monkeypatch: pytest.MonkeyPatch, key: str, value: Any, id_: str) -> None:
+    changes: dict[str, Any] = {key: value}
+    monkeypatch.setattr(checks, "cluster_conf", replace(conf.cluster_conf, **changes))
+    (error,) = checks.check_q_cluster(None)
+    assert error.id == id_
+    assert f"Q_CLUSTER['{key}']" in error.msg
+    assert error.hint
+
+
+def test_q_cluster__without_a_folder(tmp_path: Path) -> None:
+    assert conf._own({"run_dir": tmp_path}).run_dir == tmp_path
+    with pytest.raises(ImproperlyConfigured, match="run_dir"):
+        conf._own({})
