@@ -8,7 +8,6 @@ from typing import Any, Protocol, TypedDict
 from urllib.parse import parse_qsl, quote
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
-from django.http.response import HttpResponseBase
 from django.views import defaults
 
 View = Callable[..., HttpResponse]
@@ -138,17 +137,6 @@ def redirect_to_path(request: HttpRequest, path: str) -> HttpResponse:
     response = HttpResponseRedirect(location, preserve_request=True)
     del response["Content-Type"]
     return response
-
-
-def cookies_for_the_admin(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Middleware: no cookie counts outside the admin, so that sessions and CSRF tokens never answer one with another."""
-
-    def middleware(request: HttpRequest) -> HttpResponseBase:
-        if not _is_admin(request):
-            request.META.pop("HTTP_COOKIE", None)
-        return get_response(request)
-
-    return middleware
 
 
 @ignore_body

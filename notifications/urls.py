@@ -19,6 +19,6 @@ basic = routes(views.send_basic_notification)
 query = routes(views.send_notification)
 
 urlpatterns = [
+    *{"basic": basic, "query": query}[settings.NOTIFIER_ROOT],
     path("basic/", include(basic)),
-    path("", include({"basic": basic, "query": query}[settings.NOTIFIER_ROOT])),
 ]

@@ -3,6 +3,7 @@
 import logging
 
 from django.db import Error as DatabaseError
+from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
@@ -58,6 +59,7 @@ def answer_when_queued(tasks: BackgroundTasks, message: str) -> HttpResponse:
     try:
         tasks.enqueue()
     except DatabaseError:
+        close_old_connections()  # the next request connects anew, if this one found the connection broken
         logger.exception("A request was answered with 503: its tasks could not be queued")
         return error(503, "The queue can't be written to at the moment. Please try again.", {"Retry-After": "1"})
     return JSON({"message": message})

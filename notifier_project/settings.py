@@ -132,10 +132,10 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
 ]
 
+# For the admin; what clients send passes none of it: notifier_project/wsgi.py
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "notifications.http.cookies_for_the_admin",
     "django.middleware.common.CommonMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",

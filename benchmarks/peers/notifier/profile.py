@@ -1,0 +1,160 @@
+"""Where the microseconds of one POST and of one drained task go: runs in Notifier's environment.
+
+    profile.py post COUNT   calls the WSGI application so many times
+    profile.py task COUNT   queues so many lines, then runs a worker's loop on them, both in this process
+
+A timer of the processor time interrupts every millisecond (setitimer(2), ITIMER_PROF). Each time counts for the part
+that is being worked for: the first of PARTS that is met from the innermost frame outwards.
+"""
+
+import io
+import os
+import signal
+import sys
+import time
+import uuid
+from collections import Counter
+from types import FrameType
+
+import django
+
+django.setup()
+
+from django.core.management import call_command  # noqa: E402
+
+TICK = 0.001  # seconds
+
+# What a file's path holds, a function in it ("" for any), and the part that this is.
+PARTS = (
+    ("notifications/cluster/signing.py", "", "pickling and signing"),
+    ("notifications/cluster/identifiers.py", "", "the task's id"),
+    ("notifications/cluster/wakeup.py", "", "waking a worker"),
+    ("notifications/cluster/turns.py", "", "waiting for the turn to write"),
+    ("notifications/cluster/table.py", "insert", "the row: INSERT and COMMIT"),
+    ("notifications/cluster/table.py", "save_history", "the history row"),
+    ("notifications/cluster/table.py", "claim", "claiming"),
+    ("notifications/cluster/table.py", "delete", "deleting the queue row"),
+    ("notifications/cluster/table.py", "attempts", "looking for earlier attempts"),
+    ("notifications/cluster/broker.py", "exchange", "the rest of the transaction that settles and claims"),
+    ("notifications/cluster/broker.py", "enqueue", "the broker around the INSERT"),
+    ("notifications/finished.py", "", "which journal entries can go"),
+    ("notifications/journal", "", "the journal"),
+    ("notifications/interrupted.py", "", "the journal"),
+    ("notifications/logfile.py", "", "the log file"),
+    ("notifications/tasks.py", "", "the task"),
+    ("notifications/background.py", "", "noting and packing the call"),
+    ("notifications/cluster/queueing.py", "", "noting and packing the call"),
+    ("notifications/cluster/progress.py", "", "noting what is in hand"),
+    ("notifications/cluster/attempts.py", "", "reading and judging the task"),
+    ("django/dispatch/", "", "signals"),
+    ("django/urls/", "", "finding the view"),
+    ("django/http/", "", "request and answer"),
+    ("notifications/http.py", "__init__", "request and answer"),
+    ("notifications/views.py", "", "views and guards"),
+    ("notifications/http.py", "", "views and guards"),
+    ("notifications/cluster/worker.py", "", "the feed between table and loop"),
+    ("django_q/worker.py", "", "django-q2's loop around a task"),
+    ("/middleware", "", "middleware"),
+    ("django/utils/deprecation.py", "", "middleware"),
+    ("django/core/handlers/", "", "Django's handler"),
+)
+
+
+class Sampler:
+    """Counts ticks by part."""
+
+    def __init__(self) -> None:
+        """Not running yet."""
+        self.ticks: Counter[str] = Counter()
+
+    def __enter__(self) -> "Sampler":
+        """Run."""
+        signal.signal(signal.SIGPROF, self._tick)
+        self.used = time.process_time()
+        signal.setitimer(signal.ITIMER_PROF, TICK, TICK)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        self.used = time.process_time() - self.used
+
+    def _tick(self, _number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            code = frame.f_code
+            for path, function, part in PARTS:
+                if path in code.co_filename and function in ("", code.co_name):
+                    self.ticks[part] += 1
+                    return
+            frame = frame.f_back
+        self.ticks["everything else"] += 1
+
+    def report(self, count: int) -> str:
+        """A table: microseconds of each part, for one of so many."""
+        each, total = 1e6 * self.used / count, self.ticks.total()
+        rows = [f"| {part} | {each * ticks / total:.1f} |" for part, ticks in self.ticks.most_common()]
+        return "\n".join(["| | µs |", "|---|---|", *rows, f"| **in all** | **{each:.1f}** |"])
+
+
+def post(count: int) -> Sampler:
+    """Call the application as the web server does."""
+    from notifier_project.wsgi import application  # noqa: PLC0415
+
+    def once(number: int) -> None:
+        environ = {
+            "REQUEST_METHOD": "POST",
+            "PATH_INFO": f"/send-notification/{number}@example.com",
+            "SCRIPT_NAME": "",
+            "QUERY_STRING": "",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "SERVER_NAME": "127.0.0.1",
+            "SERVER_PORT": "8000",
+            "HTTP_HOST": "127.0.0.1:8000",
+            "REMOTE_ADDR": "127.0.0.1",
+            "wsgi.input": io.BytesIO(),
+            "wsgi.errors": sys.stderr,
+            "wsgi.url_scheme": "http",
+        }
+        answer = application(environ, lambda status, headers, error=None: statuses.append(status))
+        b"".join(answer)
+        getattr(answer, "close", lambda: None)()
+
+    statuses: list[str] = []
+    for number in range(500):
+        once(number)
+    with Sampler() as sampler:
+        for number in range(count):
+            once(number)
+    if set(statuses) != {"200 OK"}:
+        raise SystemExit(f"Not all were answered with 200: {set(statuses)}")
+    return sampler
+
+
+def task(count: int) -> Sampler:
+    """Run what a worker runs, but in this process."""
+    from django.db import connections  # noqa: PLC0415
+    from jobs import enqueue  # noqa: PLC0415
+    from line import LINE  # noqa: PLC0415
+
+    from notifications.cluster import worker  # noqa: PLC0415
+    from notifications.cluster.broker import Broker  # noqa: PLC0415
+    from notifications.cluster.conf import cluster_conf  # noqa: PLC0415
+    from notifications.cluster.progress import Progress  # noqa: PLC0415
+
+    for number in range(count):
+        enqueue(LINE.format(number))
+    cluster_conf.run_dir.mkdir(exist_ok=True, parents=True)
+    connections.settings[worker.QUEUE] = connections.settings["default"]
+    name, stop, broker = uuid.uuid4().hex, worker.Stop(), Broker(using=worker.QUEUE)
+    progress = Progress(cluster_conf.run_dir / f"{name}.progress")
+    birth = worker.Birth(name=name, supervisor=str(uuid.uuid4()), supervisor_pid=os.getpid(), restarts=0, run_once=True)
+    me = worker._register(birth, stop)
+    feed = worker.Feed(broker, me, progress, stop, run_once=True)
+    with Sampler() as sampler:
+        worker._work(feed)
+    return sampler
+
+
+if __name__ == "__main__":
+    call_command("migrate", verbosity=0)
+    print({"post": post, "task": task}[sys.argv[1]](int(sys.argv[2])).report(int(sys.argv[2])))
