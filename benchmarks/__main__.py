@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import accept, drain, environments, growth, latency, memory, publish, report, servers, start
+from benchmarks.contestants import NOTIFIER, PEERS
 from benchmarks.scenario import Results, Scenario
+from benchmarks.stage import stage
 from tests.processes import PROJECT
 
+PROFILE = PEERS / "notifier" / "profile.py"
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -33,6 +36,9 @@ SCENARIOS = {
 def main() -> int:
     """Run what was asked for; return the exit code: 1 when a line was lost or doubled."""
     arguments = _parse()
+    if arguments.profile:
+        profile()
+        return 0
     chosen = [SCENARIOS[name] for name in arguments.scenario or SCENARIOS]
     environments.install(contestant for scenario in chosen for contestant in scenario.contestants)
     found = []
@@ -56,6 +62,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="how often each contestant runs")
     parser.add_argument("--only", action="append", help="only this contestant, by its name; may be given several times")
     parser.add_argument("--output", type=Path, default=PROJECT / "var" / "bench" / "results.json", help="where JSON goes")
+    parser.add_argument("--profile", action="store_true", help="instead: where a POST's and a task's microseconds go")
     parser.add_argument("--publish", action="store_true", help="keep the results in benchmarks/ and docs/")
     arguments = parser.parse_args()
     if unknown := set(arguments.scenario) - set(SCENARIOS):
@@ -84,6 +91,13 @@ def _run(results: Results, *, quick: bool, rounds: int | None, only: list[str] |
             figures = ", ".join(f"{name} {sample.figures[name]:{form}}" for name, form in scenario.figures.items())
             line = f"{scenario.name} {number + 1}: {contestant.title}: {figures}; {sample.seen}"
             print(f"{time.strftime('%X')} {line}", file=sys.stderr, flush=True)
+
+
+def profile() -> None:
+    """Print where Notifier spends its processor time."""
+    for what, count in (("post", 20_000), ("task", 40_000)):
+        with stage(NOTIFIER) as place:
+            print(f"\n{what}, microseconds of processor time:\n\n{place.client(what, str(count), script=PROFILE)}", flush=True)
 
 
 def machine() -> dict[str, Any]:

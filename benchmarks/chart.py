@@ -23,7 +23,8 @@ STYLE = """
 
 def svg(scenarios: Mapping[str, Any]) -> str:
     """The chart of what has been measured (the JSON's `scenarios`)."""
-    body, y = [], 0
+    body: list[str] = []
+    y = 0
     for scenario, figure, title in PANELS:
         if scenario in scenarios:
             rows = _rows(scenarios[scenario]["medians"], figure)

@@ -33,11 +33,12 @@ class Contestant:
         return Path(sys.executable).parent if self.folder == "notifier" else ENVIRONMENTS / self.folder / "bin"
 
 
-def _granian(application: str) -> Command:
+def _granian(application: str, threads: int = 1) -> Command:
     """The web server's command in supervisord.conf, so that no other options are measured than those that are used."""
     config = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     config.read(PROJECT / "supervisord.conf")
     values = {"HOST": "127.0.0.1", "PORT": "{port}", "NOTIFIER_WEB_WORKERS": "2", "WEB_STOP_GRACE": "3"}
+    values["WEB_THREADS"] = str(threads)
     command = config["program:web"]["command"] % {f"ENV_{name}": value for name, value in values.items()}
     return tuple(command.replace("notifier_project.wsgi:application", application).split())
 
@@ -55,7 +56,7 @@ NOTIFIER_POSTGRESQL = Contestant(
     title="Notifier on PostgreSQL",
     folder="notifier",
     workers=NOTIFIER.workers,
-    web=NOTIFIER.web,
+    web=_granian("notifier_project.wsgi:application", threads=4),  # as notifier_project/serve.py has it
     server="postgresql",
     env=NOTIFIER.env,
 )

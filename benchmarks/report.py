@@ -9,16 +9,17 @@ from benchmarks.scenario import Goal, Results
 
 
 def table(results: Results) -> str:
-    """A scenario's medians, each beside its ratio to the first contestant's, and what the checks saw."""
+    """A scenario's medians, the first contestant's in multiples of each other's, and what the checks saw."""
     scenario = results.scenario
     ours, *_ = scenario.contestants
-    rows = [["", *(word for figure in scenario.figures for word in (figure, "ratio")), "lines"]]
+    rows = [["", *scenario.figures, "lines"]]
     for contestant in scenario.contestants:
         row = [contestant.title]
         for figure, form in scenario.figures.items():
             value, first = results.median(contestant, figure), results.median(ours, figure)
-            row.append("" if value is None else format(value, form))
-            row.append("" if not value or not first or contestant is ours else f"{first / value:,.2f} x")
+            shown = "" if value is None else format(value, form)
+            compared = contestant is not ours and figure in scenario.compared and value and first
+            row.append(f"{shown} ({first / value:,.2f} x)" if compared and value and first else shown)
         rows.append([*row, _seen(results, contestant)])
     return "\n".join("| " + " | ".join(row) + " |" for row in _ruled(rows))
 

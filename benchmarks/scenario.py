@@ -41,6 +41,11 @@ class Scenario:
     quick_rounds: int = 2
     close: Callable[[], None] = lambda: None  # called after the last round
 
+    @property
+    def compared(self) -> set[str]:
+        """The figures that goals are set for."""
+        return {goal.figure for goal in self.goals if goal.peers}
+
 
 @dataclass(kw_only=True)
 class Results:

@@ -68,9 +68,13 @@ def _path(func: Callable[..., Any]) -> str:
     return path
 
 
-def run_in_order(*calls: Call) -> None:
-    """What a worker runs for an entry of several calls: each in turn; one that raises keeps the later ones from running."""
+def run_in_order(*calls: Call) -> list[Any] | None:
+    """What a worker runs for an entry of several calls: each in turn; one that raises keeps the later ones from running.
+
+    Returns what they returned, for the history; None when none of them had anything to say.
+    """
     task = current_task.get()
+    results = []
     for step, (path, args, kwargs) in enumerate(calls):
         if task:
             task.begin_step(step)
@@ -79,4 +83,5 @@ def run_in_order(*calls: Call) -> None:
             raise LookupError(f"There is no function {path}")
         if inspect.iscoroutinefunction(func):
             func = async_to_sync(func)
-        func(*args, **kwargs)
+        results.append(func(*args, **kwargs))
+    return results if any(result is not None for result in results) else None

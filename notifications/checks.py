@@ -7,7 +7,7 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error
+from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 
 
 def check_log_file(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
@@ -22,4 +22,8 @@ def check_log_file(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
         return [Error(reason, hint=hint, id="notifications.E002")]
     if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
         return [Error(f"The log file {path} can't be written to.", hint=hint, id="notifications.E003")]
+    if os.path.ismount(path) or not os.access(path.parent, os.W_OK):
+        reason = f"Nothing can be renamed over {path}: it will be overwritten, and a reader may see it half-written."
+        remedy = "Mount the log's folder, not the file; let the service write to the folder."
+        return [Warning(reason, hint=remedy, id="notifications.W001")]
     return []

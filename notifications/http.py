@@ -136,6 +136,7 @@ def redirect_to_path(request: HttpRequest, path: str) -> HttpResponse:
     location = f"{request.scheme}://{request.get_host()}{quote(path, safe=SAFE_IN_PATH)}" + (f"?{query}" if query else "")
     response = HttpResponseRedirect(location, preserve_request=True)
     del response["Content-Type"]
+    response["Content-Length"] = "0"
     return response
 
 

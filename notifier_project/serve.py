@@ -159,6 +159,8 @@ def set_environment(address: str, user: str) -> None:
         "PORT": str(settings.PORT),
         "NOTIFIER_DATA_DIR": str(settings.DATA_DIR),
         "NOTIFIER_WEB_WORKERS": str(settings.NOTIFIER_WEB_WORKERS),
+        # SQLite has one writer at a time; PostgreSQL commits for several with one fsync.
+        "WEB_THREADS": "4" if connection.vendor == "postgresql" else "1",
         "WEB_STOP_GRACE": str(min(WEB_STOP_GRACE, settings.NOTIFIER_STOP_GRACE)),
         "STOP_LIMIT": str(settings.NOTIFIER_STOP_GRACE + STOP_MARGIN),
         "READY_MESSAGE": ready_message(address, user),

@@ -60,7 +60,9 @@ def _database(url: str) -> dict[str, Any]:
             "transaction_mode": "IMMEDIATE",
             # NORMAL with WAL: a crash of any program loses nothing, a power cut may cost the last moments; FULL closes
             # that with an fsync for each commit (https://www.sqlite.org/pragma.html#pragma_synchronous).
-            "init_command": f"PRAGMA journal_mode=WAL; PRAGMA synchronous={_SYNCHRONOUS[NOTIFIER_DURABILITY]}",
+            # Checkpoints are the cluster's, so that no request has to wait for one; beyond 4,000 pages anybody's after all.
+            "init_command": f"PRAGMA journal_mode=WAL; PRAGMA synchronous={_SYNCHRONOUS[NOTIFIER_DURABILITY]};"
+            "PRAGMA wal_autocheckpoint=4000",
             "timeout": 2,  # seconds to wait for another writer; after that a POST is answered with 503
         }
     elif database["ENGINE"] == _POSTGRESQL:

@@ -30,6 +30,8 @@ from notifications.cluster.progress import Progress
 HEARTBEAT = 3  # seconds between two heartbeats
 LOST_AFTER = timedelta(seconds=9)  # a host whose last heartbeat is older is lost: freed within 15 s, with the checks' pace
 PRUNE = 60  # seconds between two prunings, when the last one found nothing
+CHECKPOINT = 0.5  # seconds between two SQLite checkpoints
+LONG_LOG = 12_000_000  # bytes of SQLite's log, from which on a checkpoint has the writers begin it anew
 ABANDONED = 3600  # seconds after which a progress file that belongs to no worker is deleted
 
 
@@ -90,6 +92,9 @@ class Maintenance:
         self.broker = broker
         self.supervisor = supervisor
         self.duties = [Duty(self.beat), Duty(self.tick_schedules), Duty(self.prune)]
+        if connections[broker.using].vendor == "sqlite":
+            self.duties.append(Duty(self.checkpoint))
+        self._checkpointed = 0
 
     def step(self) -> float:
         """Do what is due; return the seconds until something is again. Nothing raises."""
@@ -133,6 +138,24 @@ class Maintenance:
                 if path.stem not in names and time.time() - path.stat().st_mtime > ABANDONED:
                     path.unlink()
         return PRUNE
+
+    def checkpoint(self) -> float:
+        """Bring what SQLite's log has into the database (https://www.sqlite.org/wal.html#checkpointing), when it has any.
+
+        Each writer does so every 1,000 pages by default, and a request then waits for it.
+        """
+        connection = connections[self.broker.using]
+        try:
+            status = os.stat(f"{connection.settings_dict['NAME']}-wal")
+        except FileNotFoundError:
+            return CHECKPOINT
+        if status.st_mtime_ns != self._checkpointed:
+            self._checkpointed = status.st_mtime_ns
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "PRAGMA wal_checkpoint(RESTART)" if status.st_size > LONG_LOG else "PRAGMA wal_checkpoint(PASSIVE)"
+                )
+        return CHECKPOINT
 
 
 def main(supervisor: str, supervisor_pid: int, orders: int) -> None:
