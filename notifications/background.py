@@ -76,9 +76,9 @@ def run_in_order(*calls: Call) -> list[Any] | None:
     task = current_task.get()
     results = []
     for step, (path, args, kwargs) in enumerate(calls):
-        if task:
-            task.begin_step(step)
         func = pydoc.locate(path)
+        if task:
+            task.begin_step(step, path, func)
         if not callable(func):
             raise LookupError(f"There is no function {path}")
         if inspect.iscoroutinefunction(func):

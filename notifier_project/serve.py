@@ -68,7 +68,8 @@ def take_lock(path: Path) -> int:
     except BlockingIOError:
         holder = os.read(lock, 32).decode().strip()
         sys.exit(
-            f"NOTIFIER_DATA_DIR: {path.parent} is in use by the service that runs as process {holder}; name another folder."
+            f"NOTIFIER_DATA_DIR: {path.parent} is in use by the service that runs as process {holder}; "
+            "stop that one, or name another folder (and PORT)."
         )
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())

@@ -110,7 +110,8 @@ try:
     # Signs sessions and queued tasks: who knows it can log in, and have the workers run code.
     SECRET_KEY = env.str("SECRET_KEY", "", validate=validate.Length(min=32))
 except EnvError as error:
-    sys.exit(f"Wrong setting. {error} `scripts/serve --help` says what it may be.")
+    said = re.sub(r"\['(.*)'\]", r"\1", str(error))
+    sys.exit(f"Wrong setting. {said} `scripts/serve --help` says what it may be.")
 
 try:
     DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -497,10 +497,12 @@ SCENARIOS |= {scenario.__name__: scenario for scenario in chaos_over_http.SCENAR
 
 def main() -> int:
     """Run the scenarios that were asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenario", nargs="*", choices=[[], *SCENARIOS], help="all of them, if none is named")
+    parser = argparse.ArgumentParser(prog="scripts/chaos", description="Kill, stop, poison and restart a real cluster.")
+    parser.add_argument("scenario", nargs="*", help=f"all of them, if none is named: {', '.join(SCENARIOS)}")
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     arguments = parser.parse_args()
+    if unknown := set(arguments.scenario) - set(SCENARIOS):
+        parser.error(f"on {environment.DATABASE} there is no scenario {', '.join(unknown)}")
     os.chdir(PROJECT)
     call_command("migrate", verbosity=0)
     with connection.cursor() as cursor:

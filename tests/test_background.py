@@ -15,7 +15,9 @@ from django_q.signing import SignedPackage
 from django_q.tasks import async_task
 
 from notifications.background import BackgroundTasks
+from notifications.cluster.retry import retry
 from notifications.tasks import write_notification
+from tests.processes import manage
 
 pytestmark = pytest.mark.django_db
 
@@ -217,3 +219,19 @@ def test_enqueue__the_queue_cannot_be_written_to() -> None:
         with connection.cursor() as cursor:
             cursor.execute(f"ALTER TABLE away RENAME TO {table}")
     assert not OrmQ.objects.exists()
+
+
+@retry(attempts=1)
+def fail_for_good() -> None:
+    """Fail, and not be tried again."""
+    raise ValueError("for good")
+
+
+def test_enqueue__of_several_calls_the_policy_of_the_failing_one_holds(installation: dict[str, str]) -> None:
+    manage("migrate", env=installation)
+    queue_both = "from notifications.background import BackgroundTasks as B; from tests.test_background import *;"
+    queue_both += "t = B(); t.add_task(say, 'x'); t.add_task(fail_for_good); t.enqueue()"
+    manage("shell", "-c", queue_both, env=installation)
+    manage("qcluster", "--run-once", env=installation)
+    count = "from django_q.models import Failure; print(Failure.objects.get().attempt_count)"
+    assert manage("shell", "-c", count, env=installation).splitlines()[-1] == "1"

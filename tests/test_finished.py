@@ -129,7 +129,7 @@ def test_write_log__a_second_attempt(log_file: Path, attempt: Callable[[str], Ru
     task = attempt(task_id)
     assert write_log("one\n") == "an earlier attempt had written it"
     assert write_log("one\n") is None
-    task.begin_step(1)
+    task.begin_step(1, "", None)
     assert write_log("one\n") is None
     assert log_file.read_text() == "one\none\none\n"
 

@@ -71,12 +71,15 @@ def function_of(task: dict[str, Any]) -> Callable[..., Any]:
     return _functions[func]
 
 
-def settle_finished(row: Row, task: dict[str, Any], worker: str, func: object = None) -> Settlement:
-    """The settlement of a run that came back, with a result or an error."""
+def settle_finished(row: Row, task: dict[str, Any], worker: str, function: tuple[str, object] | None = None) -> Settlement:
+    """The settlement of a run that came back, with a result or an error.
+
+    `function`: the one that was running, by its dotted path, where it isn't the task's own.
+    """
     if task["success"]:
         return Settlement(row=row, task=task)
     outcome = Attempt.Outcome.FAILED
-    return _settle_failure(row, task, _attempt(row, task, worker, outcome, str(task["result"])), func)
+    return _settle_failure(row, task, _attempt(row, task, worker, outcome, str(task["result"])), function)
 
 
 def settle_refused(row: Row, reason: str, worker: str, task: dict[str, Any] | None = None) -> Settlement:
@@ -108,8 +111,8 @@ def settle_lost(row: Row, in_hand: InHand, worker: str) -> Settlement | None:
     return settlement
 
 
-def _settle_failure(row: Row, task: dict[str, Any], attempt: Attempt, func: object = None) -> Settlement:
-    policy = policy_for(task["path"], func)
+def _settle_failure(row: Row, task: dict[str, Any], attempt: Attempt, function: tuple[str, object] | None = None) -> Settlement:
+    policy = policy_for(*(function or (task["path"],)))
     lost = attempt.outcome == Attempt.Outcome.LOST
     if (task.get("ack_failure") and not lost) or policy.is_last(attempt.number):
         return Settlement(row=row, task=task, attempt=attempt)

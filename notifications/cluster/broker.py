@@ -135,6 +135,10 @@ class Broker(ORM):  # type: ignore[misc]
         """
         lease = Lease(name=worker.lease)
         with turn(self.using), transaction.atomic(using=self.using):
+            if not settlements and connections[self.using].vendor == "postgresql":
+                # A claim need not be on the disk before it counts: after a crash of the server, its rows are due again, and
+                # this worker finds its lease lost. The latency of a task is half without that wait.
+                table.run(self.using, "SET LOCAL synchronous_commit = off")
             if worker.lease is not None:
                 self._settle(worker.lease, lease, settlements)
                 for row in returned:

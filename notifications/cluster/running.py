@@ -10,11 +10,12 @@ class RunningTask:
 
     id: str  # 32 hexadecimal digits, in the order of queueing (notifications/cluster/identifiers.py)
     step: int = 0  # which of the task's calls this is, where it has several
+    function: tuple[str, object] | None = None  # the call's function, by its dotted path: its retry policy holds
     _keys: int = 0
 
-    def begin_step(self, step: int) -> None:
+    def begin_step(self, step: int, path: str, func: object) -> None:
         """Go on to the next of the task's calls."""
-        self.step, self._keys = step, 0
+        self.step, self.function, self._keys = step, (path, func), 0
 
     def next_key(self) -> tuple[int, int]:
         """A place within the task, the same for the same place in each attempt: the step, and a count within it."""

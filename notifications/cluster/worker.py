@@ -151,7 +151,9 @@ class Feed:
                 except Exception as error:
                     task["success"] = False
                     task["result"] = f"Its result can't be pickled: {error} : {traceback.format_exc()}"
-            self._finished.append(attempts.settle_finished(self._in_hand, task, str(self.me), self._func))
+            running = current_task.get()
+            function = running.function if running and running.function else (self._task["path"], self._func)
+            self._finished.append(attempts.settle_finished(self._in_hand, task, str(self.me), function))
             self._end()
 
     def fail_in_hand(self, error: BaseException) -> None:
@@ -332,11 +334,12 @@ class Feed:
                         logger.error("post_execute receiver %s failed: %r", receiver, error)
             if settlement.attempt:
                 logger.error(
-                    "%s of '%s' (%s) %s: %s",
-                    settlement.attempt,
-                    settlement.task["path"],
+                    "%s (%s): attempt %d %s, %s: %s",
                     settlement.task["name"],
-                    "was the last" if settlement.retry_at is None else f"is followed by one at {settlement.retry_at:%X}",
+                    settlement.task["path"],
+                    settlement.attempt.number,
+                    settlement.attempt.outcome,
+                    "the last one" if settlement.retry_at is None else f"the next one is at {settlement.retry_at:%X}",
                     settlement.attempt.error,
                 )
         if idle:

@@ -230,7 +230,7 @@ class WorkerAdmin(ReadOnlyAdmin):
         """Its pid and host."""
         return f"{worker.pid} on {host_name(worker.host)}"
 
-    @admin.display(description="Tasks taken")
+    @admin.display(description="Tasks in hand")
     def holds(self, worker: Any) -> int:
         """How many rows it has taken and not yet settled."""
         return int(worker.held or 0)
