@@ -183,6 +183,3 @@ def free_bytes(path: Path) -> int:
     """How much room there is."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
-
-
-SCENARIOS = [posts, log_disk_full] + ([data_disk_full] if environment.DATABASE == "sqlite" else [])
