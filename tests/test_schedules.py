@@ -53,7 +53,7 @@ def test_schedule__shows_its_last_run(admin_client: Client) -> None:
         ("kwargs", "**{}"),
         ("cluster", "elsewhere"),
         ("intended_date_kwarg", "not a name"),
-        ("schedule_type", "C"),
+        ("cron", "every other day"),
     ],
 )
 def test_schedule__what_the_scheduler_would_trip_over_is_refused(admin_client: Client, field: str, value: str) -> None:
@@ -61,6 +61,16 @@ def test_schedule__what_the_scheduler_would_trip_over_is_refused(admin_client: C
     assert response.status_code == 200
     assert list(response.context["adminform"].form.errors) == [field]
     assert not Schedule.objects.exists()
+
+
+def test_schedule__cron_without_a_time_is_refused(admin_client: Client) -> None:
+    response = admin_client.post(reverse("admin:django_q_schedule_add"), schedule_form(schedule_type="C"))
+    assert list(response.context["adminform"].form.errors) == ["cron"]
+
+
+def test_schedule__cron(admin_client: Client) -> None:
+    admin_client.post(reverse("admin:django_q_schedule_add"), schedule_form(schedule_type="C", cron="30 7 * * *"))
+    assert (Schedule.objects.get().next_run.hour, Schedule.objects.get().next_run.minute) == (7, 30)
 
 
 @pytest.mark.django_db(transaction=True)

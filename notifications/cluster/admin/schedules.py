@@ -9,7 +9,7 @@ from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 from django_q.admin import ScheduleAdmin as DjangoQScheduleAdmin
-from django_q.conf import Conf, croniter
+from django_q.conf import Conf
 from django_q.models import Schedule, validate_kwarg
 
 from notifications.cluster.admin.pages import moment
@@ -71,6 +71,13 @@ class ScheduleForm(ModelForm):
             raise ValidationError(f"There is no such cluster; leave it empty, or write one of: {', '.join(known)}")
         return cluster
 
+    def clean(self) -> dict[str, Any]:
+        """A cron schedule says when; whether it says so rightly is its field's to check."""
+        fields: dict[str, Any] = super().clean() or {}
+        if fields.get("schedule_type") == Schedule.CRON and "cron" in fields and not fields["cron"]:
+            self.add_error("cron", "Write when it runs, as in 0 7 * * 1-5")
+        return fields
+
 
 def _check_kwargs(text: str) -> None:
     """Read keyword arguments as django-q2's scheduler does. Raises one of UNREADABLE."""
@@ -95,12 +102,6 @@ class ScheduleAdmin(DjangoQScheduleAdmin):  # type: ignore[misc]
 
     class Media:
         css = {"all": ("cluster/admin.css",)}  # noqa: RUF012 - as Django wants it
-
-    def formfield_for_choice_field(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        """Without the cron type, where its library is missing: saving such a schedule would fail."""
-        if db_field.name == "schedule_type" and not croniter:
-            kwargs["choices"] = [choice for choice in Schedule.TYPE if choice[0] != Schedule.CRON]
-        return super().formfield_for_choice_field(db_field, request, **kwargs)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         """The list, under the name of what it lists."""
