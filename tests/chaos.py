@@ -391,11 +391,24 @@ def idle(quick: bool) -> str:
         time.sleep(3)  # until the pauses have grown
         processes = [p for p in [supervisor_of(manager)] if p]
         processes += processes[0].children()
-        before = [sum(p.cpu_times()[:2]) for p in processes]
+        before, statements = [sum(p.cpu_times()[:2]) for p in processes], statements_seen()
         time.sleep(seconds)
         share = sum(sum(p.cpu_times()[:2]) - b for p, b in zip(processes, before, strict=True)) / seconds
+        rate = (statements_seen() - statements) / seconds
     assert share < 0.01 or quick, share
-    return f"idle for {seconds} s: {share:.2%} of a core"
+    assert rate <= 3.0 or quick, rate
+    seen = f", {rate:.1f} queries a second" if environment.DATABASE == "postgresql" else ""
+    return f"idle for {seconds} s: {share:.2%} of a core{seen}"
+
+
+def statements_seen() -> int:
+    """How many statements PostgreSQL has logged since the first call; SQLite keeps no such log."""
+    if environment.DATABASE == "sqlite":
+        return 0
+    with environment.administration() as cursor:
+        cursor.execute("ALTER SYSTEM SET log_statement = 'all'")
+        cursor.execute("SELECT pg_reload_conf()")
+    return environment.server_log().count("statement: ")
 
 
 def paused(quick: bool) -> str:

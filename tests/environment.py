@@ -56,6 +56,11 @@ def restart_server(mode: str) -> None:
     pgexec("pg_ctl", words, bin_path=_server.bin_path, user=_server.system_user, timeout=30)
 
 
+def server_log() -> str:
+    """What the run's PostgreSQL server has logged."""
+    return str(_server.log.read_text())
+
+
 def database_url(name: str) -> str:
     """The URL of another database on the run's PostgreSQL server."""
     url: str = _server.get_uri(name)

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from django.db import Error as DatabaseError
 from django.db import connections
+from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 from django_q.conf import Conf, logger
@@ -46,12 +47,13 @@ def free_dead(broker: Broker) -> int:
     On this host the kernel tells, at once and without doubt; of other hosts, the heartbeat.
     """
     freed = 0
-    workers = Worker.objects.using(broker.using)
-    for worker in workers.filter(host=processes.host_id()):
-        if not processes.is_alive(worker.pid, worker.born):
+    here = processes.host_id()
+    silent = Q(heartbeat__lt=_now(broker) - LOST_AFTER)
+    for worker in Worker.objects.using(broker.using).filter(Q(host=here) | silent):
+        if worker.host != here:
+            freed += broker.free(worker)
+        elif not processes.is_alive(worker.pid, worker.born):
             freed += _free(broker, worker)
-    for worker in workers.filter(heartbeat__lt=_now(broker) - LOST_AFTER).exclude(host=processes.host_id()):
-        freed += broker.free(worker)
     return freed
 
 
