@@ -176,5 +176,5 @@ ACCEPT_AND_WRITE = Scenario(
         Goal(figure="slowest ms", ours=c.NOTIFIER, at_most=250),
         Goal(figure="backlog grows by %", ours=c.NOTIFIER, at_most=1),
     ),
-    rounds=3,
+    rounds=2,
 )

@@ -13,7 +13,7 @@ from benchmarks.scenario import Goal, Sample, Scenario
 from benchmarks.stage import Stage, stage
 
 COUNT, QUICK_COUNT = 20_000, 2_000
-LIMIT, QUICK_LIMIT = 15.0, 5.0  # seconds
+LIMIT, QUICK_LIMIT = 10.0, 5.0  # seconds
 START_LIMIT = 60.0  # seconds until the first line
 GLANCE = 0.002  # seconds between two looks at the file
 

@@ -107,7 +107,7 @@ def scenario(ours: Contestant, name: str, title: str) -> Scenario:
             for contestant in full
             for figure, least, most in (("drained/s", 0.9, None), ("accepted/s", 0.9, None), ("worker MiB", None, 1.1))
         ),
-        rounds=3,
+        rounds=2,
     )
 
 

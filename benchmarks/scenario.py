@@ -37,7 +37,7 @@ class Scenario:
     run: Callable[[Contestant, bool], Sample]  # the flag: quick
     figures: Mapping[str, str]  # name → how to print it
     goals: Sequence[Goal] = ()
-    rounds: int = 5
+    rounds: int = 3
     quick_rounds: int = 2
     close: Callable[[], None] = lambda: None  # called after the last round
 

@@ -59,7 +59,7 @@ def assert_nothing_is_left(tmp_path: Path) -> None:
 def test_stop__idle(env: dict[str, str], tmp_path: Path, number: signal.Signals) -> None:
     with cluster(env, tmp_path) as process:
         process.send_signal(number)
-        assert process.wait(2) == 0
+        assert process.wait(6) == 0
     assert_nothing_is_left(tmp_path)
 
 
@@ -80,7 +80,7 @@ def test_stop__finishes_what_is_in_hand_and_gives_back_the_rest(env: dict[str, s
     with cluster(env, tmp_path) as process:
         wait_until_all_work()
         process.terminate()
-        assert process.wait(2) == 0
+        assert process.wait(6) == 0
     assert 2 <= Success.objects.count() == 6 - OrmQ.objects.count() < 6
     assert not Attempt.objects.exists()
     assert_nothing_is_left(tmp_path)
@@ -107,7 +107,7 @@ def test_stop__twice_exits_at_once(env: dict[str, str], tmp_path: Path) -> None:
         process.terminate()
         wait_until(lambda: Worker.objects.count() == 1, what="the idle worker has stopped")
         process.terminate()
-        assert process.wait(2) == 1
+        assert process.wait(6) == 1
     with running([*COMMAND, "--run-once"], env=env, output=tmp_path / "next") as process:
         wait_until(lambda: not Worker.objects.exclude(supervisor_pid=process.pid).exists(), what="the killed worker is freed")
     assert not Attempt.objects.filter(outcome="lost").exists()

@@ -146,8 +146,7 @@ class Broker(ORM):  # type: ignore[misc]
             if claim:
                 lease.name, lease.rows = self._claim(worker, claim)
             due = lease.rows[0].due if lease.rows else worker.lease_due
-            me = Worker.objects.using(self.using).filter(pk=worker.pk, lease=worker.lease)
-            if not me.update(lease=lease.name, lease_due=due):
+            if not table.change_lease(self.using, worker.pk, old=worker.lease, new=lease.name, due=due):
                 raise LeaseLostError(str(worker))
         worker.lease, worker.lease_due = lease.name, due
         return lease
@@ -178,7 +177,8 @@ class Broker(ORM):  # type: ignore[misc]
         history = [s.history() for s in lease.settled if s.retry_at is None and s.saves_result]
         table.save_history(self.using, history)
         lease.with_hook = [Task(*row) for row in history if row.hook]
-        Attempt.objects.using(self.using).bulk_create([s.attempt for s in lease.settled if s.attempt])
+        if failed := [s.attempt for s in lease.settled if s.attempt]:
+            Attempt.objects.using(self.using).bulk_create(failed)
         self._lock_groups(lease.settled)
         for settlement in lease.settled:
             if settlement.refused:

@@ -14,11 +14,12 @@ from django.db import connections
 from django_q.models import OrmQ, Task
 from django_q.utils import get_func_repr
 
-from notifications.cluster.models import Attempt
+from notifications.cluster.models import Attempt, Worker
 
 QUEUE = OrmQ._meta.db_table
 HISTORY = Task._meta.db_table
 ATTEMPTS = Attempt._meta.db_table
+WORKERS = Worker._meta.db_table
 _FIELDS = Task._meta.concrete_fields
 _LENGTHS = {field.name: field.max_length for field in _FIELDS if field.max_length}
 _PICKLE = Task._meta.get_field("result").protocol
@@ -73,6 +74,15 @@ def put_back(using: str, *, lease: datetime, row: int, due: datetime) -> bool:
     """Let go of a row, to be run when it is due; return whether the lease still held it."""
     sql = f"UPDATE {QUEUE} SET lock = %s WHERE lock = %s AND id = %s RETURNING id"  # noqa: S608
     return bool(run(using, sql, (_moment(using, due), _moment(using, lease), row)))
+
+
+def change_lease(using: str, worker: int, *, old: datetime | None, new: datetime | None, due: datetime | None) -> bool:
+    """Note a worker's new lease, and when its first row was due; return whether the worker still held the old one."""
+    values = [moment and _moment(using, moment) for moment in (new, due)]
+    sql = f"UPDATE {WORKERS} SET lease = %s, lease_due = %s WHERE id = %s AND lease "  # noqa: S608
+    if old is None:
+        return bool(run(using, f"{sql} IS NULL RETURNING id", (*values, worker)))
+    return bool(run(using, f"{sql} = %s RETURNING id", (*values, worker, _moment(using, old))))
 
 
 def attempts(using: str, rows: Collection[int]) -> dict[int, tuple[int, int]]:

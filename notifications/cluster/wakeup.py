@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import select
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,11 +45,14 @@ class Ear:
 
     def wait(self, seconds: float) -> bool:
         """Wait for a hint that no other worker took (True), a signal or the time's end (False)."""
-        ready, _, _ = select.select([self._fifo, self._signals], [], [], max(0.0, seconds))
-        if self._signals in ready:
-            with suppress(BlockingIOError):
-                os.read(self._signals, 4096)
-        if self._fifo in ready:
-            with suppress(BlockingIOError):
+        deadline = time.monotonic() + seconds
+        while True:
+            ready, _, _ = select.select([self._fifo, self._signals], [], [], max(0.0, deadline - time.monotonic()))
+            if self._signals in ready:
+                with suppress(BlockingIOError):
+                    os.read(self._signals, 4096)
+                return False
+            if not ready:
+                return False
+            with suppress(BlockingIOError):  # all idle workers are woken: the hint is for the one that reads it
                 return bool(os.read(self._fifo, 4096))
-        return False
