@@ -110,6 +110,8 @@ def wait_for_other_hosts() -> None:
     """Migrate in turn with hosts that start on the same PostgreSQL at this moment: until this connection is closed."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
+            # Not in a hurry, unlike a request: another host may be at it, and an index of a long history takes its time.
+            cursor.execute("SET lock_timeout = '5min'; SET statement_timeout = 0")
             cursor.execute("SELECT pg_advisory_lock(hashtext('notifier: migrate'))")
 
 

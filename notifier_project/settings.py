@@ -73,6 +73,10 @@ def _database(url: str) -> dict[str, Any]:
         database["OPTIONS"] = {
             "connect_timeout": 2,
             "tcp_user_timeout": 10_000,
+            # A server that is gone without a word is noticed after 11 s, and not after two hours.
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
             "options": "-c statement_timeout=30s -c lock_timeout=2s",
         } | database.get("OPTIONS", {})
     else:

@@ -285,6 +285,7 @@ def poison(quick: bool) -> str:
         "raises the unshowable": ((t + "raise_unshowable",), {}, tries, "no text either"),
         "fails unspeakably": ((t + "fail_unspeakably",), {"task_name": "\0" * 200}, tries, "a zero"),
         "returns what can't be stored": ((t + "return_picky",), {}, once, "can't be stored: TypeError: not twice"),
+        "nests its argument": ((t + "nest_argument", []), {}, once, "can't be stored: RecursionError"),
         "missing module": (("tests.nowhere.task",), {}, once, "There is no function"),
         "missing function": ((t + "nothing",), {}, once, "There is no function"),
         "raises on import": (("tests.raises_on_import.task",), {}, tries, "raises on import"),

@@ -98,6 +98,13 @@ class PickledOnce:
         return (PickledOnce, ())
 
 
+def nest_argument(argument: list[Any]) -> None:
+    """Make of an argument what can't be pickled any more: it is nested too deeply."""
+    for _ in range(100_000):
+        argument.append([])
+        argument = argument[0]
+
+
 def return_much() -> str:
     """Return 10 MB."""
     return "x" * 10_000_000

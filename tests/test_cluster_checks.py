@@ -30,6 +30,7 @@ def test_q_cluster__another_broker(monkeypatch: pytest.MonkeyPatch) -> None:
         ("backoff_factor", "3", "cluster.E002"),
         ("retry_policies", {"app.task": {"tries": 3}}, "cluster.E003"),
         ("retry_policies", {"app.task": 3}, "cluster.E003"),
+        ("retry_policies", {"app.task": {"attempts": "3"}}, "cluster.E003"),
     ],
 )
 def test_q_cluster__wrong_value(monkeypatch: pytest.MonkeyPatch, key: str, value: Any, id_: str) -> None:

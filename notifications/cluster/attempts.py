@@ -7,13 +7,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from django.db import DataError, IntegrityError
+from django.db import Error as DatabaseError
 from django.utils import timezone
 from django_q.conf import Conf
 from django_q.models import Task
 from django_q.utils import get_func_repr
 
-from notifications.cluster import signing
-from notifications.cluster.broker import Row, Settlement
+from notifications.cluster import preview, signing
+from notifications.cluster.broker import LeaseLostError, Row, Settlement
 from notifications.cluster.identifiers import new_task_id
 from notifications.cluster.models import Attempt
 from notifications.cluster.progress import InHand, Stage, Verdict
@@ -38,7 +40,7 @@ def read(row: Row) -> dict[str, Any]:
         task = signing.loads(row.payload)
     except signing.BadSignature as error:
         raise RefusedError(f"The payload's signature is wrong, so it was not unpickled: {error}") from error
-    except Exception as error:
+    except BaseException as error:
         raise RefusedError(f"The payload can't be unpickled: {type(error).__name__}: {error}") from error
     try:
         task["path"] = str(get_func_repr(task["func"]))[:FUNC_LENGTH]
@@ -103,6 +105,9 @@ def settle_lost(row: Row, in_hand: InHand, worker: str) -> Settlement | None:
             return settle_refused(row, str(error), worker)
     else:
         reason = "The worker was killed while it unpickled the payload."
+        shown = preview.read(row.payload)  # which runs nothing of it
+        if not shown.problem:
+            task = {"id": shown.id, "name": shown.name, "path": shown.func}
     task = _complete(row, task, datetime.fromtimestamp(in_hand.started, UTC), reason)
     outcome = Attempt.Outcome.OVERDUE if overdue else Attempt.Outcome.LOST
     settlement = _settle_failure(row, task, _attempt(row, task, worker, outcome, reason))
@@ -132,6 +137,11 @@ def _attempt(row: Row, task: dict[str, Any], worker: str, outcome: Attempt.Outco
         stopped=task["stopped"],
         error=error.encode("utf-8", "replace").decode().replace("\0", "\ufffd"),
     )
+
+
+def is_unstorable(error: Exception) -> bool:
+    """Whether an error in a transaction comes from what was to be stored; others come from the database, and pass."""
+    return not isinstance(error, DatabaseError | LeaseLostError) or isinstance(error, DataError | IntegrityError)
 
 
 def settle_unstorable(settlement: Settlement, error: Exception) -> Settlement:

@@ -98,6 +98,11 @@ class Broker(ORM):  # type: ignore[misc]
         super().__init__(list_key)
         self.using: str = using or Conf.ORM or "default"
 
+    @staticmethod
+    def get_connection(list_key: str | None = None) -> Any:
+        """The rows, for django-q2's own methods. Not by its way, which connects before anybody could wait for the database."""
+        return OrmQ.objects.using(Conf.ORM or "default")
+
     @property
     def queue(self) -> str:
         """The queue's name, which callers may change: `broker.list_key = …`."""

@@ -1,7 +1,7 @@
 """System checks of what `Q_CLUSTER` says, before a worker stumbles over it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from django.apps import AppConfig
@@ -9,7 +9,7 @@ from django.core.checks import CheckMessage, Error
 from django_q.conf import Conf
 
 from notifications.cluster.conf import cluster_conf
-from notifications.cluster.retry import RetryPolicy
+from notifications.cluster.retry import DEFAULT, RetryPolicy
 
 BROKER = "notifications.cluster.broker.Broker"
 
@@ -25,11 +25,20 @@ def check_q_cluster(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
 def _problems() -> Iterator[tuple[int, str, str, str]]:
     if Conf.conf.get("broker_class") != BROKER:
         yield 1, "broker_class", "is not the broker that `manage.py qcluster` works with", f"Set it to {BROKER!r}."
-    for key, least in (("grace", 0), ("claim", 1), ("backoff_base", 0), ("backoff_factor", 1), ("backoff_ceiling", 0)):
+    for key, least in (
+        ("grace", 0),
+        ("claim", 1),
+        ("backoff_base", 0),
+        ("backoff_factor", 1),
+        ("backoff_ceiling", 0),
+        ("history_days", 1),
+    ):
         value = getattr(cluster_conf, key)
         if not isinstance(value, int | float) or value < least:
             yield 2, key, f"is {value!r}", f"Set it to a number from {least} on."
-    names = {field.name for field in fields(RetryPolicy)}
+    names = ", ".join(field.name for field in fields(RetryPolicy))
     for path, policy in cluster_conf.retry_policies.items():
-        if not isinstance(policy, dict) or policy.keys() - names:
-            yield 3, "retry_policies", f"has {policy!r} for {path}", f"A policy may say {', '.join(sorted(names))}."
+        try:
+            replace(DEFAULT, **policy)
+        except (TypeError, ValueError):
+            yield 3, "retry_policies", f"has {policy!r} for {path}", f"A policy may say {names}: numbers from 0 on."

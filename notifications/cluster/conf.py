@@ -32,7 +32,8 @@ def _own(conf: dict[str, Any]) -> ClusterConf:
     if "run_dir" not in conf:
         raise ImproperlyConfigured('Q_CLUSTER["run_dir"] is missing: name a folder that this host\'s web and workers share.')
     names = ClusterConf.__dataclass_fields__.keys()
-    return ClusterConf(**{name: conf[name] for name in names if name in conf})
+    own = {name: conf[name] for name in names if name in conf}
+    return ClusterConf(**own | {"run_dir": Path(own["run_dir"])})
 
 
 cluster_conf = _own(Conf.conf)

@@ -22,7 +22,7 @@ from django_q.models import Schedule
 from django_q.scheduler import scheduler
 
 from notifications.cluster import history, processes
-from notifications.cluster.attempts import settle_lost
+from notifications.cluster.attempts import is_unstorable, settle_lost, settle_unstorable
 from notifications.cluster.broker import Broker
 from notifications.cluster.conf import cluster_conf
 from notifications.cluster.models import Worker
@@ -32,7 +32,7 @@ HEARTBEAT = 3  # seconds between two heartbeats
 LOST_AFTER = timedelta(seconds=9)  # a host whose last heartbeat is older is lost: freed within 15 s, with the checks' pace
 PRUNE = 60  # seconds between two prunings, when the last one found nothing
 CHECKPOINT = 0.5  # seconds between two SQLite checkpoints
-LONG_LOG = 12_000_000  # bytes of SQLite's log, from which on a checkpoint has the writers begin it anew
+LONG_LOG = 12_000_000  # bytes of SQLite's log, from which on it is shortened
 ABANDONED = 3600  # seconds after which a progress file that belongs to no worker is deleted
 
 
@@ -50,10 +50,14 @@ def free_dead(broker: Broker) -> int:
     here = processes.host_id()
     silent = Q(heartbeat__lt=_now(broker) - LOST_AFTER)
     for worker in Worker.objects.using(broker.using).filter(Q(host=here) | silent):
-        if worker.host != here:
-            freed += broker.free(worker)
-        elif not processes.is_alive(worker.pid, worker.born):
+        if worker.host == here and processes.is_alive(worker.pid, worker.born):
+            continue
+        try:
             freed += _free(broker, worker)
+        except Exception as error:
+            if not is_unstorable(error):
+                raise
+            logger.exception("%s can't be freed", worker)
     return freed
 
 
@@ -63,14 +67,22 @@ def _now(broker: Broker) -> "datetime | Now":
 
 
 def _free(broker: Broker, worker: Worker) -> bool:
-    """Free the lease of a worker that died on this host, and charge the row that it had in hand."""
+    """Free the lease of a dead worker, and charge the row that it had in hand.
+
+    Its progress file is here if it was a worker of this host, or of a container whose folder this one has now.
+    """
     path = cluster_conf.run_dir / f"{worker.name}.progress"
     progress = Progress(path) if path.exists() else None
     settlement = None
     if progress and (in_hand := progress.in_hand):
         row = broker.row_in_hand(worker, in_hand.row)
         settlement = settle_lost(row, in_hand, str(worker)) if row else None
-    freed = broker.free(worker, settlement)
+    try:
+        freed = broker.free(worker, settlement)
+    except Exception as error:
+        if not settlement or not is_unstorable(error):
+            raise
+        freed = broker.free(worker, settle_unstorable(settlement, error))
     if freed and settlement and settlement.attempt:
         logger.error("%s of '%s': %s", settlement.attempt, settlement.task["path"], settlement.attempt.error)
     if progress:
@@ -154,9 +166,13 @@ class Maintenance:
         if status.st_mtime_ns != self._checkpointed:
             self._checkpointed = status.st_mtime_ns
             with connection.cursor() as cursor:
-                cursor.execute(
-                    "PRAGMA wal_checkpoint(RESTART)" if status.st_size > LONG_LOG else "PRAGMA wal_checkpoint(PASSIVE)"
-                )
+                cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                _, pages, done = cursor.fetchone()
+                if pages == done and status.st_size > LONG_LOG:
+                    # Shorten it, unless somebody reads: this waits for readers, and has all writers wait meanwhile.
+                    cursor.execute("PRAGMA busy_timeout=50")
+                    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    cursor.execute("PRAGMA busy_timeout=2000")
         return CHECKPOINT
 
 

@@ -40,6 +40,7 @@ class InHand:
 
 
 _ROW = struct.Struct("=qd32s")  # row, started, task id
+_WORKS = 50
 _STAGE, _VERDICT, _TICK, _DEADLINE, _SIZE = 48, 49, 56, 64, 72
 _TIME = struct.Struct("=d")
 
@@ -81,6 +82,15 @@ class Progress:
     def tick(self) -> None:
         """Show that the process gets on."""
         _TIME.pack_into(self._map, _TICK, time.monotonic())
+
+    def work(self) -> None:
+        """Show that the worker is ready for tasks."""
+        self._map[_WORKS] = 1
+
+    @property
+    def works(self) -> bool:
+        """Whether the worker is ready for tasks."""
+        return bool(self._map[_WORKS])
 
     def judge(self, verdict: Verdict) -> None:
         """Note why the worker is about to be killed."""

@@ -22,6 +22,12 @@ class RetryPolicy:
     factor: float
     ceiling: float  # seconds
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no number, or below 0."""
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+                raise ValueError(f"{name} is {value!r}, and should be a number from 0 on")
+
     def is_last(self, attempt: int) -> bool:
         """Whether no attempt follows the one with this number (from 1)."""
         return 0 < self.attempts <= attempt

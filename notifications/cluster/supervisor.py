@@ -127,7 +127,7 @@ class Supervisor:
             signal.signal(number, note)
 
     def _wait(self) -> None:
-        pause = min(LOOK, max(0.0, self._deadline - time.monotonic()))
+        pause = min(LOOK, max(0.02, self._deadline - time.monotonic()))
         select.select([self._wakeups[0]], [], [], pause)
         with suppress(BlockingIOError):
             os.read(self._wakeups[0], 4096)
@@ -163,6 +163,8 @@ class Supervisor:
             self._report_death()
         if self.maintenance and self.maintenance.is_dead:
             logger.error("The maintenance process died: exit code %s", self.maintenance.process.exitcode)
+            if time.monotonic() - self.maintenance.born < QUICK:
+                self._quick_deaths.append(time.monotonic())
             self.maintenance = None
 
     def _report_death(self) -> None:
@@ -236,7 +238,7 @@ class Supervisor:
             self.to_recycle = deque(self.workers)
         while self.to_recycle and self.to_recycle[0] not in self.workers:
             self.to_recycle.popleft()
-        all_work = len(self.workers) == self.size and all(child.progress and child.progress.last_tick for child in self.workers)
+        all_work = len(self.workers) == self.size and all(child.progress and child.progress.works for child in self.workers)
         if self.to_recycle and all_work and not self.to_recycle[0].told_to_stop:
             self.to_recycle[0].told_to_stop = True
             self.to_recycle[0].tell(signal.SIGTERM)

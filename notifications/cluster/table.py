@@ -40,7 +40,7 @@ def insert(using: str, queue: str, payload: str, due: datetime) -> int:
 
 def next_due(using: str, queue: str) -> datetime | None:
     """When the first row is due, or till when it is held; None when there is no row."""
-    rows = run(using, f"SELECT lock FROM {QUEUE} WHERE key = %s ORDER BY lock, id LIMIT 1", (queue,))  # noqa: S608
+    rows = run(using, f"SELECT lock FROM {QUEUE} WHERE key = %s AND lock IS NOT NULL ORDER BY lock, id LIMIT 1", (queue,))  # noqa: S608
     return _aware(using, rows[0][0]) if rows else None
 
 

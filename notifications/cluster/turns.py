@@ -57,8 +57,19 @@ def _lock() -> int:
     if getattr(_own, "pid", 0) != os.getpid():
         try:
             cluster_conf.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _own.lock = os.open(cluster_conf.run_dir / "turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _own.lock = _Lock()
         except OSError:
-            _own.lock = -1
+            return -1
         _own.pid = os.getpid()
-    return int(_own.lock)
+    return int(_own.lock.descriptor)
+
+
+class _Lock:
+    """The lock file, open for as long as its thread lives."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.open(cluster_conf.run_dir / "turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)

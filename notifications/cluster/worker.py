@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
-from django.db import DataError, IntegrityError, close_old_connections, connections
 from django.db import Error as DatabaseError
+from django.db import close_old_connections, connections
 from django.utils import timezone
 from django_q.conf import Conf, error_reporter, logger
 from django_q.models import Task
@@ -50,9 +50,6 @@ PAUSE = (0.1, 2.0)  # first and longest pause (seconds) after a database error
 LATE = 3  # seconds that an overdue task has to heed its timeout, before the process is killed
 
 LONGEST_READ = 60  # seconds to unpickle a payload and import its function, where tasks have no timeout
-
-# Errors that come from what is to be stored; other database errors come from the database, and pass.
-UNSTORABLE = (DataError, IntegrityError, ValueError, TypeError, AttributeError, LookupError, pickle.PickleError, OSError)
 
 SIMPLE = (type(None), bool, int, float, str, bytes)
 
@@ -110,6 +107,9 @@ class Feed:
         self._run_once = run_once
         self._mutex = threading.Lock()  # between this process's two threads
         self._unstarted: deque[Row] = deque()
+        self._returning: list[Row] = []  # given back, but the database may not know it yet
+        self._unsure = False  # whether the last claim was committed
+        self._untold: list[Lease] = []  # whose hooks and signals are still to come
         self._finished: list[Settlement] = []
         self._in_hand: Row | None = None
         self._task: dict[str, Any] = {}
@@ -128,6 +128,7 @@ class Feed:
     def get(self) -> dict[str, Any] | str:
         """The next task, or "STOP"."""
         while not self.stop.noted:
+            self._tell()
             if not self._is_to_settle():
                 with self._mutex:
                     task = self._next_started()
@@ -171,17 +172,16 @@ class Feed:
 
     def close(self) -> None:
         """Settle what is finished, give back what is not started, and end the lease; waits for the database."""
-        while True:
+        done = False
+        while not done:
             with self._mutex:
-                returned, self._unstarted = list(self._unstarted), deque()
-                lease = self._exchange(returned=returned)
-                done = lease is not None
-                if not done:
-                    self._unstarted.extend(returned)
+                self._returning += self._unstarted
+                self._unstarted.clear()
+                lease = self._exchange()
+                done = lease is not None and not self._unstarted
             if lease is not None:
-                self._after_commit(lease)
-            if done:
-                return
+                self._untold.append(lease)
+        self._tell()
 
     # The worker's own part.
 
@@ -235,15 +235,15 @@ class Feed:
         if claim and LINGER_FROM <= self._last_claim < claim and not self._run_once:
             time.sleep(LINGER)
         with self._mutex:
-            if not self._finished and (pause := self._pause_until_due()) > 0:
+            if not self._finished and not self._unsure and (pause := self._pause_until_due()) > 0:
                 lease = None
             else:
                 pause = 0.0
-                lease = self._exchange(claim=claim)
+                lease = self._exchange(claim)
         if lease is not None:
             if claim:
                 self._note_claim(len(lease.rows))
-            self._after_commit(lease)
+            self._untold.append(lease)
             if lease.rows:
                 self._pause = POLL[0]
             return True
@@ -270,44 +270,53 @@ class Feed:
         self._error_pause = PAUSE[0]
         return POLL[1] if due is None else due
 
-    def _exchange(self, *, returned: list[Row] | None = None, claim: int = 0) -> Lease | None:
+    def _exchange(self, claim: int = 0) -> Lease | None:
         """One exchange with the table under the mutex; None when the database could not be reached or failed."""
-        settlements = self._finished
         try:
-            lease = self.broker.exchange(self.me, settlements, returned or (), claim)
-        except UNSTORABLE as error:
-            self._settle_one_by_one(error)
+            lease = self._recover() if self._unsure else None
+            if lease is None:
+                self._unsure = bool(claim)  # until we have heard that it was committed
+                lease = self.broker.exchange(self.me, self._finished, self._returning, claim)
+        except LeaseLostError:
+            raise
+        except Exception as error:
+            if attempts.is_unstorable(error):
+                self._unsure = False
+                self._settle_one_by_one(error)
+            else:
+                self._wait_out(error)
             return None
-        except DatabaseError as error:
-            self._wait_out(error)
-            try:
-                recovered = self.broker.recover(self.me) if claim else None
-            except DatabaseError as again:
-                self._wait_out(again)
-                return None
-            if recovered is None:
-                return None
-            # The COMMIT had got through, and only its answer was lost.
-            recovered.settled = settlements
-            lease = recovered
+        self._unsure = False
         self._error_pause = PAUSE[0]
         self._last_exchange = time.monotonic()
-        self._finished = []
+        self._finished, self._returning = [], []
         self._unstarted.extend(lease.rows)
+        return lease
+
+    def _recover(self) -> Lease | None:
+        """The lease of an exchange that was committed, though its answer was lost; None when it wasn't."""
+        lease = self.broker.recover(self.me)
+        if lease:
+            lease.settled = self._finished
+            ended = [settlement for settlement in self._finished if settlement.retry_at is None and settlement.saves_result]
+            lease.with_hook = [Task(*s.history()) for s in ended if s.task.get("hook")]
         return lease
 
     def _settle_one_by_one(self, error: Exception) -> None:
         """Something among what is finished can't be stored: find it, and have it failed instead."""
         logger.error("%s can't settle its batch: %r", self.me, error)
+        time.sleep(PAUSE[0])
         try:
             while self._finished:
                 settlement = self._finished[0]
                 try:
                     lease = self.broker.exchange(self.me, [settlement])
-                except UNSTORABLE as found:
+                except Exception as found:
+                    if not attempts.is_unstorable(found):
+                        raise
                     lease = self.broker.exchange(self.me, [attempts.settle_unstorable(settlement, found)])
                 del self._finished[0]
-                self._after_commit(lease)
+                self._untold.append(lease)
         except DatabaseError as again:
             self._wait_out(again)
 
@@ -318,67 +327,76 @@ class Feed:
         time.sleep(self._error_pause)
         self._error_pause = min(self._error_pause * 2, PAUSE[1])
 
-    def _after_commit(self, lease: Lease) -> None:
+    def _tell(self) -> None:
         """What django-q2's monitor does once a result is saved: hooks, signals, log lines. Errors in them are logged."""
-        idle = self._in_hand is None
-        if idle:
-            self.progress.expect(time.monotonic() + (Conf.TIMEOUT or LONGEST_READ))  # a hook that hangs is no reason to
-        if lease.with_hook:
-            close_old_connections()  # those that hooks use: the database may have been restarted since
-        for task in lease.with_hook:
-            call_hook(sender=Task, instance=task)
-        for settlement in lease.settled:
-            if settlement.retry_at is None:
-                for receiver, error in post_execute.send_robust(sender="django_q", task=settlement.task):
-                    if isinstance(error, Exception):
-                        logger.error("post_execute receiver %s failed: %r", receiver, error)
-            if settlement.attempt:
-                logger.error(
-                    "%s (%s): attempt %d %s, %s: %s",
-                    settlement.task["name"],
-                    settlement.task["path"],
-                    settlement.attempt.number,
-                    settlement.attempt.outcome,
-                    "the last one" if settlement.retry_at is None else f"the next one is at {settlement.retry_at:%X}",
-                    settlement.attempt.error,
-                )
-        if idle:
-            self.progress.end()
+        while self._untold:
+            lease = self._untold.pop(0)
+            if lease.with_hook:
+                close_old_connections()  # those that hooks use: the database may have been restarted since
+            for task in lease.with_hook:
+                self.progress.expect(time.monotonic() + (Conf.TIMEOUT or LONGEST_READ))  # one that hangs ends like a task
+                call_hook(sender=Task, instance=task)
+                self.progress.expect(0.0)
+            for settlement in lease.settled:
+                self._tell_of(settlement)
+
+    def _tell_of(self, settlement: Settlement) -> None:
+        if settlement.retry_at is None:
+            for receiver, error in post_execute.send_robust(sender="django_q", task=settlement.task):
+                if isinstance(error, Exception):
+                    logger.error("post_execute receiver %s failed: %r", receiver, error)
+        if settlement.attempt:
+            logger.error(
+                "%s (%s): attempt %d %s, %s: %s",
+                settlement.task["name"],
+                settlement.task["path"],
+                settlement.attempt.number,
+                settlement.attempt.outcome,
+                "the last one" if settlement.retry_at is None else f"the next one is at {settlement.retry_at:%X}",
+                settlement.attempt.error,
+            )
 
     # The guard thread: a slow task holds back nobody.
 
     def guard(self) -> None:
         """Look after the task in hand, for ever: once it is slow, settle what is finished and give back what waits."""
+        self.progress.work()
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for the thread that runs the task
         while True:
             self.progress.tick()
             time.sleep(TICK)
             if not self._is_held_up():
                 continue
-            lease = None
             with self._mutex:
                 if self._is_held_up():
-                    returned, self._unstarted = list(self._unstarted), deque()
-                    try:
-                        lease = self.broker.exchange(self.me, self._finished, returned)
-                        self._finished = []
-                        if returned:  # next time, no more than was started in this time
-                            self._claim_size = max(1, self._last_claim - len(returned))
-                    except LeaseLostError:
-                        os._exit(1)  # the task in hand runs elsewhere already
-                    except (DatabaseError, *UNSTORABLE) as error:  # the other thread will see to it
-                        self._unstarted.extend(returned)
-                        logger.warning("%s could not settle beside a slow task: %s", self.me, str(error).strip())
-                        connections[QUEUE].close()
-            if lease is not None:
-                wakeup.wake(self.broker.queue)
-                self._after_commit(lease)
+                    self._settle_beside_task()
+
+    def _settle_beside_task(self) -> None:
+        # What is given back is not run here any more, whether or not that got through: the next exchange says it again.
+        returned, self._unstarted = list(self._unstarted), deque()
+        self._returning += returned
+        try:
+            lease = self.broker.exchange(self.me, self._finished, self._returning)
+        except LeaseLostError:
+            os._exit(1)  # the task in hand runs elsewhere already
+        except Exception as error:
+            logger.warning("%s could not settle beside a slow task: %s", self.me, str(error).strip())
+            connections[QUEUE].close()
+            return
+        self._finished, self._returning = [], []
+        self._untold.append(lease)  # for the other thread: a hook is not this one's to run
+        if returned:  # next time, no more than was started in this time
+            self._claim_size = max(1, self._last_claim - len(returned))
+            wakeup.wake(self.broker.queue)
 
     def _is_held_up(self) -> bool:
         if self._in_hand is None:
             return False
         now = time.monotonic()
-        return bool((self._unstarted and now - self._claimed > PATIENCE) or (self._finished and now - self._began > PATIENCE))
+        return bool(
+            (self._unstarted and now - self._claimed > PATIENCE)
+            or ((self._finished or self._returning) and now - self._began > PATIENCE)
+        )
 
 
 def main(birth: Birth, progress: Progress) -> None:
@@ -394,7 +412,7 @@ def main(birth: Birth, progress: Progress) -> None:
     connections.settings[QUEUE] = connections.settings[Conf.ORM or "default"]
     broker = Broker(using=QUEUE)
     code = 0
-    if me := _register(birth, stop):
+    if me := _register(birth, stop, progress):
         feed = Feed(broker, me, progress, stop, run_once=birth.run_once)
         threading.Thread(target=feed.guard, daemon=True).start()
         try:
@@ -442,11 +460,12 @@ def _work(feed: Feed) -> None:
     feed.close()
 
 
-def _register(birth: Birth, stop: Stop) -> Worker | None:
+def _register(birth: Birth, stop: Stop, progress: Progress) -> Worker | None:
     """Store this process's row, once the leases of this host's dead are free; waits for the database."""
     pause = PAUSE[0]
     while not stop.noted:
         now = timezone.now()
+        progress.tick()
         try:
             maintenance.free_dead(Broker(using=QUEUE))
             return Worker.objects.using(QUEUE).create(
