@@ -21,6 +21,7 @@ SCENARIOS = {
     for scenario in (
         drain.SQLITE,
         drain.POSTGRESQL,
+        drain.JOURNAL,
         latency.SQLITE,
         latency.POSTGRESQL,
         accept.ACCEPT,
@@ -51,7 +52,7 @@ def main() -> int:
     arguments.output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     print(f"\n{arguments.output}")
     if arguments.publish:
-        publish.publish(content)
+        publish.publish(content, SCENARIOS)
     return int(not all(sample.holds for r in found for name, ss in r.samples.items() if "notifier" in name for sample in ss))
 
 

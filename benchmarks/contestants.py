@@ -51,6 +51,13 @@ NOTIFIER = Contestant(
     web=_granian("notifier_project.wsgi:application"),
     env={"DJANGO_SETTINGS_MODULE": "notifier_project.settings"},
 )
+NOTIFIER_PLAIN = Contestant(
+    name="notifier-plain",
+    title="Notifier, a plain append without the journal",
+    folder="notifier",
+    workers=NOTIFIER.workers,
+    env={**NOTIFIER.env, "BENCH_PLAIN": "1"},
+)
 NOTIFIER_POSTGRESQL = Contestant(
     name="notifier-postgresql",
     title="Notifier on PostgreSQL",

@@ -78,6 +78,13 @@ SQLITE = Scenario(
         Goal(figure="drained/s", ours=c.NOTIFIER, peers=(c.DJANGO_Q2_TUNED,), at_least=15),
     ),
 )
+JOURNAL = Scenario(
+    name="journal",
+    title="the cost of the journal: 20,000 queued appends, 2 workers",
+    contestants=(c.NOTIFIER, c.NOTIFIER_PLAIN),
+    run=run,
+    figures=FIGURES,
+)
 POSTGRESQL = Scenario(
     name="drain-postgresql",
     title="20,000 queued appends, 2 workers, on PostgreSQL",

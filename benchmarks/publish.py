@@ -1,6 +1,7 @@
 """Keeps results: benchmarks/results.json, the chart in docs/, and the tables in docs/performance.md."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from benchmarks import chart
@@ -12,11 +13,15 @@ PAGE = PROJECT / "docs" / "performance.md"
 BEGIN, END = "<!-- results: scripts/bench --publish -->", "<!-- end of results -->"
 
 
-def publish(content: dict[str, Any]) -> None:
-    """Put these results in the place of older ones of the same scenarios."""
-    if RESULTS.exists():
-        older = json.loads(RESULTS.read_text())
-        content = {**content, "scenarios": older["scenarios"] | content["scenarios"]}
+def publish(content: dict[str, Any], order: Iterable[str]) -> None:
+    """Put these results in the place of older ones of the same scenarios, and all in this order."""
+    older = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"versions": {}, "scenarios": {}}
+    scenarios = older["scenarios"] | content["scenarios"]
+    content = {
+        **content,
+        "versions": older["versions"] | content["versions"],
+        "scenarios": {name: scenarios[name] for name in order if name in scenarios},
+    }
     RESULTS.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     CHART.write_text(chart.svg(content["scenarios"]))
     before, _, rest = PAGE.read_text().partition(BEGIN)

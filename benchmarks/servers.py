@@ -1,6 +1,7 @@
 """Redis and PostgreSQL for the contestants, on this machine alone."""
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -66,7 +67,8 @@ def versions() -> dict[str, str]:
     for program in ("redis-server", "wrk"):
         if shutil.which(program):
             shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
-            found[program] = (shown.stdout + shown.stderr).splitlines()[0]
+            number = re.search(r"\d+\.\d+(\.\d+)?", shown.stdout + shown.stderr)
+            found[program] = number[0] if number else "?"
     with psycopg.connect(_server().get_uri()) as connection:
         found["postgresql"] = connection.execute("SHOW server_version").fetchall()[0][0]
     return found

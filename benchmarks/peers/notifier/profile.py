@@ -1,26 +1,30 @@
 """Where the microseconds of one POST and of one drained task go: runs in Notifier's environment.
 
     profile.py post COUNT   calls the WSGI application so many times
-    profile.py task COUNT   queues so many lines, then runs a worker's loop on them, both in this process
+    profile.py task COUNT   queues so many lines, then has one worker process drain them
 
 A timer of the processor time interrupts every millisecond (setitimer(2), ITIMER_PROF). Each time counts for the part
 that is being worked for: the first of PARTS that is met from the innermost frame outwards.
 """
 
 import io
+import multiprocessing
 import os
 import signal
 import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from types import FrameType
+from typing import Any, NoReturn
 
 import django
 
 django.setup()
 
 from django.core.management import call_command  # noqa: E402
+from django.db import connections  # noqa: E402
 
 TICK = 0.001  # seconds
 
@@ -53,6 +57,7 @@ PARTS = (
     ("notifications/views.py", "", "views and guards"),
     ("notifications/http.py", "", "views and guards"),
     ("notifications/cluster/worker.py", "", "the feed between table and loop"),
+    ("django/db/__init__.py", "close_old_connections", "django-q2's loop around a task"),
     ("django_q/worker.py", "", "django-q2's loop around a task"),
     ("/middleware", "", "middleware"),
     ("django/utils/deprecation.py", "", "middleware"),
@@ -96,7 +101,7 @@ class Sampler:
         return "\n".join(["| | µs |", "|---|---|", *rows, f"| **in all** | **{each:.1f}** |"])
 
 
-def post(count: int) -> Sampler:
+def post(count: int) -> None:
     """Call the application as the web server does."""
     from notifier_project.wsgi import application  # noqa: PLC0415
 
@@ -127,34 +132,45 @@ def post(count: int) -> Sampler:
             once(number)
     if set(statuses) != {"200 OK"}:
         raise SystemExit(f"Not all were answered with 200: {set(statuses)}")
-    return sampler
+    print(sampler.report(count))
 
 
-def task(count: int) -> Sampler:
-    """Run what a worker runs, but in this process."""
-    from django.db import connections  # noqa: PLC0415
+def task(count: int) -> None:
+    """Queue, then let a worker process drain it, and tell before it is gone."""
     from jobs import enqueue  # noqa: PLC0415
     from line import LINE  # noqa: PLC0415
 
     from notifications.cluster import worker  # noqa: PLC0415
-    from notifications.cluster.broker import Broker  # noqa: PLC0415
     from notifications.cluster.conf import cluster_conf  # noqa: PLC0415
     from notifications.cluster.progress import Progress  # noqa: PLC0415
 
     for number in range(count):
         enqueue(LINE.format(number))
+    connections.close_all()
     cluster_conf.run_dir.mkdir(exist_ok=True, parents=True)
-    connections.settings[worker.QUEUE] = connections.settings["default"]
-    name, stop, broker = uuid.uuid4().hex, worker.Stop(), Broker(using=worker.QUEUE)
-    progress = Progress(cluster_conf.run_dir / f"{name}.progress")
+    name = uuid.uuid4().hex
     birth = worker.Birth(name=name, supervisor=str(uuid.uuid4()), supervisor_pid=os.getpid(), restarts=0, run_once=True)
-    me = worker._register(birth, stop)
-    feed = worker.Feed(broker, me, progress, stop, run_once=True)
-    with Sampler() as sampler:
-        worker._work(feed)
-    return sampler
+    child = multiprocessing.get_context("fork").Process(
+        target=_work, args=(count, birth, Progress(cluster_conf.run_dir / f"{name}.progress"))
+    )
+    child.start()
+    child.join()
+
+
+def _work(count: int, *arguments: Any) -> None:
+    from notifications.cluster import worker  # noqa: PLC0415
+
+    def finish(code: int, leave: Callable[[int], NoReturn] = os._exit) -> NoReturn:
+        sampler.__exit__()
+        print(sampler.report(count), flush=True)
+        leave(code)
+
+    os._exit = finish  # what a worker's life ends with
+    sampler = Sampler()
+    with sampler:
+        worker.main(*arguments)
 
 
 if __name__ == "__main__":
     call_command("migrate", verbosity=0)
-    print({"post": post, "task": task}[sys.argv[1]](int(sys.argv[2])).report(int(sys.argv[2])))
+    {"post": post, "task": task}[sys.argv[1]](int(sys.argv[2]))
