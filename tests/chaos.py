@@ -41,6 +41,7 @@ from django.utils import timezone  # noqa: E402
 from django_q.models import Failure, OrmQ, Success, Task  # noqa: E402
 from django_q.tasks import async_task  # noqa: E402
 
+from notifications.cluster import queueing, signing  # noqa: E402
 from notifications.cluster.models import Attempt, DeadLetter, Worker  # noqa: E402
 
 FOLDER = environment.FOLDER
@@ -312,10 +313,8 @@ def _poisoned(name: str) -> Any:
 
 
 def _enqueue_tampered() -> None:
-    async_task("tests.cluster_tasks.mark", -1)
-    row = OrmQ.objects.latest("pk")
-    row.payload = row.payload[:-4] + "AAAA"
-    row.save()
+    task = queueing.package("tests.cluster_tasks.mark", (-1,), {}, name="tampered")
+    queueing.broker().enqueue(signing.dumps(task)[:-4] + "AAAA")
 
 
 def _poison_once(name: str, attempts: int, reason: str, queue: Callable[[], object]) -> None:

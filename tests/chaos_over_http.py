@@ -66,7 +66,9 @@ class Posts:
                 count[f"found query: {q}\n"] += bool(q)
         lost = {line: (found[line], count) for line, count in least.items() if found[line] < count}
         doubled = {line: (found[line], most[line]) for line in found if found[line] > most[line]}
-        assert not lost, f"lost: {list(lost.items())[:3]}"
+        assert not lost, (
+            f"lost: {len(lost)} of {len(least)}, the first {list(lost.items())[:1]}, the last {list(lost.items())[-1:]}"
+        )
         assert not doubled, f"doubled: {list(doubled.items())[:3]}"
         place = {line: number for number, line in enumerate(lines)}
         for email, q in self.answered:
