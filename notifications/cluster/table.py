@@ -34,8 +34,15 @@ def run(using: str, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...
 
 def insert(using: str, queue: str, payload: str, due: datetime) -> int:
     """Put a row into the queue; return its id."""
-    sql = f"INSERT INTO {QUEUE} (key, payload, lock) VALUES (%s, %s, %s) RETURNING id"  # noqa: S608
-    return int(run(using, sql, (queue, payload, _moment(using, due)))[0][0])
+    sql = f"INSERT INTO {QUEUE} (key, payload, lock) VALUES (%s, %s, %s)"  # noqa: S608
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(f"{sql} RETURNING id", (queue, payload, due))
+            return int(cursor.fetchone()[0])
+        # Without RETURNING, which would leave the commit to the fetching of its row.
+        cursor.execute(sql, (queue, payload, _moment(using, due)))
+        return int(cursor.lastrowid)
 
 
 def next_due(using: str, queue: str) -> datetime | None:
