@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.db import connection
 
 DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
 
@@ -65,6 +66,12 @@ def database_url(name: str) -> str:
     """The URL of another database on the run's PostgreSQL server."""
     url: str = _server.get_uri(name)
     return url
+
+
+def database_url_of_test() -> str:
+    """The URL under which other processes find the database of the running test."""
+    name = str(connection.settings_dict["NAME"])
+    return f"sqlite:///{name}" if DATABASE == "sqlite" else database_url(name)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 from django_q.brokers import get_broker
 from django_q.models import Failure, OrmQ, Schedule, Success, Task
@@ -60,9 +60,7 @@ def _no_notes() -> None:
 @pytest.fixture
 def env() -> dict[str, str]:
     """The environment of other processes, in which they work on this test's database."""
-    name = str(connection.settings_dict["NAME"])
-    url = f"sqlite:///{name}" if environment.DATABASE == "sqlite" else environment.database_url(name)
-    return {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "tests.promised_settings"}
+    return {"DATABASE_URL": environment.database_url_of_test(), "DJANGO_SETTINGS_MODULE": "tests.promised_settings"}
 
 
 @pytest.fixture

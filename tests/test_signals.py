@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 from django.conf import settings
-from django.db import connection
 from django_q.models import OrmQ, Success
 from django_q.tasks import async_task
 
@@ -28,10 +27,8 @@ COMMAND = [sys.executable, "manage.py", "qcluster", "--workers", "2"]
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
     """The environment of a cluster on this test's database, with a grace of two seconds."""
-    name = str(connection.settings_dict["NAME"])
-    url = f"sqlite:///{name}" if environment.DATABASE == "sqlite" else environment.database_url(name)
     own = {"NOTIFIER_DATA_DIR": str(tmp_path / "var"), "SECRET_KEY": settings.SECRET_KEY}
-    return own | {"DATABASE_URL": url, "NOTIFIER_STOP_GRACE": "2"}
+    return own | {"DATABASE_URL": environment.database_url_of_test(), "NOTIFIER_STOP_GRACE": "2"}
 
 
 @contextmanager

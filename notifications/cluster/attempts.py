@@ -21,7 +21,6 @@ from notifications.cluster.models import Attempt
 from notifications.cluster.progress import InHand, Stage, Verdict
 from notifications.cluster.retry import policy_for
 
-NAME_LENGTH = Task._meta.get_field("name").max_length
 FUNC_LENGTH = Task._meta.get_field("func").max_length
 
 _functions: dict[str, Callable[..., Any]] = {}

@@ -87,7 +87,11 @@ class Lease:
     name: datetime | None = None
     rows: list[Row] = field(default_factory=list)
     settled: list[Settlement] = field(default_factory=list)  # those of the last exchange that counted
-    with_hook: list[Task] = field(default_factory=list)  # history rows whose hook is to be called
+
+    @property
+    def with_hook(self) -> list[Task]:
+        """The history rows whose hook is to be called."""
+        return [Task(*s.history()) for s in self.settled if s.task.get("hook") and s.retry_at is None and s.saves_result]
 
 
 class Broker(ORM):  # type: ignore[misc]
@@ -179,9 +183,7 @@ class Broker(ORM):  # type: ignore[misc]
             if settlement.retry_at and table.put_back(self.using, lease=name, row=settlement.row.id, due=settlement.retry_at):
                 still_held.add(settlement.row.id)
         lease.settled = [settlement for settlement in settlements if settlement.row.id in still_held]
-        history = [s.history() for s in lease.settled if s.retry_at is None and s.saves_result]
-        table.save_history(self.using, history)
-        lease.with_hook = [Task(*row) for row in history if row.hook]
+        table.save_history(self.using, [s.history() for s in lease.settled if s.retry_at is None and s.saves_result])
         if failed := [s.attempt for s in lease.settled if s.attempt]:
             Attempt.objects.using(self.using).bulk_create(failed)
         self._lock_groups(lease.settled)

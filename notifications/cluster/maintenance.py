@@ -26,7 +26,7 @@ from notifications.cluster.attempts import is_unstorable, settle_lost, settle_un
 from notifications.cluster.broker import Broker
 from notifications.cluster.conf import cluster_conf
 from notifications.cluster.models import Worker
-from notifications.cluster.progress import Progress
+from notifications.cluster.progress import Progress, progress_path
 
 HEARTBEAT = 3  # seconds between two heartbeats
 LOST_AFTER = timedelta(seconds=9)  # a host whose last heartbeat is older is lost: freed within 15 s, with the checks' pace
@@ -34,11 +34,6 @@ PRUNE = 60  # seconds between two prunings, when the last one found nothing
 CHECKPOINT = 0.5  # seconds between two SQLite checkpoints
 LONG_LOG = 12_000_000  # bytes of SQLite's log, from which on it is shortened
 ABANDONED = 3600  # seconds after which a progress file that belongs to no worker is deleted
-
-
-def progress_path(name: str) -> "os.PathLike[str]":
-    """Where the worker of this name keeps its progress file."""
-    return cluster_conf.run_dir / f"{name}.progress"
 
 
 def free_dead(broker: Broker) -> int:
@@ -71,7 +66,7 @@ def _free(broker: Broker, worker: Worker) -> bool:
 
     Its progress file is here if it was a worker of this host, or of a container whose folder this one has now.
     """
-    path = cluster_conf.run_dir / f"{worker.name}.progress"
+    path = progress_path(worker.name)
     progress = Progress(path) if path.exists() else None
     settlement = None
     if progress and (in_hand := progress.in_hand):

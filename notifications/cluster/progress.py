@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from notifications.cluster.conf import cluster_conf
+
 
 class Stage(IntEnum):
     """How far the row in hand has come."""
@@ -43,6 +45,11 @@ _ROW = struct.Struct("=qd32s")  # row, started, task id
 _WORKS = 50
 _STAGE, _VERDICT, _TICK, _DEADLINE, _SIZE = 48, 49, 56, 64, 72
 _TIME = struct.Struct("=d")
+
+
+def progress_path(name: str) -> Path:
+    """Where the worker of this name keeps its file."""
+    return cluster_conf.run_dir / f"{name}.progress"
 
 
 class Progress:

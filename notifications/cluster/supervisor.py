@@ -21,7 +21,7 @@ from django_q.conf import Conf, logger
 
 from notifications.cluster import maintenance, processes, worker
 from notifications.cluster.conf import cluster_conf
-from notifications.cluster.progress import Progress, Verdict
+from notifications.cluster.progress import Progress, Verdict, progress_path
 
 LOOK = 1.0  # seconds between two looks at the children, when nothing happens
 STUCK = 5.0  # seconds without a sign of life, after which a child is killed
@@ -154,8 +154,7 @@ class Supervisor:
         for child in [child for child in self.workers if child.is_dead]:
             self.workers.remove(child)
             self.restarts += 1
-            if time.monotonic() - child.born < QUICK:
-                self._quick_deaths.append(time.monotonic())
+            self._note_death(child)
             if child.process.exitcode not in (0, worker.AGAIN):
                 logger.error("A worker (pid %d) died: exit code %s", child.pid, child.process.exitcode)
             elif self.run_once and child.process.exitcode == 0:
@@ -163,9 +162,12 @@ class Supervisor:
             self._report_death()
         if self.maintenance and self.maintenance.is_dead:
             logger.error("The maintenance process died: exit code %s", self.maintenance.process.exitcode)
-            if time.monotonic() - self.maintenance.born < QUICK:
-                self._quick_deaths.append(time.monotonic())
+            self._note_death(self.maintenance)
             self.maintenance = None
+
+    def _note_death(self, child: Child) -> None:
+        if time.monotonic() - child.born < QUICK:
+            self._quick_deaths.append(time.monotonic())
 
     def _report_death(self) -> None:
         with suppress(OSError):
@@ -208,7 +210,7 @@ class Supervisor:
             restarts=self.restarts,
             run_once=self.run_once,
         )
-        progress = Progress(cluster_conf.run_dir / f"{name}.progress")
+        progress = Progress(progress_path(name))
         return Child(_fork.Process(target=self._in_child(worker.main), args=(birth, progress)), progress)
 
     def _start_maintenance(self) -> Child:

@@ -298,8 +298,6 @@ class Feed:
         lease = self.broker.recover(self.me)
         if lease:
             lease.settled = self._finished
-            ended = [settlement for settlement in self._finished if settlement.retry_at is None and settlement.saves_result]
-            lease.with_hook = [Task(*s.history()) for s in ended if s.task.get("hook")]
         return lease
 
     def _settle_one_by_one(self, error: Exception) -> None:
@@ -331,9 +329,10 @@ class Feed:
         """What django-q2's monitor does once a result is saved: hooks, signals, log lines. Errors in them are logged."""
         while self._untold:
             lease = self._untold.pop(0)
-            if lease.with_hook:
+            with_hook = lease.with_hook
+            if with_hook:
                 close_old_connections()  # those that hooks use: the database may have been restarted since
-            for task in lease.with_hook:
+            for task in with_hook:
                 self.progress.expect(time.monotonic() + (Conf.TIMEOUT or LONGEST_READ))  # one that hangs ends like a task
                 call_hook(sender=Task, instance=task)
                 self.progress.expect(0.0)
