@@ -10,7 +10,7 @@ from typing import Any
 from asgiref.sync import async_to_sync
 from django_q.models import Task
 
-from notifications.cluster.queueing import enqueue
+from notifications.cluster import queueing
 from notifications.cluster.running import current_task
 
 # A call as the queue holds it: the function's dotted path, its positional and its keyword arguments.
@@ -48,15 +48,20 @@ class BackgroundTasks:
         queue can't be written to, and what pickle raises for an argument that it can't take (TypeError,
         pickle.PicklingError, AttributeError …); either leaves nothing behind.
         """
-        if not self.calls:
-            return None
-        path, args, kwargs = self.calls[0]
+        return queueing.enqueue(*self._entry(), name=self._title()) if self.calls else None
+
+    async def aenqueue(self) -> str | None:
+        """The same for an `async` view, in a transaction that what others queue at this moment may share."""
+        return await queueing.aenqueue(*self._entry(), name=self._title()) if self.calls else None
+
+    def _entry(self) -> Call:
+        if len(self.calls) == 1:
+            return self.calls[0]
+        return f"{__name__}.{run_in_order.__name__}", tuple(self.calls), {}
+
+    def _title(self) -> str:
         name = self.name or ", ".join(path.rpartition(".")[2] for path, _, _ in self.calls)
-        if len(name) > NAME_LENGTH:
-            name = f"{name[: NAME_LENGTH - 1]}…"
-        if len(self.calls) > 1:
-            path, args, kwargs = f"{__name__}.{run_in_order.__name__}", tuple(self.calls), {}
-        return enqueue(path, args, kwargs, name=name)
+        return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 import logging
 
 from django.db import Error as DatabaseError
-from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
@@ -12,7 +11,6 @@ from notifications.http import (
     JSON,
     control_character_problems,
     error,
-    ignore_body,
     last_query_value,
     post_only,
     redirect_to_path,
@@ -23,21 +21,19 @@ logger = logging.getLogger(__name__)
 
 
 @csrf_exempt
-@ignore_body
 @post_only
-def send_basic_notification(request: HttpRequest, email: str) -> HttpResponse:
+async def send_basic_notification(request: HttpRequest, email: str) -> HttpResponse:
     """Replace the log with one notification for `email`."""
     if problems := control_character_problems(email=("path", email)):
         return error(422, problems)
     tasks = BackgroundTasks(name=f"notification for {email}")
     tasks.add_task(write_notification, email, message="some notification")
-    return answer_when_queued(tasks, "Notification sent in the background")
+    return await answer_when_queued(tasks, "Notification sent in the background")
 
 
 @csrf_exempt
-@ignore_body
 @post_only
-def send_notification(request: HttpRequest, email: str) -> HttpResponse:
+async def send_notification(request: HttpRequest, email: str) -> HttpResponse:
     """Append a message to `email` to the log, after the query `q` if there is one."""
     q = last_query_value(request, "q")
     if problems := control_character_problems(email=("path", email), q=("query", q)):
@@ -45,7 +41,7 @@ def send_notification(request: HttpRequest, email: str) -> HttpResponse:
     tasks = BackgroundTasks(name=f"message to {email}")
     log_query(tasks, q)
     tasks.add_task(write_log, f"message to {email}\n")
-    return answer_when_queued(tasks, "Message sent")
+    return await answer_when_queued(tasks, "Message sent")
 
 
 def log_query(tasks: BackgroundTasks, q: str | None) -> None:
@@ -54,19 +50,17 @@ def log_query(tasks: BackgroundTasks, q: str | None) -> None:
         tasks.add_task(write_log, f"found query: {q}\n")
 
 
-def answer_when_queued(tasks: BackgroundTasks, message: str) -> HttpResponse:
+async def answer_when_queued(tasks: BackgroundTasks, message: str) -> HttpResponse:
     """Answer 200 once the tasks are committed to the queue, 503 when they may not be."""
     try:
-        tasks.enqueue()
+        await tasks.aenqueue()
     except DatabaseError:
-        close_old_connections()  # the next request connects anew, if this one found the connection broken
         logger.exception("A request was answered with 503: its tasks could not be queued")
         return error(503, "The queue can't be written to at the moment. Please try again.", {"Retry-After": "1"})
     return JSON({"message": message})
 
 
 @csrf_exempt
-@ignore_body
-def redirect_without_slash(request: HttpRequest) -> HttpResponse:
+async def redirect_without_slash(request: HttpRequest) -> HttpResponse:
     """Send the client, whatever its method, to the same path without its trailing slashes."""
     return redirect_to_path(request, request.path.rstrip("/"))

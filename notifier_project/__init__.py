@@ -1,1 +1,1 @@
-"""The site: settings, the root URL table and the WSGI application."""
+"""The site: settings, the root URL table and the ASGI application."""

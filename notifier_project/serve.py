@@ -31,7 +31,7 @@ from notifier_project.manager import manage
 
 PASSWORD_FILE = settings.DATA_DIR / "admin-password"
 PORT_WAIT = 3.0  # seconds in which the web processes of a killed manager let go of the port
-WEB_STOP_GRACE = 3  # seconds (or the grace, if shorter) that a stop waits for requests: longer, a client is to blame
+BACKLOG = 2048  # connections that wait to be taken, uvicorn's default
 STOP_MARGIN = 10  # seconds beyond the grace, after which the manager kills a program that did not stop
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     """Prepare, then manage."""
     os.environ["DJANGO_SETTINGS_MODULE"] = settings.__name__
     lock = take_lock(settings.DATA_DIR / "lock")
-    address = find_address(settings.HOST, settings.PORT)
+    listener = listen(settings.HOST, settings.PORT)
     django.setup()
     stop_on_errors()
     try:
@@ -49,7 +49,7 @@ def main() -> None:
     except DatabaseError as error:
         sys.exit(f"DATABASE_URL: the database can't be used: {' '.join(str(error).split())}")
     connections.close_all()
-    set_environment(address, user)
+    set_environment(listener, user)
     manage(settings.BASE_DIR / "supervisord.conf")
     os.close(lock)
 
@@ -76,8 +76,8 @@ def take_lock(path: Path) -> int:
     return lock
 
 
-def find_address(host: str, port: int) -> str:
-    """The IP address that `host` stands for, once it is sure that the service can listen there."""
+def listen(host: str, port: int) -> socket.socket:
+    """Listen on the address that `host` stands for; clients wait until there is a process that answers."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError):
@@ -85,10 +85,7 @@ def find_address(host: str, port: int) -> str:
     deadline = time.monotonic() + PORT_WAIT
     while True:
         try:
-            with socket.socket(family, socket.SOCK_STREAM) as listener:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.bind(address)
-            return str(address[0])
+            return socket.create_server(address, family=family, backlog=BACKLOG)
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
                 sys.exit(f"HOST: {host} is no address of this machine; name one that is, such as 127.0.0.1")
@@ -155,16 +152,16 @@ def ready_message(address: str, user: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def set_environment(address: str, user: str) -> None:
-    """Set what supervisord.conf refers to; its `python` is the one that runs this."""
+def set_environment(listener: socket.socket, user: str) -> None:
+    """Set what supervisord.conf refers to, and what web.py asks for; its `python` is the one that runs this."""
+    address: str = listener.getsockname()[0]
+    listener.set_inheritable(True)
     os.environ |= {
         "HOST": address,
         "PORT": str(settings.PORT),
         "NOTIFIER_DATA_DIR": str(settings.DATA_DIR),
         "NOTIFIER_WEB_WORKERS": str(settings.NOTIFIER_WEB_WORKERS),
-        # SQLite has one writer at a time; PostgreSQL commits for several with one fsync.
-        "WEB_THREADS": "4" if connection.vendor == "postgresql" else "1",
-        "WEB_STOP_GRACE": str(min(WEB_STOP_GRACE, settings.NOTIFIER_STOP_GRACE)),
+        "WEB_SOCKET": str(listener.fileno()),
         "STOP_LIMIT": str(settings.NOTIFIER_STOP_GRACE + STOP_MARGIN),
         "READY_MESSAGE": ready_message(address, user),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",

@@ -11,7 +11,10 @@ from typing import Any, NoReturn
 import dj_database_url
 from environs import Env, EnvError, ValidationError, validate
 
-from notifier_project import secret_key
+from notifier_project import (
+    secret_key,
+    sqlite,  # noqa: F401 - before Django looks for it
+)
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -139,10 +142,10 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
 ]
 
-# For the admin; what clients send passes none of it: notifier_project/wsgi.py
+# For the admin; what clients send passes none of it: notifier_project/asgi.py
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "servestatic.middleware.ServeStaticMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -152,7 +155,7 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "notifier_project.urls"
-WSGI_APPLICATION = "notifier_project.wsgi.application"
+ASGI_APPLICATION = "notifier_project.asgi.application"
 APPEND_SLASH = False  # the routes answer a trailing slash as FastAPI does: notifications/urls.py
 
 TEMPLATES = [
@@ -186,8 +189,8 @@ USE_I18N = False
 
 # The admin's files come straight from their packages: nothing to collect, so nothing that can be forgotten or stale.
 STATIC_URL = "/static/"
-WHITENOISE_USE_FINDERS = True
-WHITENOISE_AUTOREFRESH = False
+SERVESTATIC_USE_FINDERS = True
+SERVESTATIC_AUTOREFRESH = False
 
 # Behind a proxy that speaks HTTPS and sets X-Forwarded-Proto.
 if HTTPS:

@@ -66,11 +66,10 @@ def running(
 
 
 @contextmanager
-def web(*, env: Mapping[str, str], port: int, output: Path, workers: int = 1) -> Iterator[subprocess.Popen[bytes]]:
-    """Notifier's web server alone, ready to answer."""
-    command: list[str | Path] = [BIN / "granian", "--interface", "wsgi", "--no-ws", "--http", "1", "--port", str(port)]
-    command += ["--workers", str(workers), "--blocking-threads", "1", "notifier_project.wsgi:application"]
-    with running(command, env=env, output=output) as process:
+def web(*, env: Mapping[str, str], port: int, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """One of Notifier's web processes alone, ready to answer."""
+    command = [sys.executable, "-m", "notifier_project.web"]
+    with running(command, env={**env, "PORT": str(port)}, output=output) as process:
         wait_until(lambda: is_listening(port) or process.poll() is not None, what="the web server listens")
         yield process
 

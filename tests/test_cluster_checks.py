@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django_q.conf import Conf
 
 from notifications.cluster import checks, conf
+from tests import environment
 
 
 def test_q_cluster__as_it_is_shipped() -> None:
@@ -46,3 +47,28 @@ def test_q_cluster__without_a_folder(tmp_path: Path) -> None:
     assert conf._own({"run_dir": tmp_path}).run_dir == tmp_path
     with pytest.raises(ImproperlyConfigured, match="run_dir"):
         conf._own({})
+
+
+@pytest.mark.parametrize(
+    ("version", "mended"),
+    [
+        ((3, 40, 1), False),
+        ((3, 44, 5), False),
+        ((3, 44, 6), True),
+        ((3, 45, 0), False),
+        ((3, 50, 6), False),
+        ((3, 50, 7), True),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((3, 53, 0), True),
+        ((4, 0, 0), True),
+    ],
+)
+def test_sqlite__mended(version: tuple[int, int, int], *, mended: bool) -> None:
+    assert checks.is_mended(version) is mended
+
+
+def test_sqlite__a_release_with_the_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "SQLITE_MENDED", ((99, 0, 0),))
+    found = checks.check_sqlite(None)
+    assert [warning.id for warning in found] == (["cluster.W001"] if environment.DATABASE == "sqlite" else [])

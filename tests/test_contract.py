@@ -232,7 +232,6 @@ def test_http_1_0(pair: Pair, host: str) -> None:
 
 @in_place_of_each
 def test_client__hangs_up_without_its_answer(pair: Pair) -> None:
-    # Once the request is under way, that is: granian may drop one whose client is gone before it has begun with it.
     request = Request(target="/send-notification/alice?q=a").encode()
     with Connection(pair.model.port) as connection:
         connection.send(request)

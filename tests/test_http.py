@@ -1,5 +1,6 @@
 """What an answer promises: a 200, that the request is queued; a 503, that it is not known to be."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from django.test import Client
+from django.test import AsyncClient
 from django_q.models import OrmQ
 
 from tests.installations import QueueTable, queue_table
@@ -75,7 +76,7 @@ def test_queue__no_worker_runs(installation: dict[str, str], queue: QueueTable, 
 @pytest.mark.django_db
 @pytest.mark.parametrize("target", ["/send-notification/alice", "/basic/send-notification/alice"])
 def test_csrf__no_token_needed(target: str) -> None:
-    response = Client(enforce_csrf_checks=True).post(target, {"email": "bob"})
+    response = asyncio.run(AsyncClient(enforce_csrf_checks=True).post(target, {"email": "bob"}))
     assert response.status_code == 200
     assert not response.cookies
     assert OrmQ.objects.count() == 1
@@ -83,6 +84,6 @@ def test_csrf__no_token_needed(target: str) -> None:
 
 @pytest.mark.django_db
 def test_csrf__redirect_needs_no_token_either() -> None:
-    response = Client(enforce_csrf_checks=True).post("/send-notification/alice/")
+    response = asyncio.run(AsyncClient(enforce_csrf_checks=True).post("/send-notification/alice/"))
     assert response.status_code == 307
     assert not OrmQ.objects.exists()

@@ -198,7 +198,7 @@ def queue_a_long_task(env: Mapping[str, str]) -> None:
 
 
 def _web(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if "granian" in process.cmdline()]
+    return [process for process in processes if "notifier_project.web" in process.cmdline()]
 
 
 def _queue(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -207,14 +207,14 @@ def _queue(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 def test_service__each_process_killed(installation: dict[str, str], log_file: Path, output: Path, port: int) -> None:
     victims: dict[str, Callable[[list[psutil.Process]], psutil.Process]] = {
-        "web worker": lambda processes: _web(processes)[1],
         "web": lambda processes: _web(processes)[0],
+        "other web": lambda processes: _web(processes)[1],
         "queue worker": lambda processes: _queue(processes)[-1],
         "queue's maintenance": lambda processes: _queue(processes)[1],
         "queue": lambda processes: _queue(processes)[0],
     }
     with service(env=installation, port=port, output=output) as process:
-        everybody = 8  # the manager; the web and its 2 workers; the queue, its 2 workers and its maintenance process
+        everybody = 7  # the manager; 2 web processes; the queue, its 2 workers and its maintenance process
         wait_until(lambda: len(processes_of(installation)) == everybody, what="all are there")
         for name, choose in victims.items():
             choose(processes_of(installation)).kill()
@@ -307,15 +307,13 @@ def catches(pid: int, number: signal.Signals) -> bool:
     return mask is not None and bool(int(mask[1], 16) >> (number - 1) & 1)
 
 
-def test_wsgi__under_another_server(installation: dict[str, str], log_file: Path, output: Path, port: int) -> None:
+def test_asgi__under_another_server(installation: dict[str, str], log_file: Path, output: Path, port: int) -> None:
     manage("migrate", env=installation)
-    program = (
-        "from wsgiref.simple_server import make_server; from notifier_project.wsgi import application; "
-        f"make_server('127.0.0.1', {port}, application).serve_forever()"
-    )
+    command = [sys.executable, "-m", "uvicorn", "--http", "h11", "--loop", "asyncio", "--port", str(port)]
     with (
-        running([sys.executable, "-c", program], env=installation, output=output),
+        running([*command, "notifier_project.asgi:application"], env=installation, output=output),
         queue_workers(env=installation, output=output),
     ):
         wait_until(lambda: is_accepted(port, "/send-notification/alice"))
         wait_until(lambda: lines(log_file) == ["message to alice"])
+        assert "Log in" in httpx.get(f"http://127.0.0.1:{port}/admin/login/").text

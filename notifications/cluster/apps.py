@@ -17,12 +17,13 @@ class ClusterConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system check; give each task, however it is queued, an id that tells when."""
+        """Register the system checks; give each task, however it is queued, an id that tells when."""
         from django_q.signals import pre_enqueue  # noqa: PLC0415 - its module needs the models to be loaded
 
-        from notifications.cluster.checks import check_q_cluster  # noqa: PLC0415
+        from notifications.cluster.checks import check_q_cluster, check_sqlite  # noqa: PLC0415
 
         register(check_q_cluster)
+        register(check_sqlite)
         pre_enqueue.connect(_give_time_ordered_id, dispatch_uid="notifications.cluster")
 
 

@@ -116,8 +116,12 @@ class Broker(ORM):  # type: ignore[misc]
 
     def enqueue(self, task: str) -> int:
         """Insert a signed package, due now, and return the row's id; in a transaction, it is committed with it."""
+        return self.enqueue_all([task])
+
+    def enqueue_all(self, tasks: Sequence[str]) -> int:
+        """Insert signed packages, all or none, in this order; return the last row's id."""
         with turn(self.using):
-            row = table.insert(self.using, self.queue, task, datetime.now(UTC))
+            row = table.insert(self.using, self.queue, tasks, datetime.now(UTC))
         transaction.on_commit(lambda: wakeup.wake(self.queue), using=self.using)
         return row
 

@@ -1,15 +1,20 @@
-"""System checks of what `Q_CLUSTER` says, before a worker stumbles over it."""
+"""System checks of what `Q_CLUSTER` says, before a worker stumbles over it, and of the SQLite that holds the queue."""
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 from django.apps import AppConfig
-from django.core.checks import CheckMessage, Error
+from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
+from django.db import connections
 from django_q.conf import Conf
 
 from notifications.cluster.conf import cluster_conf
 from notifications.cluster.retry import DEFAULT, RetryPolicy
+
+# The releases that mended the WAL-reset bug, by the branch that they belong to; from the last one on, all have.
+SQLITE_MENDED = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 
 BROKER = "notifications.cluster.broker.Broker"
 
@@ -42,3 +47,17 @@ def _problems() -> Iterator[tuple[int, str, str, str]]:
             replace(DEFAULT, **policy)
         except (TypeError, ValueError):
             yield 3, "retry_policies", f"has {policy!r} for {path}", f"A policy may say {names}: numbers from 0 on."
+
+
+def check_sqlite(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """A commit must not be lost to a checkpoint (https://www.sqlite.org/wal.html#walresetbug)."""
+    if connections[Conf.ORM or "default"].vendor != "sqlite" or is_mended(sqlite3.sqlite_version_info):
+        return []
+    reason = f"SQLite {sqlite3.sqlite_version} may, very rarely, lose a commit that comes in the instant of a checkpoint."
+    remedy = "Install SQLite 3.51.3 or later: `pip install pysqlite3` brings one, where it can be had as a wheel."
+    return [Warning(reason, hint=remedy, id="cluster.W001")]
+
+
+def is_mended(version: tuple[int, int, int]) -> bool:
+    """Whether a release of SQLite is without the WAL-reset bug."""
+    return version >= SQLITE_MENDED[-1] or any(mended <= version < (*mended[:2], 99) for mended in SQLITE_MENDED)

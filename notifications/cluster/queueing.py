@@ -6,12 +6,13 @@
 import functools
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.utils import timezone
 from django_q.conf import Conf
 from django_q.signals import pre_enqueue
 from django_q.tasks import _sync
 
-from notifications.cluster import signing
+from notifications.cluster import group_commit, signing
 from notifications.cluster.broker import Broker
 from notifications.cluster.identifiers import new_task_id
 
@@ -37,11 +38,25 @@ def enqueue(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: s
 
     Raises django.db.Error, and what pickle raises for arguments that it can't take; nothing is queued then.
     """
-    task = package(func, args, kwargs, name=name)
-    pre_enqueue.send(sender="django_q", task=task)
-    payload = signing.dumps(task)
+    task, payload = _packed(func, args, kwargs, name)
     if task.get("sync"):
         _sync(payload)
     else:
         broker().enqueue(payload)
     return str(task["id"])
+
+
+async def aenqueue(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> str:
+    """The same in an event loop, committed together with what others queue at this moment, and in no caller's transaction."""
+    task, payload = _packed(func, args, kwargs, name)
+    if task.get("sync"):
+        await sync_to_async(_sync)(payload)
+    else:
+        await group_commit.enqueue(broker(), payload)
+    return str(task["id"])
+
+
+def _packed(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    task = package(func, args, kwargs, name=name)
+    pre_enqueue.send(sender="django_q", task=task)
+    return task, signing.dumps(task)

@@ -32,16 +32,18 @@ def run(using: str, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...
         return cursor.fetchall() if cursor.description else []
 
 
-def insert(using: str, queue: str, payload: str, due: datetime) -> int:
-    """Put a row into the queue; return its id."""
-    sql = f"INSERT INTO {QUEUE} (key, payload, lock) VALUES (%s, %s, %s)"  # noqa: S608
+def insert(using: str, queue: str, payloads: Sequence[str], due: datetime) -> int:
+    """Put rows into the queue, by one statement and so in one transaction; return the last one's id."""
     connection = connections[using]
+    moment = _moment(using, due)
+    sql = f"INSERT INTO {QUEUE} (key, payload, lock) VALUES {', '.join(['(%s, %s, %s)'] * len(payloads))}"  # noqa: S608
+    values = [value for payload in payloads for value in (queue, payload, moment)]
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            cursor.execute(f"{sql} RETURNING id", (queue, payload, due))
-            return int(cursor.fetchone()[0])
+            cursor.execute(f"{sql} RETURNING id", values)
+            return int(cursor.fetchall()[-1][0])
         # Without RETURNING, which would leave the commit to the fetching of its row.
-        cursor.execute(sql, (queue, payload, _moment(using, due)))
+        cursor.execute(sql, values)
         return int(cursor.lastrowid)
 
 
