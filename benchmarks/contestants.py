@@ -1,6 +1,5 @@
 """Who takes part, and how each is started: settings are in benchmarks/peers/<folder>, versions in its requirements.txt."""
 
-import configparser
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ ENVIRONMENTS = PROJECT / "var" / "bench" / "environments"
 
 Command = tuple[str, ...]
 
+_TWO_QUIET = "--workers 2 --no-access-log --log-level warning"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
@@ -23,7 +24,7 @@ class Contestant:
     title: str
     folder: str  # in `peers`, and the name of its environment
     workers: tuple[Command, ...] = ()  # what to start, to have two workers; the first word is a program of its environment
-    web: Command = ()  # the web server: {port} is where it listens
+    web: Command = ()  # the web server, two processes on {port}; Notifier's: one of two, which share a socket
     server: Literal["", "redis", "postgresql"] = ""
     env: Mapping[str, str] = field(default_factory=dict)
 
@@ -33,22 +34,12 @@ class Contestant:
         return Path(sys.executable).parent if self.folder == "notifier" else ENVIRONMENTS / self.folder / "bin"
 
 
-def _granian(application: str, threads: int = 1) -> Command:
-    """The web server's command in supervisord.conf, so that no other options are measured than those that are used."""
-    config = configparser.RawConfigParser(inline_comment_prefixes=(";",))
-    config.read(PROJECT / "supervisord.conf")
-    values = {"HOST": "127.0.0.1", "PORT": "{port}", "NOTIFIER_WEB_WORKERS": "2", "WEB_STOP_GRACE": "3"}
-    values["WEB_THREADS"] = str(threads)
-    command = config["program:web"]["command"] % {f"ENV_{name}": value for name, value in values.items()}
-    return tuple(command.replace("notifier_project.wsgi:application", application).split())
-
-
 NOTIFIER = Contestant(
     name="notifier",
     title="Notifier",
     folder="notifier",
     workers=(("python", str(PROJECT / "manage.py"), "qcluster", "--workers", "2"),),
-    web=_granian("notifier_project.wsgi:application"),
+    web=("python", "-m", "notifier_project.web"),
     env={"DJANGO_SETTINGS_MODULE": "notifier_project.settings"},
 )
 NOTIFIER_PLAIN = Contestant(
@@ -63,7 +54,7 @@ NOTIFIER_POSTGRESQL = Contestant(
     title="Notifier on PostgreSQL",
     folder="notifier",
     workers=NOTIFIER.workers,
-    web=_granian("notifier_project.wsgi:application", threads=4),  # as notifier_project/serve.py has it
+    web=NOTIFIER.web,
     server="postgresql",
     env=NOTIFIER.env,
 )
@@ -72,7 +63,7 @@ CELERY = Contestant(
     title="Celery on Redis",
     folder="celery_redis",
     workers=(("celery", "-A", "jobs", "worker", "--concurrency", "2", "--loglevel", "warning"),),
-    web=_granian("web:application"),
+    web=tuple(f"uvicorn web:application --port {{port}} {_TWO_QUIET}".split()),
     server="redis",
 )
 HUEY_REDIS = Contestant(
@@ -136,10 +127,10 @@ DJANGO_Q2_TUNED_POSTGRESQL = Contestant(
     env=DJANGO_Q2_TUNED.env,
 )
 # The program that Notifier stands in for, as the tests have it.
-_UVICORN = f"uvicorn query:app --app-dir {PROJECT}/tests/fastapi_programs --port {{port}}"
+_PROGRAM = f"uvicorn query:app --app-dir {PROJECT}/tests/fastapi_programs --port {{port}}"
 FASTAPI = Contestant(
     name="fastapi",
     title="FastAPI BackgroundTasks",
     folder="fastapi_program",
-    web=tuple(f"{_UVICORN} --workers 2 --no-access-log --log-level warning".split()),
+    web=tuple(f"{_PROGRAM} {_TWO_QUIET}".split()),
 )

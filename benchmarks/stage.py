@@ -1,9 +1,11 @@
 """Where a contestant performs: a folder, a database, a log file and processes of its own, gone at the end."""
 
 import os
+import socket
 import sqlite3
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -13,11 +15,13 @@ import psycopg
 
 from benchmarks import servers
 from benchmarks.contestants import PEERS, Contestant
+from notifier_project.ready import answers
 from tests.processes import PROJECT, free_port, is_listening, running, wait_until
 
 CLIENT = PEERS / "client.py"
 CLIENT_LIMIT = 900  # seconds that a client may take for all its lines
 START_LIMIT = 60.0  # seconds
+BACKLOG = 2048  # as in notifier_project/serve.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +82,25 @@ class Stage:
     @contextmanager
     def web(self) -> Iterator[int]:
         """Two web processes, ready to answer; yields their port."""
+        if self.contestant.folder == "notifier":
+            with self._web_on_a_socket() as port:
+                yield port
+            return
         port = free_port()
         with self._running(tuple(word.replace("{port}", str(port)) for word in self.contestant.web)) as process:
             wait_until(lambda: is_listening(port) or process.poll() is not None, what="the web server listens")
+            yield port
+
+    @contextmanager
+    def _web_on_a_socket(self) -> Iterator[int]:
+        """As notifier_project/serve.py does it."""
+        with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener, ExitStack() as stack:
+            env = {**self.env, "WEB_SOCKET": str(listener.fileno())}
+            for _ in range(2):
+                stack.enter_context(self._running(self.contestant.web, env=env, pass_fds=(listener.fileno(),)))
+            port: int = listener.getsockname()[1]
+            wait_until(lambda: answers("127.0.0.1", port), what="the web answers")
+            time.sleep(1.0)  # until the other one does, too
             yield port
 
     @contextmanager
@@ -102,9 +122,15 @@ class Stage:
 
     @contextmanager
     def _running(
-        self, words: tuple[str, ...], *, env: dict[str, str] | None = None, cwd: Path | None = None
+        self,
+        words: tuple[str, ...],
+        *,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        pass_fds: tuple[int, ...] = (),
     ) -> Iterator[subprocess.Popen[bytes]]:
-        with running(self.program(words), env=env or self.env, output=self.output, cwd=cwd or self.folder) as process:
+        command, folder = self.program(words), cwd or self.folder
+        with running(command, env=env or self.env, output=self.output, cwd=folder, pass_fds=pass_fds) as process:
             self.started.append(process.pid)
             yield process
 

@@ -1,22 +1,24 @@
 """The ASGI application: `uvicorn notifier_project.asgi:application`, or any other server."""
 
+import functools
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import IO, Any, NoReturn, cast
 from urllib.parse import quote
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "notifier_project.settings")
 
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.conf import settings
+from django.core.asgi import get_asgi_application
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.exception import convert_exception_to_response
-from django.core.asgi import get_asgi_application
 from django.http import HttpRequest, HttpResponse
 
-Scope = MutableMapping[str, Any]
+Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Answer = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 # Paths that are answered by all of Django: middleware, sessions, forms. In a thread, one after the other in each process.
@@ -44,6 +46,11 @@ class ClientsRequest(ASGIRequest):
         self.method = scope["method"]
 
 
+@functools.cache
+def _in_loop(view: Callable[..., Any]) -> Callable[..., Awaitable[HttpResponse]]:
+    return view if iscoroutinefunction(view) else sync_to_async(view)
+
+
 class ClientsHandler(BaseHandler):
     """Django for programs: what they send and get passes no middleware and sends no signals, and no body is read.
 
@@ -52,14 +59,12 @@ class ClientsHandler(BaseHandler):
     """
 
     def __init__(self) -> None:
-        none: list[Any] = []
-        self._view_middleware = self._template_response_middleware = self._exception_middleware = none
         self._answered = cast("Answer", convert_exception_to_response(self._answer))
 
     async def _answer(self, request: HttpRequest) -> HttpResponse:
         request.get_host()  # raises DisallowedHost, as CommonMiddleware does for the admin
-        response: HttpResponse = await self._get_response_async(request)  # type: ignore[attr-defined]  # the stubs lack it
-        return response
+        view, arguments, named = self.resolve_request(request)
+        return await _in_loop(view)(request, *arguments, **named)
 
     async def __call__(self, scope: Scope, send: Send) -> None:
         """Answer one request (https://asgi.readthedocs.io/en/latest/specs/www.html)."""

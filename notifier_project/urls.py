@@ -1,4 +1,4 @@
-"""The root URL table: the admin and the notification routes. All else is answered with JSON."""
+"""The root URL table: the notification routes and the admin. All else is answered with JSON."""
 
 from django.contrib import admin
 from django.urls import include, path
@@ -10,7 +10,7 @@ handler404 = "notifications.http.not_found"
 handler500 = "notifications.http.server_error"
 
 urlpatterns = [
+    path("", include("notifications.urls")),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
-    path("", include("notifications.urls")),
 ]

@@ -40,7 +40,7 @@ def is_listening(port: int) -> bool:
 
 @contextmanager
 def running(
-    command: Sequence[str | Path], *, env: Mapping[str, str], output: Path, cwd: Path = PROJECT
+    command: Sequence[str | Path], *, env: Mapping[str, str], output: Path, cwd: Path = PROJECT, pass_fds: Sequence[int] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a group of its own, its output in a file; the whole group is gone at the end."""
     with output.open("ab") as file:
@@ -52,6 +52,7 @@ def running(
             stderr=subprocess.STDOUT,
             cwd=cwd,
             start_new_session=True,
+            pass_fds=pass_fds,
         )
     try:
         yield process

@@ -7,14 +7,17 @@ no wait is without a limit (SQLite's busy timeout, PostgreSQL's lock and stateme
 """
 
 import asyncio
+import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.db import connections
 
+from notifications.cluster import checkpoints
 from notifications.cluster.broker import Broker
 
+CHECKPOINT = 1.0  # seconds between two SQLite checkpoints of this process: a cluster, while it runs, leaves it nothing to do
 LARGEST = 1000  # rows in one statement, which may have 32,766 values (https://www.sqlite.org/limits.html)
 
 
@@ -63,12 +66,19 @@ class _Open(threading.local):
 _open = _Open()
 
 
+@functools.cache
+def _begin_checkpoints(using: str) -> None:
+    if connections[using].vendor == "sqlite":
+        checkpoints.begin(using, pause=CHECKPOINT)
+
+
 async def enqueue(broker: Broker, payload: str) -> None:
     """Queue a signed package; return once it is committed. Raises django.db.Error, and then it is not known to be."""
     loop = asyncio.get_running_loop()
     batch = _open.batch
     if batch is None or not batch.takes_more(broker, loop):
         batch = _open.batch = _Batch(broker, loop)
+        _begin_checkpoints(broker.using)
         loop.call_soon(batch.commit)  # after all that this turn of the loop has in hand
     await batch.add(payload)
 

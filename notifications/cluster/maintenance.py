@@ -24,6 +24,7 @@ from django_q.scheduler import scheduler
 from notifications.cluster import history, processes
 from notifications.cluster.attempts import is_unstorable, settle_lost, settle_unstorable
 from notifications.cluster.broker import Broker
+from notifications.cluster.checkpoints import Checkpoints
 from notifications.cluster.conf import cluster_conf
 from notifications.cluster.models import Worker
 from notifications.cluster.progress import Progress, progress_path
@@ -32,7 +33,6 @@ HEARTBEAT = 3  # seconds between two heartbeats
 LOST_AFTER = timedelta(seconds=9)  # a host whose last heartbeat is older is lost: freed within 15 s, with the checks' pace
 PRUNE = 60  # seconds between two prunings, when the last one found nothing
 CHECKPOINT = 0.5  # seconds between two SQLite checkpoints
-LONG_LOG = 12_000_000  # bytes of SQLite's log, from which on it is shortened
 ABANDONED = 3600  # seconds after which a progress file that belongs to no worker is deleted
 
 
@@ -103,7 +103,7 @@ class Maintenance:
         self.duties = [Duty(self.beat), Duty(self.tick_schedules), Duty(self.prune)]
         if connections[broker.using].vendor == "sqlite":
             self.duties.append(Duty(self.checkpoint))
-        self._checkpointed = 0
+        self._checkpoints = Checkpoints(broker.using)
 
     def step(self) -> float:
         """Do what is due; return the seconds until something is again. Nothing raises."""
@@ -149,25 +149,8 @@ class Maintenance:
         return PRUNE
 
     def checkpoint(self) -> float:
-        """Bring what SQLite's log has into the database (https://www.sqlite.org/wal.html#checkpointing), when it has any.
-
-        Each writer does so every 1,000 pages by default, and a request then waits for it.
-        """
-        connection = connections[self.broker.using]
-        try:
-            status = os.stat(f"{connection.settings_dict['NAME']}-wal")
-        except FileNotFoundError:
-            return CHECKPOINT
-        if status.st_mtime_ns != self._checkpointed:
-            self._checkpointed = status.st_mtime_ns
-            with connection.cursor() as cursor:
-                cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                _, pages, done = cursor.fetchone()
-                if pages == done and status.st_size > LONG_LOG:
-                    # Shorten it, unless somebody reads: this waits for readers, and has all writers wait meanwhile.
-                    cursor.execute("PRAGMA busy_timeout=50")
-                    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                    cursor.execute("PRAGMA busy_timeout=2000")
+        """Keep SQLite's log short."""
+        self._checkpoints.step()
         return CHECKPOINT
 
 

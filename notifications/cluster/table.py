@@ -7,10 +7,11 @@ worker needs 1.8 times as long for a task. All else in this package goes through
 import pickle
 from base64 import b64encode
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django_q.models import OrmQ, Task
 from django_q.utils import get_func_repr
 
@@ -35,16 +36,20 @@ def run(using: str, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...
 def insert(using: str, queue: str, payloads: Sequence[str], due: datetime) -> int:
     """Put rows into the queue, by one statement and so in one transaction; return the last one's id."""
     connection = connections[using]
-    moment = _moment(using, due)
-    sql = f"INSERT INTO {QUEUE} (key, payload, lock) VALUES {', '.join(['(%s, %s, %s)'] * len(payloads))}"  # noqa: S608
+    moment = _moment(connection, due)
     values = [value for payload in payloads for value in (queue, payload, moment)]
-    with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            cursor.execute(f"{sql} RETURNING id", values)
-            return int(cursor.fetchall()[-1][0])
-        # Without RETURNING, which would leave the commit to the fetching of its row.
-        cursor.execute(sql, values)
-        return int(cursor.lastrowid)
+    if connection.vendor == "postgresql":
+        return int(run(using, _insert_sql("(%s, %s, %s)", len(payloads), "RETURNING id"), values)[-1][0])
+    # On the driver's own connection: Django's cursor needs 12 µs for what SQLite does in 23. Without RETURNING, which would
+    # leave the commit to the fetching of its rows.
+    connection.ensure_connection()
+    connection.validate_no_broken_transaction()
+    with connection.wrap_database_errors:
+        return int(connection.connection.execute(_insert_sql("(?, ?, ?)", len(payloads)), values).lastrowid)
+
+
+def _insert_sql(row: str, rows: int, end: str = "") -> str:
+    return f"INSERT INTO {QUEUE} (key, payload, lock) VALUES {', '.join([row] * rows)} {end}"  # noqa: S608
 
 
 def next_due(using: str, queue: str) -> datetime | None:
@@ -63,11 +68,11 @@ def claim(using: str, queue: str, *, now: datetime, lease: datetime, limit: int)
     rows = run(
         using,
         f"SELECT id, lock, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id LIMIT %s {skip}",  # noqa: S608
-        (queue, _moment(using, now), limit),
+        (queue, _moment(connections[using], now), limit),
     )
     if rows:
         ids = [row[0] for row in rows]
-        run(using, f"UPDATE {QUEUE} SET lock = %s WHERE id IN {_marks(ids)}", (_moment(using, lease), *ids))  # noqa: S608
+        run(using, f"UPDATE {QUEUE} SET lock = %s WHERE id IN {_marks(ids)}", (_moment(connections[using], lease), *ids))  # noqa: S608
     return [(row, _aware(using, due), payload) for row, due, payload in rows]
 
 
@@ -76,22 +81,22 @@ def delete(using: str, *, lease: datetime, ids: Collection[int]) -> set[int]:
     if not ids:
         return set()
     sql = f"DELETE FROM {QUEUE} WHERE lock = %s AND id IN {_marks(ids)} RETURNING id"  # noqa: S608
-    return {row for (row,) in run(using, sql, (_moment(using, lease), *ids))}
+    return {row for (row,) in run(using, sql, (_moment(connections[using], lease), *ids))}
 
 
 def put_back(using: str, *, lease: datetime, row: int, due: datetime) -> bool:
     """Let go of a row, to be run when it is due; return whether the lease still held it."""
     sql = f"UPDATE {QUEUE} SET lock = %s WHERE lock = %s AND id = %s RETURNING id"  # noqa: S608
-    return bool(run(using, sql, (_moment(using, due), _moment(using, lease), row)))
+    return bool(run(using, sql, (_moment(connections[using], due), _moment(connections[using], lease), row)))
 
 
 def change_lease(using: str, worker: int, *, old: datetime | None, new: datetime | None, due: datetime | None) -> bool:
     """Note a worker's new lease, and when its first row was due; return whether the worker still held the old one."""
-    values = [moment and _moment(using, moment) for moment in (new, due)]
+    values = [moment and _moment(connections[using], moment) for moment in (new, due)]
     sql = f"UPDATE {WORKERS} SET lease = %s, lease_due = %s WHERE id = %s AND lease "  # noqa: S608
     if old is None:
         return bool(run(using, f"{sql} IS NULL RETURNING id", (*values, worker)))
-    return bool(run(using, f"{sql} = %s RETURNING id", (*values, worker, _moment(using, old))))
+    return bool(run(using, f"{sql} = %s RETURNING id", (*values, worker, _moment(connections[using], old))))
 
 
 def attempts(using: str, rows: Collection[int]) -> dict[int, tuple[int, int]]:
@@ -127,10 +132,10 @@ class HistoryRow(NamedTuple):
 
 def save_history(using: str, history: Iterable[HistoryRow]) -> None:
     """Insert history rows; one that is there already (of a task that was queued again) is overwritten."""
-    rows = [_storable(using, row) for row in history]
+    connection = connections[using]
+    rows = [_storable(connection, row) for row in history]
     if not rows:
         return
-    connection = connections[using]
     names = [connection.ops.quote_name(field.column) for field in _FIELDS]
     sql = f"INSERT INTO {HISTORY} ({', '.join(names)}) {{}} ON CONFLICT (id) DO UPDATE SET "
     sql += ", ".join(f"{name} = excluded.{name}" for name in names)
@@ -144,11 +149,23 @@ def save_history(using: str, history: Iterable[HistoryRow]) -> None:
             cursor.executemany(sql.format(f"VALUES ({', '.join(['%s'] * len(names))})"), rows)
 
 
-def _storable(using: str, row: HistoryRow) -> HistoryRow:
-    texts: dict[str, Any] = {name: _text(getattr(row, name), length) for name, length in _LENGTHS.items()}
-    pickled: dict[str, Any] = {name: _pickled(getattr(row, name)) for name in ("args", "kwargs", "result")}
-    moments: dict[str, Any] = {name: _moment(using, getattr(row, name)) for name in ("started", "stopped")}
-    return row._replace(**texts, **pickled, **moments)
+def _storable(connection: BaseDatabaseWrapper, row: HistoryRow) -> tuple[Any, ...]:
+    """The row's values as both databases can store them, in the same order."""
+    return (
+        row.id,
+        _text(row.name, _LENGTHS["name"]),
+        _text(row.func, _LENGTHS["func"]),
+        _text(row.hook, _LENGTHS["hook"]),
+        _pickled(row.args),
+        _pickled(row.kwargs),
+        _pickled(row.result),
+        _text(row.group, _LENGTHS["group"]),
+        _text(row.cluster, _LENGTHS["cluster"]),
+        _moment(connection, row.started),
+        _moment(connection, row.stopped),
+        row.success,
+        row.attempt_count,
+    )
 
 
 def _text(value: object, length: int) -> str | None:
@@ -170,11 +187,12 @@ def _marks(ids: Collection[int]) -> str:
     return f"({', '.join(['%s'] * len(ids))})"
 
 
-def _moment(using: str, moment: datetime) -> Any:
+def _moment(connection: BaseDatabaseWrapper, moment: datetime) -> Any:
     """As Django's `adapt_datetimefield_value` does it: SQLite keeps moments as text, in the connection's time zone."""
-    connection = connections[using]
     if connection.vendor == "postgresql":
         return moment
+    if moment.tzinfo is UTC and connection.timezone is UTC:
+        return str(moment)[: -len("+00:00")]
     return str(moment.astimezone(connection.timezone).replace(tzinfo=None))
 
 

@@ -2,7 +2,7 @@
 
 import django
 from django.conf import settings
-from django.core.handlers.wsgi import WSGIHandler
+from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 from jobs import enqueue
@@ -18,4 +18,4 @@ def send_notification(request: HttpRequest, email: str) -> JsonResponse:
 
 
 urlpatterns = [path("send-notification/<str:email>", send_notification)]
-application = WSGIHandler()
+application = ASGIHandler()

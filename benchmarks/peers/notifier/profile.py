@@ -1,13 +1,13 @@
 """Where the microseconds of one POST and of one drained task go: runs in Notifier's environment.
 
-    profile.py post COUNT   calls the WSGI application so many times
+    profile.py post COUNT   calls the ASGI application so many times
     profile.py task COUNT   queues so many lines, then has one worker process drain them
 
 A timer of the processor time interrupts every millisecond (setitimer(2), ITIMER_PROF). Each time counts for the part
 that is being worked for: the first of PARTS that is met from the innermost frame outwards.
 """
 
-import io
+import asyncio
 import multiprocessing
 import os
 import signal
@@ -40,7 +40,8 @@ PARTS = (
     ("notifications/cluster/table.py", "delete", "deleting the queue row"),
     ("notifications/cluster/table.py", "attempts", "looking for earlier attempts"),
     ("notifications/cluster/broker.py", "exchange", "the rest of the transaction that settles and claims"),
-    ("notifications/cluster/broker.py", "enqueue", "the broker around the INSERT"),
+    ("notifications/cluster/broker.py", "enqueue_all", "the broker around the INSERT"),
+    ("notifications/cluster/group_commit.py", "", "gathering a batch"),
     ("notifications/finished.py", "", "which journal entries can go"),
     ("notifications/journal", "", "the journal"),
     ("notifications/interrupted.py", "", "the journal"),
@@ -59,8 +60,8 @@ PARTS = (
     ("notifications/cluster/worker.py", "", "the feed between table and loop"),
     ("django/db/__init__.py", "close_old_connections", "django-q2's loop around a task"),
     ("django_q/worker.py", "", "django-q2's loop around a task"),
-    ("/middleware", "", "middleware"),
-    ("django/utils/deprecation.py", "", "middleware"),
+    ("notifier_project/asgi.py", "", "request and answer"),
+    ("django/core/handlers/asgi.py", "", "request and answer"),
     ("django/core/handlers/", "", "Django's handler"),
 )
 
@@ -102,36 +103,41 @@ class Sampler:
 
 
 def post(count: int) -> None:
-    """Call the application as the web server does."""
-    from notifier_project.wsgi import application  # noqa: PLC0415
+    """Call the application as the web server does; each request is a batch of its own."""
+    asyncio.run(_post(count))
 
-    def once(number: int) -> None:
-        environ = {
-            "REQUEST_METHOD": "POST",
-            "PATH_INFO": f"/send-notification/{number}@example.com",
-            "SCRIPT_NAME": "",
-            "QUERY_STRING": "",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "SERVER_NAME": "127.0.0.1",
-            "SERVER_PORT": "8000",
-            "HTTP_HOST": "127.0.0.1:8000",
-            "REMOTE_ADDR": "127.0.0.1",
-            "wsgi.input": io.BytesIO(),
-            "wsgi.errors": sys.stderr,
-            "wsgi.url_scheme": "http",
+
+async def _post(count: int) -> None:
+    from notifier_project.asgi import application  # noqa: PLC0415
+
+    async def send(message: dict[str, Any]) -> None:
+        statuses.add(message.get("status", 200))
+
+    async def receive() -> None:
+        """Never called."""
+
+    async def once(number: int) -> None:
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": f"/send-notification/{number}@example.com",
+            "query_string": b"",
+            "headers": [(b"host", b"127.0.0.1:8000")],
+            "client": ("127.0.0.1", 40000),
+            "server": ("127.0.0.1", 8000),
         }
-        answer = application(environ, lambda status, headers, error=None: statuses.append(status))
-        b"".join(answer)
-        getattr(answer, "close", lambda: None)()
+        await application(scope, receive, send)
 
-    statuses: list[str] = []
+    statuses: set[int] = set()
     for number in range(500):
-        once(number)
+        await once(number)
     with Sampler() as sampler:
         for number in range(count):
-            once(number)
-    if set(statuses) != {"200 OK"}:
-        raise SystemExit(f"Not all were answered with 200: {set(statuses)}")
+            await once(number)
+    if statuses != {200}:
+        raise SystemExit(f"Not all were answered with 200: {statuses}")
     print(sampler.report(count))
 
 
