@@ -146,6 +146,8 @@ class Broker(ORM):  # type: ignore[misc]
         The worker's row carries the lease's name; after an error at COMMIT, `recover` finds out by it what happened.
         Raises LeaseLostError, or django.db.Error and then nothing (or, at a COMMIT, all) has happened.
         """
+        if claim and worker.lease is None and not settlements and (lease := self._claim_at_once(worker, claim)):
+            return lease
         lease = Lease(name=worker.lease)
         with turn(self.using), transaction.atomic(using=self.using):
             if not settlements and connections[self.using].vendor == "postgresql":
@@ -243,10 +245,25 @@ class Broker(ORM):  # type: ignore[misc]
     def _claim(self, worker: Worker, limit: int) -> tuple[datetime | None, list[Row]]:
         """Take the first due rows that nobody holds; return the new lease's name and the rows."""
         now = datetime.now(UTC)
-        # Later than the worker's last one, whatever the clock does; no other worker's, for the column is unique.
-        name = max(now + LEASES, (worker.lease or now) + timedelta(microseconds=1))
+        name = self._new_lease(worker, now)
         found = table.claim(self.using, self.queue, now=now, lease=name, limit=limit)
         return (name, self._with_attempts(found)) if found else (None, [])
+
+    def _claim_at_once(self, worker: Worker, limit: int) -> Lease | None:
+        """The lease of a worker that held none, where one statement can make it; None where it can't, or nothing is due."""
+        if connections[self.using].vendor != "postgresql":
+            return None
+        now = datetime.now(UTC)
+        name = self._new_lease(worker, now)
+        rows = [Row(*row) for row in table.claim_at_once(self.using, worker, now=now, lease=name, limit=limit)]
+        if not rows:
+            return None
+        worker.lease, worker.lease_due = name, rows[0].due
+        return Lease(name=name, rows=rows)
+
+    def _new_lease(self, worker: Worker, now: datetime) -> datetime:
+        # Later than the worker's last one, whatever the clock does; no other worker's, for the column is unique.
+        return max(now + LEASES, (worker.lease or now) + timedelta(microseconds=1))
 
     def _with_attempts(self, found: list[tuple[int, datetime, str]]) -> list[Row]:
         tried = table.attempts(self.using, [row for row, _, _ in found])

@@ -28,9 +28,20 @@ _PICKLE = Task._meta.get_field("result").protocol
 
 def run(using: str, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     """Run one statement; return the rows that it gives back."""
-    with connections[using].cursor() as cursor:
-        cursor.execute(sql, values)
-        return cursor.fetchall() if cursor.description else []
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            return cursor.fetchall() if cursor.description else []
+    return list(_run_on_sqlite(connection, sql.replace("%s", "?"), values))
+
+
+def _run_on_sqlite(connection: BaseDatabaseWrapper, sql: str, values: Sequence[Any]) -> Any:
+    """By the driver's own connection: Django's cursor needs 12 µs for what SQLite does in 3 to 20."""
+    connection.ensure_connection()
+    connection.validate_no_broken_transaction()
+    with connection.wrap_database_errors:
+        return connection.connection.execute(sql, values)
 
 
 def insert(using: str, queue: str, payloads: Sequence[str], due: datetime) -> int:
@@ -40,12 +51,8 @@ def insert(using: str, queue: str, payloads: Sequence[str], due: datetime) -> in
     values = [value for payload in payloads for value in (queue, payload, moment)]
     if connection.vendor == "postgresql":
         return int(run(using, _insert_sql("(%s, %s, %s)", len(payloads), "RETURNING id"), values)[-1][0])
-    # On the driver's own connection: Django's cursor needs 12 µs for what SQLite does in 23. Without RETURNING, which would
-    # leave the commit to the fetching of its rows.
-    connection.ensure_connection()
-    connection.validate_no_broken_transaction()
-    with connection.wrap_database_errors:
-        return int(connection.connection.execute(_insert_sql("(?, ?, ?)", len(payloads)), values).lastrowid)
+    # Without RETURNING, which would leave the commit to the fetching of its rows.
+    return int(_run_on_sqlite(connection, _insert_sql("(?, ?, ?)", len(payloads)), values).lastrowid)
 
 
 def _insert_sql(row: str, rows: int, end: str = "") -> str:
@@ -74,6 +81,36 @@ def claim(using: str, queue: str, *, now: datetime, lease: datetime, limit: int)
         ids = [row[0] for row in rows]
         run(using, f"UPDATE {QUEUE} SET lock = %s WHERE id IN {_marks(ids)}", (_moment(connections[using], lease), *ids))  # noqa: S608
     return [(row, _aware(using, due), payload) for row, due, payload in rows]
+
+
+def claim_at_once(
+    using: str, worker: Worker, *, now: datetime, lease: datetime, limit: int
+) -> list[tuple[int, datetime, str, int, int]]:
+    """On PostgreSQL, claim for a worker that holds nothing, in one statement that is its own transaction.
+
+    Returns what `claim` does, with the attempts and losses so far; nothing when nothing is due, or the worker's row is gone.
+    Each of eight statements would be a journey to the server and back, most of the time that an idle cluster needs for a task.
+    """
+    sql = f"""
+        WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
+        due AS MATERIALIZED (
+            SELECT id, lock, payload FROM {QUEUE}, relaxed WHERE key = %s AND lock <= %s
+            ORDER BY lock, id LIMIT %s FOR UPDATE OF {QUEUE} SKIP LOCKED
+        ),
+        me AS (
+            UPDATE {WORKERS} SET lease = %s, lease_due = (SELECT min(lock) FROM due)
+            WHERE id = %s AND lease IS NULL AND EXISTS (SELECT FROM due) RETURNING lease
+        ),
+        claimed AS (
+            UPDATE {QUEUE} SET lock = me.lease FROM due, me WHERE {QUEUE}.id = due.id RETURNING due.id, due.lock, due.payload
+        )
+        SELECT claimed.*, coalesce(tried.attempts, 0), coalesce(tried.losses, 0) FROM claimed LEFT JOIN (
+            SELECT row, count(*) AS attempts, count(*) FILTER (WHERE outcome = %s) AS losses FROM {ATTEMPTS}
+            WHERE row IN (SELECT id FROM due) GROUP BY row
+        ) AS tried ON tried.row = claimed.id ORDER BY claimed.lock, claimed.id
+    """  # noqa: S608
+    values = (worker.queue, now, limit, lease, worker.pk, Attempt.Outcome.LOST.value)
+    return [(row, _aware(using, due), *rest) for row, due, *rest in run(using, sql, values)]
 
 
 def delete(using: str, *, lease: datetime, ids: Collection[int]) -> set[int]:

@@ -120,6 +120,7 @@ class Feed:
         self._claimed = 0.0
         self._claim_size = cluster_conf.claim
         self._last_exchange = 0.0
+        self._hinted = False
         self._pause = POLL[0]
         self._error_pause = PAUSE[0]
 
@@ -235,11 +236,13 @@ class Feed:
         if claim and LINGER_FROM <= self._last_claim < claim and not self._run_once:
             time.sleep(LINGER)
         with self._mutex:
-            if not self._finished and not self._unsure and (pause := self._pause_until_due()) > 0:
+            # After a hint there is something to claim, most likely: to look first would only take time.
+            if not (self._finished or self._unsure or self._hinted) and (pause := self._pause_until_due()) > 0:
                 lease = None
             else:
                 pause = 0.0
                 lease = self._exchange(claim)
+            self._hinted = False
         if lease is not None:
             if claim:
                 self._note_claim(len(lease.rows))
@@ -249,8 +252,10 @@ class Feed:
             return True
         if self._run_once and pause > 0:
             return False
-        if pause > 0 and not self._ear.wait(min(pause, self._pause)):
-            self._pause = min(self._pause * 1.5, POLL[1])
+        if pause > 0:
+            self._hinted = self._ear.wait(min(pause, self._pause))
+            if not self._hinted:
+                self._pause = min(self._pause * 1.5, POLL[1])
         return True
 
     def _note_claim(self, size: int) -> None:
