@@ -247,7 +247,7 @@ class Broker(ORM):  # type: ignore[misc]
         now = datetime.now(UTC)
         name = self._new_lease(worker, now)
         found = table.claim(self.using, self.queue, now=now, lease=name, limit=limit)
-        return (name, self._with_attempts(found)) if found else (None, [])
+        return (name, [Row(*row) for row in found]) if found else (None, [])
 
     def _claim_at_once(self, worker: Worker, limit: int) -> Lease | None:
         """The lease of a worker that held none, where one statement can make it; None where it can't, or nothing is due."""

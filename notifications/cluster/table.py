@@ -21,6 +21,11 @@ QUEUE = OrmQ._meta.db_table
 HISTORY = Task._meta.db_table
 ATTEMPTS = Attempt._meta.db_table
 WORKERS = Worker._meta.db_table
+# How many attempts were made at a row, and how many of them were lost: two columns, one value.
+_TRIED = (
+    f"(SELECT count(*) FROM {ATTEMPTS} WHERE row = {QUEUE}.id), "  # noqa: S608
+    f"(SELECT count(*) FROM {ATTEMPTS} WHERE row = {QUEUE}.id AND outcome = %s)"
+)
 _FIELDS = Task._meta.concrete_fields
 _LENGTHS = {field.name: field.max_length for field in _FIELDS if field.max_length}
 _PICKLE = Task._meta.get_field("result").protocol
@@ -65,22 +70,22 @@ def next_due(using: str, queue: str) -> datetime | None:
     return _aware(using, rows[0][0]) if rows else None
 
 
-def claim(using: str, queue: str, *, now: datetime, lease: datetime, limit: int) -> list[tuple[int, datetime, str]]:
-    """Put the first rows that are due under a lease; return their ids, when they were due, and their payloads.
+def claim(using: str, queue: str, *, now: datetime, lease: datetime, limit: int) -> list[tuple[int, datetime, str, int, int]]:
+    """Put the first rows that are due under a lease; return ids, when they were due, payloads, attempts and losses so far.
 
     PostgreSQL passes over the rows that another worker is about to take
     (https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE); on SQLite there is one writer at a time.
     """
-    skip = "FOR UPDATE SKIP LOCKED" if connections[using].vendor == "postgresql" else ""
+    skip = f"FOR UPDATE OF {QUEUE} SKIP LOCKED" if connections[using].vendor == "postgresql" else ""
     rows = run(
         using,
-        f"SELECT id, lock, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id LIMIT %s {skip}",  # noqa: S608
-        (queue, _moment(connections[using], now), limit),
+        f"SELECT id, lock, payload, {_TRIED} FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id LIMIT %s {skip}",  # noqa: S608
+        (Attempt.Outcome.LOST.value, queue, _moment(connections[using], now), limit),
     )
     if rows:
         ids = [row[0] for row in rows]
         run(using, f"UPDATE {QUEUE} SET lock = %s WHERE id IN {_marks(ids)}", (_moment(connections[using], lease), *ids))  # noqa: S608
-    return [(row, _aware(using, due), payload) for row, due, payload in rows]
+    return [(row, _aware(using, due), *rest) for row, due, *rest in rows]
 
 
 def claim_at_once(
@@ -94,7 +99,7 @@ def claim_at_once(
     sql = f"""
         WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
         due AS MATERIALIZED (
-            SELECT id, lock, payload FROM {QUEUE}, relaxed WHERE key = %s AND lock <= %s
+            SELECT id, lock, payload, {_TRIED} FROM {QUEUE}, relaxed WHERE key = %s AND lock <= %s
             ORDER BY lock, id LIMIT %s FOR UPDATE OF {QUEUE} SKIP LOCKED
         ),
         me AS (
@@ -102,14 +107,11 @@ def claim_at_once(
             WHERE id = %s AND lease IS NULL AND EXISTS (SELECT FROM due) RETURNING lease
         ),
         claimed AS (
-            UPDATE {QUEUE} SET lock = me.lease FROM due, me WHERE {QUEUE}.id = due.id RETURNING due.id, due.lock, due.payload
+            UPDATE {QUEUE} SET lock = me.lease FROM due, me WHERE {QUEUE}.id = due.id RETURNING due.*
         )
-        SELECT claimed.*, coalesce(tried.attempts, 0), coalesce(tried.losses, 0) FROM claimed LEFT JOIN (
-            SELECT row, count(*) AS attempts, count(*) FILTER (WHERE outcome = %s) AS losses FROM {ATTEMPTS}
-            WHERE row IN (SELECT id FROM due) GROUP BY row
-        ) AS tried ON tried.row = claimed.id ORDER BY claimed.lock, claimed.id
+        SELECT * FROM claimed ORDER BY lock, id
     """  # noqa: S608
-    values = (worker.queue, now, limit, lease, worker.pk, Attempt.Outcome.LOST.value)
+    values = (Attempt.Outcome.LOST.value, worker.queue, now, limit, lease, worker.pk)
     return [(row, _aware(using, due), *rest) for row, due, *rest in run(using, sql, values)]
 
 
