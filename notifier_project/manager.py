@@ -4,11 +4,17 @@ It hears signals at once instead of at its next look (up to 1 s later), a second
 and when it is killed, its programs stop too.
 """
 
-import ctypes
 import os
 import signal
-import subprocess
 import sys
+
+if __name__ == "__main__":
+    # A stop may come from here on: nothing runs yet.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
+
+import ctypes
+import subprocess
 import time
 from pathlib import Path
 
@@ -88,3 +94,9 @@ def prepare_program(manager: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != manager:
             os._exit(1)
+
+
+if __name__ == "__main__":
+    # The data folder's lock: the programs don't inherit it, so that it never outlives this process.
+    os.set_inheritable(int(os.environ.pop("LOCK")), False)
+    manage(Path(sys.argv[1]))

@@ -27,7 +27,6 @@ from django.core.management import call_command
 from django.db import DatabaseError, connection, connections
 
 from notifier_project import settings
-from notifier_project.manager import manage
 
 PASSWORD_FILE = settings.DATA_DIR / "admin-password"
 PORT_WAIT = 3.0  # seconds in which the web processes of a killed manager let go of the port
@@ -36,7 +35,7 @@ STOP_MARGIN = 10  # seconds beyond the grace, after which the manager kills a pr
 
 
 def main() -> None:
-    """Prepare, then manage."""
+    """Prepare, then become the manager."""
     os.environ["DJANGO_SETTINGS_MODULE"] = settings.__name__
     lock = take_lock(settings.DATA_DIR / "lock")
     listener = listen(settings.HOST, settings.PORT)
@@ -49,16 +48,14 @@ def main() -> None:
     except DatabaseError as error:
         sys.exit(f"DATABASE_URL: the database can't be used: {' '.join(str(error).split())}")
     connections.close_all()
-    set_environment(listener, user)
-    manage(settings.BASE_DIR / "supervisord.conf")
-    os.close(lock)
+    set_environment(listener, lock, user)
+    # Another program in the same process: the manager has no use for all that has been loaded here, some 30 MB.
+    program = [sys.executable, "-m", "notifier_project.manager", str(settings.BASE_DIR / "supervisord.conf")]
+    os.execv(program[0], program)  # noqa: S606
 
 
 def take_lock(path: Path) -> int:
-    """Lock the data folder for as long as this process lives; return the lock's descriptor.
-
-    The programs that the manager starts don't inherit it, so that it never outlives the manager.
-    """
+    """Lock the data folder for as long as this process lives; return the lock's descriptor."""
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
@@ -152,16 +149,18 @@ def ready_message(address: str, user: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def set_environment(listener: socket.socket, user: str) -> None:
+def set_environment(listener: socket.socket, lock: int, user: str) -> None:
     """Set what supervisord.conf refers to, and what web.py asks for; its `python` is the one that runs this."""
     address: str = listener.getsockname()[0]
     listener.set_inheritable(True)
+    os.set_inheritable(lock, True)
     os.environ |= {
         "HOST": address,
         "PORT": str(settings.PORT),
         "NOTIFIER_DATA_DIR": str(settings.DATA_DIR),
         "NOTIFIER_WEB_WORKERS": str(settings.NOTIFIER_WEB_WORKERS),
         "WEB_SOCKET": str(listener.fileno()),
+        "LOCK": str(lock),
         "STOP_LIMIT": str(settings.NOTIFIER_STOP_GRACE + STOP_MARGIN),
         "READY_MESSAGE": ready_message(address, user),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",

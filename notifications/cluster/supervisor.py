@@ -4,6 +4,7 @@ It opens no database connection and takes no lock, so nothing can hold it up. Si
 its loop through a pipe; so does the death of a child.
 """
 
+import gc
 import multiprocessing
 import os
 import select
@@ -96,6 +97,7 @@ class Supervisor:
         """Work until told to stop; return the exit code."""
         cluster_conf.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         connections.close_all()  # a connection must not be forked
+        gc.freeze()  # what is loaded stays: children that looked through it would copy the pages that they share
         self._listen()
         logger.info("Cluster %s starts with %d workers", Conf.CLUSTER_NAME, self.size)
         while True:
