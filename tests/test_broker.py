@@ -5,7 +5,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import DatabaseError, connection, connections, transaction
 from django_q.models import OrmQ, Task
 from django_q.tasks import async_task
 
@@ -291,3 +291,39 @@ def test_table__moments_are_stored_as_django_stores_them() -> None:
     table.insert("default", "notifier", ["package"], moment)
     assert OrmQ.objects.get().lock == moment
     assert table.next_due("default", "notifier") == moment
+
+
+NO_ROOM = {
+    # What SQLite does when it finds no room in the middle of a transaction: it rolls all of it back, and goes on without one.
+    "sqlite": [
+        "CREATE TRIGGER no_room BEFORE INSERT ON django_q_task WHEN NEW.id = 'team' "
+        "BEGIN SELECT RAISE(ROLLBACK, 'no room'); END"
+    ],
+    "postgresql": [
+        "CREATE FUNCTION no_room() RETURNS trigger AS $$ BEGIN RAISE disk_full; END $$ LANGUAGE plpgsql",
+        "CREATE TRIGGER no_room BEFORE INSERT ON django_q_task FOR EACH ROW WHEN (NEW.id = 'team') EXECUTE FUNCTION no_room()",
+    ],
+}
+
+
+def test_exchange__no_room_for_what_an_iter_ends_up_as(broker: Broker, alice: Worker) -> None:
+    queue(1)
+    lease = claim(broker, alice)
+    part = done(lease.rows[0])
+    part.task.update(cached=True, group="team", iter_count=1, iter_cached=None)
+    with connection.cursor() as cursor:
+        for statement in NO_ROOM[connection.vendor]:
+            cursor.execute(statement)
+    try:
+        with pytest.raises(DatabaseError):
+            broker.exchange(alice, [part])
+        alice.refresh_from_db()
+        assert (alice.lease, OrmQ.objects.get().lock) == (lease.name, lease.name)
+        assert not Task.objects.exists()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TRIGGER no_room" + (" ON django_q_task" if connection.vendor == "postgresql" else ""))
+            if connection.vendor == "postgresql":
+                cursor.execute("DROP FUNCTION no_room")
+    broker.exchange(alice, [part])
+    assert (Task.objects.get().id, OrmQ.objects.count()) == ("team", 0)

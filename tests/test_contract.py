@@ -6,6 +6,7 @@ The programs are in tests/fastapi_programs; all servers are real processes. At t
 import json
 import os
 import select
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -216,6 +217,21 @@ def test_body__comes_late(pair: Pair) -> None:
             connection.send(b"at la")
             assert connection.ask(Request(target="/", method="GET")).status == 404
     pair.expect_log(pair.text("alice"))
+
+
+@in_place_of_each
+@pytest.mark.parametrize("method", ["POST", "post"])
+def test_request__comes_in_pieces(pair: Pair, method: str) -> None:
+    request = Request(target="/send-notification/alice", method=method, headers={"Content-Length": "0"})
+    for server in (pair.model, pair.ours):
+        with Connection(server.port) as connection:
+            raw = request.encode()
+            for piece in (raw[:2], raw[2:20], raw[20:-1], raw[-1:]):
+                connection.send(piece)
+                time.sleep(0.02)
+            assert connection.receive(method).status == (200 if method == "POST" else 405)
+            assert connection.ask(Request(target="/", method="GET")).status == 404
+    pair.expect_log(pair.text("alice") if method == "POST" else None, entries=int(method == "POST"))
 
 
 @in_place_of_each

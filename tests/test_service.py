@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.installations import new_installation
 from tests.processes import PROJECT, free_port, manage, processes_of, queue_workers, running, service, wait_until, web
 
 SERVE = str(PROJECT / "scripts" / "serve")
@@ -235,6 +236,18 @@ def is_accepted(port: int, path: str) -> bool:
     return False
 
 
+def test_service__clients_wait_while_the_web_is_started_again(
+    installation: dict[str, str], log_file: Path, output: Path, port: int
+) -> None:
+    with service(env=installation, port=port, output=output) as process:
+        for web_process in _web(processes_of(installation)):
+            web_process.kill()
+        assert post(port, "/send-notification/alice").status_code == 200
+        wait_until(partial(is_written, log_file, "message to alice"))
+        assert stop(process) == 0
+    assert_clean(output, installation)
+
+
 def test_service__manager_killed(installation: dict[str, str], log_file: Path, output: Path, port: int) -> None:
     with service(env=installation, port=port, output=output) as process:
         process.kill()
@@ -264,6 +277,22 @@ def test_service__port_in_use(installation: dict[str, str]) -> None:
         other.listen()
         port = str(other.getsockname()[1])
         assert refusal(installation | {"PORT": port}) == f"PORT: {port} is in use by another program; choose another\n"
+
+
+def test_service__two_at_the_same_moment_on_one_port(tmp_path: Path, port: int) -> None:
+    outputs = [tmp_path / name for name in ("alice", "bob")]
+    with ExitStack() as stack:
+        starts = [
+            stack.enter_context(running([SERVE], env=env | {"PORT": str(port)}, output=output))
+            for output, env in ((output, stack.enter_context(new_installation(output.with_suffix(".d")))) for output in outputs)
+        ]
+        wait_until(lambda: None not in [start.poll() for start in starts] or refused_and_ready(outputs), timeout=30)
+        assert sorted(str(start.poll()) for start in starts) == ["1", "None"]
+
+
+def refused_and_ready(outputs: list[Path]) -> bool:
+    said = " ".join(output.read_text() for output in outputs)
+    return "is in use by another program" in said and "Notifier is ready" in said
 
 
 def test_service__second_copy(installation: dict[str, str], port: int, output: Path) -> None:

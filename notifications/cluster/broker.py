@@ -219,28 +219,32 @@ class Broker(ORM):  # type: ignore[misc]
         """Keep a cached result, and queue the next step of a chain: what django-q2's monitor does beside saving."""
         task = settlement.task
         if task.get("cached"):
-            try:
-                self._keep_cached(settlement)
-            except Exception:  # the cache is down: as in django-q2, that costs the result
-                logger.exception("The result of '%s' (%s) could not be cached", task["path"], task["name"])
+            whole = self._keep_cached(task)
+            if whole and not whole["cached"]:
+                table.save_history(self.using, [settlement._replace(task=whole).history()])
         if task.get("chain") and task["success"]:
             # Unlike stock django-q2, which goes on after a failure, and once more for each retry. A copy, for it is
             # shortened, and this transaction may be rolled back and done again.
             chain = list(task["chain"])
             async_chain(chain, group=task.get("group"), cached=task.get("cached", False), sync=False, broker=self)
 
-    def _keep_cached(self, settlement: Settlement) -> None:
+    def _keep_cached(self, task: dict[str, Any]) -> dict[str, Any] | None:
+        """Keep a result in the cache; return the task that stands for all of an `Iter`, when this was the last of it.
+
+        No database error of this transaction may come by in here, where it would be taken for the cache's.
+        """
         cache, queue = self.cache, self.queue
-        cached.keep(settlement.task, cache=cache, queue=queue)
-        whole = cached.collate(settlement.task, cache=cache, queue=queue)
-        if whole is None:
-            return
-        if whole["cached"]:
-            cached.keep(whole, cache=cache, queue=queue)
-        else:
-            table.save_history(self.using, [settlement._replace(task=whole).history()])
-        group = settlement.task["group"]
-        transaction.on_commit(lambda: cached.forget(group, cache=cache, queue=queue), using=self.using, robust=True)
+        try:
+            cached.keep(task, cache=cache, queue=queue)
+            whole = cached.collate(task, cache=cache, queue=queue)
+            if whole and whole["cached"]:
+                cached.keep(whole, cache=cache, queue=queue)
+        except Exception:  # the cache is down: as in django-q2, that costs the result
+            logger.exception("The result of '%s' (%s) could not be cached", task["path"], task["name"])
+            return None
+        if whole:
+            transaction.on_commit(lambda: cached.forget(task["group"], cache=cache, queue=queue), using=self.using, robust=True)
+        return whole
 
     def _claim(self, worker: Worker, limit: int) -> tuple[datetime | None, list[Row]]:
         """Take the first due rows that nobody holds; return the new lease's name and the rows."""
