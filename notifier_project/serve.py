@@ -38,7 +38,16 @@ def main() -> None:
     """Prepare, then become the manager."""
     os.environ["DJANGO_SETTINGS_MODULE"] = settings.__name__
     lock = take_lock(settings.DATA_DIR / "lock")
-    listener = listen(settings.HOST, settings.PORT)
+    with listen(settings.HOST, settings.PORT) as listener:
+        user = prepare()
+        set_environment(listener, lock, user)
+        # Another program in the same process: the manager has no use for all that has been loaded here, some 30 MB.
+        program = [sys.executable, "-m", "notifier_project.manager", str(settings.BASE_DIR / "supervisord.conf")]
+        os.execv(program[0], program)  # noqa: S606
+
+
+def prepare() -> str:
+    """Have the database ready; return the name of the admin's first user."""
     django.setup()
     stop_on_errors()
     try:
@@ -48,10 +57,7 @@ def main() -> None:
     except DatabaseError as error:
         sys.exit(f"DATABASE_URL: the database can't be used: {' '.join(str(error).split())}")
     connections.close_all()
-    set_environment(listener, lock, user)
-    # Another program in the same process: the manager has no use for all that has been loaded here, some 30 MB.
-    program = [sys.executable, "-m", "notifier_project.manager", str(settings.BASE_DIR / "supervisord.conf")]
-    os.execv(program[0], program)  # noqa: S606
+    return user
 
 
 def take_lock(path: Path) -> int:
