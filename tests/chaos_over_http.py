@@ -7,6 +7,7 @@ import random
 import subprocess
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,9 +31,11 @@ class Posts:
     answered: list[tuple[str, str]] = field(default_factory=list)  # (email, q) of those that were answered with 200
     unknown: list[tuple[str, str]] = field(default_factory=list)  # of those that were sent, and not answered so
     refused: int = 0  # answers with 503
+    token: str = field(default_factory=lambda: uuid.uuid4().hex[:8])  # in all addresses: nobody else's lines look like these
 
     def send(self, port: int, email: str, q: str) -> None:
         """Post once; while nobody listens, nothing is sent, so try again."""
+        email = f"{self.token}.{email}"
         path = f"/send-notification/{quote(email)}" + (f"?q={quote(q)}" if q else "")
         while True:
             client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -52,8 +55,11 @@ class Posts:
             (self.answered if status == 200 else self.unknown).append((email, q))
             return
 
-    def assert_kept(self, log: Path) -> None:
-        """Each 200 stands in the log once, whole and in order; each other post at most once."""
+    def assert_kept(self, env: Mapping[str, str], log: Path) -> None:
+        """Each 200 has its entry, and stands in the log once, whole and in order; each other post at most once."""
+        with queue_table(env) as table:
+            accepted = table.accepted()
+        assert accepted >= len(self.answered), f"{len(self.answered)} were answered with 200, {accepted} were ever queued here"
         lines = log.read_text().splitlines(keepends=True)
         allowed = {f"message to {email}\n" for email, _ in self.answered + self.unknown}
         allowed |= {f"found query: {q}\n" for _, q in self.answered + self.unknown if q}
@@ -116,7 +122,7 @@ def posts(quick: bool) -> str:
                     random.choice(victims).kill()
                     kills += 1
         wait_until(lambda: is_drained(env), timeout=60, what="all is written")
-        heard.assert_kept(log)
+        heard.assert_kept(env, log)
     return (
         f"{count} posts by {CLIENTS} clients, {kills} kills: {len(heard.answered)} answered with 200, of these none lost, "
         f"doubled, torn or out of order; of the other {len(heard.unknown)} each at most once"
@@ -153,7 +159,7 @@ def log_disk_full(quick: bool) -> str:
             wait_until(lambda: " took only " in output.read_text(), timeout=30, what="the disk is full")
             grow(disk, "16m")
             wait_until(lambda: is_drained(env), timeout=90, what="all is written")
-            heard.assert_kept(log)
+            heard.assert_kept(env, log)
     assert len(heard.answered) == count
     return f"{count} posts, the log's disk full in the middle: all there once, whole"
 
@@ -174,7 +180,7 @@ def data_disk_full(quick: bool) -> str:
             filler.unlink()
             grow(disk, "64m")
             wait_until(lambda: is_drained(env), timeout=90, what="all is written")
-            heard.assert_kept(log)
+            heard.assert_kept(env, log)
     kept = len(heard.answered)
     return (
         f"{count} posts, the data folder's disk full: {heard.refused} refused with 503, all {kept} that were answered 200 kept"
