@@ -8,13 +8,15 @@ from urllib.parse import quote
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "notifier_project.settings")
 
-from asgiref.sync import iscoroutinefunction, sync_to_async
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, iscoroutinefunction, sync_to_async
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.exception import convert_exception_to_response
-from django.http import HttpRequest, HttpResponse
+from django.db import Error as DatabaseError
+from django.db import close_old_connections
+from django.http import HttpRequest, HttpResponse, JsonResponse
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -23,6 +25,7 @@ Answer = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 # Paths that are answered by all of Django: middleware, sessions, forms. In a thread, one after the other in each process.
 FOR_PEOPLE = ("/admin", settings.STATIC_URL)
+ONE_THREAD = ThreadSensitiveContext()  # Django would have a thread for each request, and a database connection for each thread
 
 
 class UnreadBody:
@@ -45,10 +48,21 @@ class ClientsRequest(ASGIRequest):
         super().__init__(scope, UNREAD)
         self.method = scope["method"]
 
+    def _set_content_type_params(self, meta: Mapping[str, Any]) -> None:
+        """Leave it alone: it speaks of the body, and what is wrong with it would be an error."""
+
 
 @functools.cache
 def _in_loop(view: Callable[..., Any]) -> Callable[..., Awaitable[HttpResponse]]:
-    return view if iscoroutinefunction(view) else sync_to_async(view)
+    """A view as the loop can call it: one that is no coroutine function runs in the thread of the admin's."""
+
+    @functools.wraps(view)
+    def in_thread(*arguments: Any, **named: Any) -> HttpResponse:
+        close_old_connections()  # what Django does by the signals that clients' requests don't send
+        response: HttpResponse = view(*arguments, **named)
+        return response
+
+    return view if iscoroutinefunction(view) else sync_to_async(in_thread)
 
 
 class ClientsHandler(BaseHandler):
@@ -64,14 +78,15 @@ class ClientsHandler(BaseHandler):
     async def _answer(self, request: HttpRequest) -> HttpResponse:
         request.get_host()  # raises DisallowedHost, as CommonMiddleware does for the admin
         view, arguments, named = self.resolve_request(request)
-        return await _in_loop(view)(request, *arguments, **named)
+        try:
+            return await _in_loop(view)(request, *arguments, **named)
+        except DatabaseError:
+            await sync_to_async(close_old_connections)()  # of an `async` view's own queries
+            raise
 
     async def __call__(self, scope: Scope, send: Send) -> None:
         """Answer one request (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
-        response = await self._answered(ClientsRequest(scope))
-        headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
-        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-        await send({"type": "http.response.body", "body": response.content})
+        await _respond(await self._answered(ClientsRequest(scope)), send)
 
 
 for_people = get_asgi_application()
@@ -82,7 +97,25 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """The service. Raises ValueError for what is no HTTP; a server takes that for "no lifespan events, no WebSockets"."""
     if scope["type"] != "http":
         raise ValueError(f"This is an application for HTTP, not for {scope['type']}")
-    if scope["path"].startswith(FOR_PEOPLE):
-        await for_people(scope, receive, send)
-    else:
+    SyncToAsync.thread_sensitive_context.set(ONE_THREAD)
+    if not scope["path"].startswith(FOR_PEOPLE):
         await for_clients(scope, send)
+    elif refusal := _refusal(dict(scope["headers"])):
+        await _respond(refusal, send)
+    else:
+        await for_people(scope, receive, send)
+
+
+def _refusal(headers: Mapping[bytes, bytes]) -> HttpResponse | None:
+    """What is said to a body that may be longer than any form: Django stores all of it before it looks at anything else."""
+    if b"transfer-encoding" in headers:
+        return JsonResponse({"detail": "Length Required"}, status=411)
+    if int(headers.get(b"content-length", b"0")) > (settings.DATA_UPLOAD_MAX_MEMORY_SIZE or 0):
+        return JsonResponse({"detail": "Content Too Large"}, status=413)
+    return None
+
+
+async def _respond(response: HttpResponse, send: Send) -> None:
+    headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": response.content})

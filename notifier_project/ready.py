@@ -21,6 +21,7 @@ def answers(host: str, port: int) -> bool:
 
 def main() -> None:
     """Wait, for as long as it takes, then speak."""
+    os.close(int(os.environ["WEB_SOCKET"]))  # the web's, which this program has no use for
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nobody listens here
     host = everywhere.get(os.environ["HOST"], os.environ["HOST"])
     while not answers(host, int(os.environ["PORT"])):

@@ -18,6 +18,7 @@ import ipaddress
 import secrets
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import django
@@ -41,9 +42,17 @@ def main() -> None:
     with listen(settings.HOST, settings.PORT) as listener:
         user = prepare()
         set_environment(listener, lock, user)
+        keep_only(listener.fileno(), lock)
         # Another program in the same process: the manager has no use for all that has been loaded here, some 30 MB.
         program = [sys.executable, "-m", "notifier_project.manager", str(settings.BASE_DIR / "supervisord.conf")]
         os.execv(program[0], program)  # noqa: S606
+
+
+def keep_only(*descriptors: int) -> None:
+    """Have the manager inherit these, and nothing else that the caller of this program may have left open."""
+    for descriptor in map(int, os.listdir("/dev/fd")):
+        with suppress(OSError):  # the folder's own is closed by now
+            os.set_inheritable(descriptor, descriptor < 3 or descriptor in descriptors)  # noqa: PLR2004 - in, out and error
 
 
 def prepare() -> str:
@@ -158,8 +167,6 @@ def ready_message(address: str, user: str) -> str:
 def set_environment(listener: socket.socket, lock: int, user: str) -> None:
     """Set what supervisord.conf refers to, and what web.py asks for; its `python` is the one that runs this."""
     address: str = listener.getsockname()[0]
-    listener.set_inheritable(True)
-    os.set_inheritable(lock, True)
     os.environ |= {
         "HOST": address,
         "PORT": str(settings.PORT),

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,50 @@ def test_queue__no_worker_runs(installation: dict[str, str], queue: QueueTable, 
         wait_until(lambda: queue.waiting() == 0, what="the queue is empty")
     assert log_file.read_text() == "found query: a\nmessage to alice\n"
     assert queue.accepted() == 1
+
+
+def test_queue__locked_for_many_clients(installation: dict[str, str], queue: QueueTable, tmp_path: Path) -> None:
+    port = free_port()
+    with web(env=installation, port=port, output=tmp_path / "web-output"), queue.locked():
+        waits = []
+
+        def post() -> None:
+            before = time.monotonic()
+            with Connection(port, timeout=30) as connection:
+                assert connection.ask(ALICE).status == 503
+            waits.append(time.monotonic() - before)
+
+        clients = [threading.Thread(target=post) for _ in range(12)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+    assert len(waits) == len(clients)
+    assert max(waits) < 3 * PATIENCE  # together, and not each after the other: that would be 24 s on SQLite
+    assert queue.waiting() == 0
+
+
+def test_request__too_long(installation: dict[str, str], queue: QueueTable, tmp_path: Path) -> None:
+    with served(installation, tmp_path) as connection:
+        connection.send(b"POST /send-notification/" + b"a" * 1_000_000)
+        with suppress(ConnectionError):  # closed before it had read all, it may reset the connection, and its answer is lost
+            assert connection.receive().status == 400
+    assert queue.waiting() == 0
+
+
+@pytest.mark.parametrize("content_type", ["text/plain; a*=nosuch''x", "text/plain; charset*=utf-8''%00", "\xff"])
+def test_request__odd_content_type(content_type: str, installation: dict[str, str], queue: QueueTable, tmp_path: Path) -> None:
+    with served(installation, tmp_path) as connection:
+        assert connection.ask(replace(ALICE, headers={"Content-Type": content_type})).status == 200
+    assert queue.waiting() == 1
+
+
+def test_admin__body_longer_than_any_form(installation: dict[str, str], queue: QueueTable, tmp_path: Path) -> None:
+    form = Request(target="/admin/login/", headers={"Content-Length": "10000000000"})
+    with served(installation, tmp_path) as connection:
+        assert connection.ask(form).status == 413
+    with served(installation, tmp_path) as connection:
+        assert connection.ask(replace(form, headers={"Transfer-Encoding": "chunked"})).status == 411
 
 
 @pytest.mark.django_db

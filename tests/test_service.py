@@ -248,6 +248,20 @@ def test_service__clients_wait_while_the_web_is_started_again(
     assert_clean(output, installation)
 
 
+def test_service__only_the_web_has_its_socket(installation: dict[str, str], output: Path, port: int) -> None:
+    with service(env=installation, port=port, output=output) as process:
+        queue_a_long_task(installation)
+        holders = {
+            member.pid for member in processes_of(installation) if port in {c.laddr.port for c in member.net_connections()}
+        }
+        assert holders == {process.pid, *(member.pid for member in _web(processes_of(installation)))}
+        process.kill()  # what is left of a task that still runs must not keep the port
+        process.wait()
+        with running([SERVE], env=installation | {"PORT": str(port)}, output=output) as again:
+            wait_until(lambda: output.read_text().count("Notifier is ready") == 2 or again.poll() is not None, timeout=30)
+            assert again.poll() is None, output.read_text()
+
+
 def test_service__manager_killed(installation: dict[str, str], log_file: Path, output: Path, port: int) -> None:
     with service(env=installation, port=port, output=output) as process:
         process.kill()

@@ -3,11 +3,13 @@ as for twenty, and while one is under way, the next ones gather.
 
 Django keeps its connections away from event loops, where whoever waits for the database holds up everybody. Here that is
 the point: an INSERT takes less time than handing it to a thread and back, those that it holds up are the next batch, and
-no wait is without a limit (SQLite's busy timeout, PostgreSQL's lock and statement timeouts).
+no wait is without a limit (SQLite's busy timeout, PostgreSQL's connect, lock and statement timeouts). While the database
+can't be written to, a client so waits for about twice that: for the batch that is under way, and for its own.
 """
 
 import asyncio
 import functools
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from notifications.cluster import checkpoints
 from notifications.cluster.broker import Broker
 
 CHECKPOINT = 1.0  # seconds between two SQLite checkpoints of this process: a cluster, while it runs, leaves it nothing to do
+GATHER = 0.05  # seconds that a batch gathers after one that failed: whoever waits had better wait together
 LARGEST = 1000  # rows in one statement, which may have 32,766 values (https://www.sqlite.org/limits.html)
 
 
@@ -41,13 +44,15 @@ class _Batch:
         """Commit, then tell those who wait. Django's error is everybody's: no row of the batch is known to be queued."""
         if _open.batch is self:
             _open.batch = None
+        _open.pause = 0.0
         error: Exception | None = None
         with _out_of_loop():
             try:
                 self.broker.enqueue_all([payload for payload, _ in self.rows])
             except Exception as raised:
                 error = raised
-                connections[self.broker.using].close_if_unusable_or_obsolete()  # the next batch connects anew
+                _open.pause = GATHER
+                connections[self.broker.using].close_if_unusable_or_obsolete()  # the next batch connects anew, if need be
         for _, future in self.rows:
             if future.done():  # its request was cancelled
                 continue
@@ -61,6 +66,7 @@ class _Open(threading.local):
     """The batch that gathers, one for each thread, as there is one running loop for each."""
 
     batch: _Batch | None = None
+    pause: float = 0.0  # seconds until it is committed
 
 
 _open = _Open()
@@ -72,6 +78,9 @@ def _begin_checkpoints(using: str) -> None:
         checkpoints.begin(using, pause=CHECKPOINT)
 
 
+os.register_at_fork(after_in_child=_begin_checkpoints.cache_clear)  # threads don't outlive a fork
+
+
 async def enqueue(broker: Broker, payload: str) -> None:
     """Queue a signed package; return once it is committed. Raises django.db.Error, and then it is not known to be."""
     loop = asyncio.get_running_loop()
@@ -79,7 +88,10 @@ async def enqueue(broker: Broker, payload: str) -> None:
     if batch is None or not batch.takes_more(broker, loop):
         batch = _open.batch = _Batch(broker, loop)
         _begin_checkpoints(broker.using)
-        loop.call_soon(batch.commit)  # after all that this turn of the loop has in hand
+        if _open.pause:
+            loop.call_later(_open.pause, batch.commit)
+        else:
+            loop.call_soon(batch.commit)  # after all that this turn of the loop has in hand
     await batch.add(payload)
 
 

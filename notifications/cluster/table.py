@@ -38,15 +38,16 @@ def run(using: str, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...
         with connection.cursor() as cursor:
             cursor.execute(sql, values)
             return cursor.fetchall() if cursor.description else []
-    return list(_run_on_sqlite(connection, sql.replace("%s", "?"), values))
+    return _run_on_sqlite(connection, sql.replace("%s", "?"), values)[0]
 
 
-def _run_on_sqlite(connection: BaseDatabaseWrapper, sql: str, values: Sequence[Any]) -> Any:
-    """By the driver's own connection: Django's cursor needs 12 µs for what SQLite does in 3 to 20."""
+def _run_on_sqlite(connection: BaseDatabaseWrapper, sql: str, values: Sequence[Any]) -> tuple[list[Any], int]:
+    """The rows, and the last inserted one's id. By the driver's connection: Django's cursor takes 12 µs, SQLite 3 to 20."""
     connection.ensure_connection()
     connection.validate_no_broken_transaction()
     with connection.wrap_database_errors:
-        return connection.connection.execute(sql, values)
+        cursor = connection.connection.execute(sql, values)
+        return cursor.fetchall(), cursor.lastrowid
 
 
 def insert(using: str, queue: str, payloads: Sequence[str], due: datetime) -> int:
@@ -57,7 +58,7 @@ def insert(using: str, queue: str, payloads: Sequence[str], due: datetime) -> in
     if connection.vendor == "postgresql":
         return int(run(using, _insert_sql("(%s, %s, %s)", len(payloads), "RETURNING id"), values)[-1][0])
     # Without RETURNING, which would leave the commit to the fetching of its rows.
-    return int(_run_on_sqlite(connection, _insert_sql("(?, ?, ?)", len(payloads)), values).lastrowid)
+    return _run_on_sqlite(connection, _insert_sql("(?, ?, ?)", len(payloads)), values)[1]
 
 
 def _insert_sql(row: str, rows: int, end: str = "") -> str:
