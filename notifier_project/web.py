@@ -13,7 +13,8 @@ from notifier_project import settings
 # What uvicorn's quick parser takes for a method. Others are nobody's but may be sent (RFC 9110, section 9.1), and get a 405.
 METHODS = (b"POST ", b"GET ", b"HEAD ", b"OPTIONS ", b"PUT ", b"PATCH ", b"DELETE ", b"TRACE ", b"CONNECT ")
 
-LONGEST_HEAD = 256 * 1024  # bytes of a request's line and headers, beyond what came first; uvicorn's parser has no limit, and gets slow
+# Bytes of a request's line and headers, beyond what came first. uvicorn's parser has no limit, and gets slow.
+LONGEST_HEAD = 256 * 1024
 PATIENCE = 30.0  # seconds in which a client must have sent a request's line and headers, or the next ones
 
 STOP_GRACE = 3  # seconds (or the tasks' grace, if shorter) that a stop waits for requests: longer, a client is to blame
