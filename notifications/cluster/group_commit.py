@@ -2,7 +2,7 @@
 as for twenty, and while one is under way, the next ones gather.
 
 Django keeps its connections away from event loops, where whoever waits for the database holds up everybody. Here that is
-the point: an INSERT takes less time than handing it to a thread and back, those that it holds up are the next batch, and
+the point: an INSERT takes no longer than handing it to a thread and back, those that it holds up are the next batch, and
 no wait is without a limit (SQLite's busy timeout, PostgreSQL's connect, lock and statement timeouts). While the database
 can't be written to, a client so waits for about twice that: for the batch that is under way, and for its own.
 """
