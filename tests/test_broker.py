@@ -288,9 +288,9 @@ def test_history__row_is_what_django_would_have_saved(broker: Broker, alice: Wor
 
 def test_table__moments_are_stored_as_django_stores_them() -> None:
     moment = datetime(2026, 11, 24, 1, 2, 3, 4, tzinfo=UTC)
-    table.insert("default", "notifier", ["package"], moment)
+    table.insert(connection, "notifier", ["package"], moment)
     assert OrmQ.objects.get().lock == moment
-    assert table.next_due("default", "notifier") == moment
+    assert table.next_due(connection, "notifier") == moment
 
 
 NO_ROOM = {

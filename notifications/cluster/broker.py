@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 from django_q.brokers.orm import ORM
 from django_q.conf import Conf, logger
@@ -22,7 +23,7 @@ from django_q.tasks import async_chain, async_task
 
 from notifications.cluster import cached, table, wakeup
 from notifications.cluster.models import Attempt, DeadLetter, Worker
-from notifications.cluster.turns import turn
+from notifications.cluster.turns import Turn
 
 # Leases lie this far ahead; what is due later than that will not be.
 LEASES = timedelta(days=365 * 1000)
@@ -108,6 +109,11 @@ class Broker(ORM):  # type: ignore[misc]
         return OrmQ.objects.using(Conf.ORM or "default")
 
     @property
+    def database(self) -> BaseDatabaseWrapper:
+        """This thread's connection to the database."""
+        return connections[self.using]
+
+    @property
     def queue(self) -> str:
         """The queue's name, which callers may change: `broker.list_key = …`."""
         return str(self.list_key)
@@ -120,16 +126,20 @@ class Broker(ORM):  # type: ignore[misc]
 
     def enqueue_all(self, tasks: Sequence[str]) -> int:
         """Insert signed packages, all or none, in this order; return the last row's id."""
-        with turn(self.using):
-            row = table.insert(self.using, self.queue, tasks, datetime.now(UTC))
-        transaction.on_commit(lambda: wakeup.wake(self.queue), using=self.using)
+        connection = self.database
+        with Turn(connection):
+            row = table.insert(connection, self.queue, tasks, datetime.now(UTC))
+        if connection.in_atomic_block:
+            transaction.on_commit(lambda: wakeup.wake(self.queue), using=self.using)
+        else:
+            wakeup.wake(self.queue)
         return row
 
     # Called by workers.
 
     def wait_until_due(self) -> float | None:
         """Seconds until the next row is due, 0 when one is, None when none waits. Takes no lock."""
-        due, now = table.next_due(self.using, self.queue), datetime.now(UTC)
+        due, now = table.next_due(self.database, self.queue), datetime.now(UTC)
         if due is None or due > now + LEASES / 2:
             return None
         return max(0.0, (due - now).total_seconds())
@@ -146,22 +156,23 @@ class Broker(ORM):  # type: ignore[misc]
         The worker's row carries the lease's name; after an error at COMMIT, `recover` finds out by it what happened.
         Raises LeaseLostError, or django.db.Error and then nothing (or, at a COMMIT, all) has happened.
         """
-        if claim and worker.lease is None and not settlements and (lease := self._claim_at_once(worker, claim)):
+        connection = self.database
+        if claim and worker.lease is None and not settlements and (lease := self._claim_at_once(connection, worker, claim)):
             return lease
         lease = Lease(name=worker.lease)
-        with turn(self.using), transaction.atomic(using=self.using):
-            if not settlements and connections[self.using].vendor == "postgresql":
+        with Turn(connection), transaction.atomic(using=self.using):
+            if not settlements and connection.vendor == "postgresql":
                 # A claim need not be on the disk before it counts: after a crash of the server, its rows are due again, and
                 # this worker finds its lease lost. The latency of a task is half without that wait.
-                table.run(self.using, "SET LOCAL synchronous_commit = off")
+                table.run(connection, "SET LOCAL synchronous_commit = off")
             if worker.lease is not None:
                 self._settle(worker.lease, lease, settlements)
                 for row in returned:
-                    table.put_back(self.using, lease=worker.lease, row=row.id, due=row.due)
+                    table.put_back(connection, lease=worker.lease, row=row.id, due=row.due)
             if claim:
-                lease.name, lease.rows = self._claim(worker, claim)
+                lease.name, lease.rows = self._claim(connection, worker, claim)
             due = lease.rows[0].due if lease.rows else worker.lease_due
-            if not table.change_lease(self.using, worker.pk, old=worker.lease, new=lease.name, due=due):
+            if not table.change_lease(connection, worker.pk, old=worker.lease, new=lease.name, due=due):
                 raise LeaseLostError(str(worker))
         worker.lease, worker.lease_due = lease.name, due
         return lease
@@ -184,12 +195,14 @@ class Broker(ORM):  # type: ignore[misc]
     def _settle(self, name: datetime, lease: Lease, settlements: Sequence[Settlement]) -> None:
         """Write history for the rows that the lease of this name holds still, and take them out of the queue."""
         ended = [settlement.row.id for settlement in settlements if settlement.retry_at is None]
-        still_held = table.delete(self.using, lease=name, ids=ended)
+        still_held = table.delete(self.database, lease=name, ids=ended)
         for settlement in settlements:
-            if settlement.retry_at and table.put_back(self.using, lease=name, row=settlement.row.id, due=settlement.retry_at):
+            if settlement.retry_at and table.put_back(
+                self.database, lease=name, row=settlement.row.id, due=settlement.retry_at
+            ):
                 still_held.add(settlement.row.id)
         lease.settled = [settlement for settlement in settlements if settlement.row.id in still_held]
-        table.save_history(self.using, [s.history() for s in lease.settled if s.retry_at is None and s.saves_result])
+        table.save_history(self.database, [s.history() for s in lease.settled if s.retry_at is None and s.saves_result])
         if failed := [s.attempt for s in lease.settled if s.attempt]:
             Attempt.objects.using(self.using).bulk_create(failed)
         self._lock_groups(lease.settled)
@@ -211,9 +224,9 @@ class Broker(ORM):  # type: ignore[misc]
     def _lock_groups(self, settlements: Iterable[Settlement]) -> None:
         """Let one transaction at a time add to a group's cached results; on SQLite this one is the only one already."""
         groups = {str(s.task.get("group")) for s in settlements if s.retry_at is None and s.task.get("cached")}
-        if connections[self.using].vendor == "postgresql":
+        if self.database.vendor == "postgresql":
             for group in sorted(groups):  # the same order for all, so that no two wait for each other
-                table.run(self.using, "SELECT pg_advisory_xact_lock(hashtext(%s))", [f"{self.queue}:{group}"])
+                table.run(self.database, "SELECT pg_advisory_xact_lock(hashtext(%s))", [f"{self.queue}:{group}"])
 
     def _follow_up(self, settlement: Settlement) -> None:
         """Keep a cached result, and queue the next step of a chain: what django-q2's monitor does beside saving."""
@@ -221,7 +234,7 @@ class Broker(ORM):  # type: ignore[misc]
         if task.get("cached"):
             whole = self._keep_cached(task)
             if whole and not whole["cached"]:
-                table.save_history(self.using, [settlement._replace(task=whole).history()])
+                table.save_history(self.database, [settlement._replace(task=whole).history()])
         if task.get("chain") and task["success"]:
             # Unlike stock django-q2, which goes on after a failure, and once more for each retry. A copy, for it is
             # shortened, and this transaction may be rolled back and done again.
@@ -246,31 +259,31 @@ class Broker(ORM):  # type: ignore[misc]
             transaction.on_commit(lambda: cached.forget(task["group"], cache=cache, queue=queue), using=self.using, robust=True)
         return whole
 
-    def _claim(self, worker: Worker, limit: int) -> tuple[datetime | None, list[Row]]:
+    def _claim(self, connection: BaseDatabaseWrapper, worker: Worker, limit: int) -> tuple[datetime | None, list[Row]]:
         """Take the first due rows that nobody holds; return the new lease's name and the rows."""
         now = datetime.now(UTC)
         name = self._new_lease(worker, now)
-        found = table.claim(self.using, self.queue, now=now, lease=name, limit=limit)
+        found = table.claim(connection, self.queue, now=now, lease=name, limit=limit)
         return (name, [Row(*row) for row in found]) if found else (None, [])
 
-    def _claim_at_once(self, worker: Worker, limit: int) -> Lease | None:
-        """The lease of a worker that held none, where one statement can make it; None where it can't, or nothing is due."""
-        if connections[self.using].vendor != "postgresql":
-            return None
+    def _claim_at_once(self, connection: BaseDatabaseWrapper, worker: Worker, limit: int) -> Lease | None:
+        """The lease of a worker that held none; None when nothing is due, or the worker's row is gone."""
         now = datetime.now(UTC)
         name = self._new_lease(worker, now)
-        rows = [Row(*row) for row in table.claim_at_once(self.using, worker, now=now, lease=name, limit=limit)]
-        if not rows:
+        with Turn(connection):
+            found = table.claim_at_once(connection, worker, now=now, lease=name, limit=limit)
+        if not found:
             return None
-        worker.lease, worker.lease_due = name, rows[0].due
-        return Lease(name=name, rows=rows)
+        lease = Lease(name=name, rows=[Row(*row) for row in found])
+        worker.lease, worker.lease_due = name, lease.rows[0].due
+        return lease
 
     def _new_lease(self, worker: Worker, now: datetime) -> datetime:
         # Later than the worker's last one, whatever the clock does; no other worker's, for the column is unique.
         return max(now + LEASES, (worker.lease or now) + timedelta(microseconds=1))
 
     def _with_attempts(self, found: list[tuple[int, datetime, str]]) -> list[Row]:
-        tried = table.attempts(self.using, [row for row, _, _ in found])
+        tried = table.attempts(self.database, [row for row, _, _ in found])
         return [Row(row, due, payload, *tried.get(row, (0, 0))) for row, due, payload in found]
 
     # Called by those who have seen a worker dead.

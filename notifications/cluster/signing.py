@@ -17,7 +17,7 @@ from django_q.signing import SignedPackage
 
 __all__ = ["BadSignature", "dumps", "loads"]
 
-_KEY = hashlib.sha256(f"{Conf.PREFIX}signer{Conf.SECRET_KEY}".encode()).digest()
+_SIGNER = hmac.new(hashlib.sha256(f"{Conf.PREFIX}signer{Conf.SECRET_KEY}".encode()).digest(), digestmod="sha256")
 
 
 def dumps(package: dict[str, Any]) -> str:
@@ -40,4 +40,6 @@ def loads(payload: str) -> Any:
 
 
 def _signature(value: str) -> str:
-    return b64_encode(hmac.digest(_KEY, value.encode(), "sha256")).decode()
+    signer = _SIGNER.copy()
+    signer.update(value.encode())
+    return b64_encode(signer.digest()).decode()

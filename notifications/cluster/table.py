@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django_q.models import OrmQ, Task
 from django_q.utils import get_func_repr
@@ -22,19 +21,16 @@ QUEUE = OrmQ._meta.db_table
 HISTORY = Task._meta.db_table
 ATTEMPTS = Attempt._meta.db_table
 WORKERS = Worker._meta.db_table
-# How many attempts were made at a row, and how many of them were lost: two columns, one value.
-_TRIED = (
-    f"(SELECT count(*) FROM {ATTEMPTS} WHERE row = {QUEUE}.id), "  # noqa: S608
-    f"(SELECT count(*) FROM {ATTEMPTS} WHERE row = {QUEUE}.id AND outcome = %s)"
-)
+# A claimed row: its id, when it was due, its payload, the attempts at it so far, and how many of them were lost.
+Claimed = tuple[int, datetime, str, int, int]
+
 _FIELDS = Task._meta.concrete_fields
 _LENGTHS = {field.name: field.max_length for field in _FIELDS if field.max_length}
 _PICKLE = Task._meta.get_field("result").protocol
 
 
-def run(using: str, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+def run(connection: BaseDatabaseWrapper, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     """Run one statement; return the rows that it gives back."""
-    connection = connections[using]
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute(sql, values)
@@ -51,13 +47,12 @@ def _run_on_sqlite(connection: BaseDatabaseWrapper, sql: str, values: Sequence[A
         return cursor.fetchall(), cursor.lastrowid
 
 
-def insert(using: str, queue: str, payloads: Sequence[str], due: datetime) -> int:
+def insert(connection: BaseDatabaseWrapper, queue: str, payloads: Sequence[str], due: datetime) -> int:
     """Put rows into the queue, by one statement and so in one transaction; return the last one's id."""
-    connection = connections[using]
     moment = _moment(connection, due)
     values = [value for payload in payloads for value in (queue, payload, moment)]
     if connection.vendor == "postgresql":
-        return int(run(using, _insert_sql("(%s, %s, %s)", len(payloads), "RETURNING id"), values)[-1][0])
+        return int(run(connection, _insert_sql("(%s, %s, %s)", len(payloads), "RETURNING id"), values)[-1][0])
     # Without RETURNING, which would leave the commit to the fetching of its rows.
     return _run_on_sqlite(connection, _insert_sql("(?, ?, ?)", len(payloads)), values)[1]
 
@@ -67,42 +62,62 @@ def _insert_sql(row: str, rows: int, end: str = "") -> str:
     return f"INSERT INTO {QUEUE} (key, payload, lock) VALUES {', '.join([row] * rows)} {end}"  # noqa: S608
 
 
-def next_due(using: str, queue: str) -> datetime | None:
+def next_due(connection: BaseDatabaseWrapper, queue: str) -> datetime | None:
     """When the first row is due, or till when it is held; None when there is no row."""
-    rows = run(using, f"SELECT lock FROM {QUEUE} WHERE key = %s AND lock IS NOT NULL ORDER BY lock, id LIMIT 1", (queue,))  # noqa: S608
-    return _aware(using, rows[0][0]) if rows else None
+    rows = run(connection, f"SELECT lock FROM {QUEUE} WHERE key = %s AND lock IS NOT NULL ORDER BY lock, id LIMIT 1", (queue,))  # noqa: S608
+    return _aware(connection, rows[0][0]) if rows else None
 
 
-def claim(using: str, queue: str, *, now: datetime, lease: datetime, limit: int) -> list[tuple[int, datetime, str, int, int]]:
-    """Put the first rows that are due under a lease; return ids, when they were due, payloads, attempts and losses so far.
+def claim(connection: BaseDatabaseWrapper, queue: str, *, now: datetime, lease: datetime, limit: int) -> list[Claimed]:
+    """Put the first rows that are due under a lease; return them.
 
     PostgreSQL passes over the rows that another worker is about to take
     (https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE); on SQLite there is one writer at a time.
     """
-    skip = f"FOR UPDATE OF {QUEUE} SKIP LOCKED" if connections[using].vendor == "postgresql" else ""
-    rows = run(
-        using,
-        f"SELECT id, lock, payload, {_TRIED} FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id LIMIT %s {skip}",  # noqa: S608
-        (Attempt.Outcome.LOST.value, queue, _moment(connections[using], now), limit),
-    )
+    sql = _due_sql(connection.vendor, limit)
+    rows = run(connection, sql, (Attempt.Outcome.LOST.value, queue, _moment(connection, now)))
     if rows:
         ids = [row[0] for row in rows]
-        run(using, f"UPDATE {QUEUE} SET lock = %s WHERE id IN {_marks(ids)}", (_moment(connections[using], lease), *ids))  # noqa: S608
-    return [(row, _aware(using, due), *rest) for row, due, *rest in rows]
+        run(connection, _hold_sql(connection.vendor, len(ids)), (_moment(connection, lease), *ids))
+    return _claimed(connection, rows)
 
 
 def claim_at_once(
-    using: str, worker: Worker, *, now: datetime, lease: datetime, limit: int
-) -> list[tuple[int, datetime, str, int, int]]:
-    """On PostgreSQL, claim for a worker that holds nothing, in one statement that is its own transaction.
+    connection: BaseDatabaseWrapper, worker: Worker, *, now: datetime, lease: datetime, limit: int
+) -> list[Claimed]:
+    """Claim for a worker that holds nothing, in a transaction of its own; return what `claim` does.
 
-    Returns what `claim` does, with the attempts and losses so far; nothing when nothing is due, or the worker's row is gone.
-    Each of eight statements would be a journey to the server and back, most of the time that an idle cluster needs for a task.
+    Nothing when nothing is due, or the worker's row is gone. This is what an idle cluster does with a task before it runs:
+    on PostgreSQL one journey to the server instead of eight, on SQLite a third of the Python.
     """
+    claim = _claim_at_once_on_postgresql if connection.vendor == "postgresql" else _claim_at_once_on_sqlite
+    return _claimed(connection, claim(connection, worker, now, lease, limit))
+
+
+def _claim_at_once_on_sqlite(
+    connection: BaseDatabaseWrapper, worker: Worker, now: datetime, lease: datetime, limit: int
+) -> list[Any]:
+    connection.ensure_connection()
+    with connection.wrap_database_errors, connection.connection as driver:  # which commits, or rolls back
+        driver.execute("BEGIN IMMEDIATE")
+        values = (Attempt.Outcome.LOST.value, worker.queue, _moment(connection, now))
+        due: list[Any] = driver.execute(_due_sql("sqlite", limit), values).fetchall()
+        if not due:
+            return []
+        name = _moment(connection, lease)
+        if not driver.execute(_LEASE_SQL, (name, due[0][1], worker.pk)).rowcount:
+            return []
+        driver.execute(_hold_sql("sqlite", len(due)), (name, *[row[0] for row in due]))
+    return due
+
+
+def _claim_at_once_on_postgresql(
+    connection: BaseDatabaseWrapper, worker: Worker, now: datetime, lease: datetime, limit: int
+) -> list[Any]:
     sql = f"""
         WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
         due AS MATERIALIZED (
-            SELECT id, lock, payload, {_TRIED} FROM {QUEUE}, relaxed WHERE key = %s AND lock <= %s
+            SELECT id, lock, payload, {_tried("%s")} FROM {QUEUE}, relaxed WHERE key = %s AND lock <= %s
             ORDER BY lock, id LIMIT %s FOR UPDATE OF {QUEUE} SKIP LOCKED
         ),
         me AS (
@@ -114,39 +129,70 @@ def claim_at_once(
         )
         SELECT * FROM claimed ORDER BY lock, id
     """  # noqa: S608
-    values = (Attempt.Outcome.LOST.value, worker.queue, now, limit, lease, worker.pk)
-    return [(row, _aware(using, due), *rest) for row, due, *rest in run(using, sql, values)]
+    return run(connection, sql, (Attempt.Outcome.LOST.value, worker.queue, now, limit, lease, worker.pk))
 
 
-def delete(using: str, *, lease: datetime, ids: Collection[int]) -> set[int]:
+_LEASE_SQL = f"UPDATE {WORKERS} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS NULL"  # noqa: S608
+
+
+@functools.cache
+def _due_sql(vendor: str, limit: int) -> str:
+    # On SQLite, `lock` as text, so that the driver calls no Python for each; and the limit as a literal: for one that is
+    # bound it plans the statement anew each time, which takes longer than all else of a claim (since 3.48 or so, for
+    # `sqlite3ExprIsInteger` in its expr.c looks at the value).
+    mark, due = ("%s", "lock") if vendor == "postgresql" else ("?", "CAST(lock AS TEXT)")
+    end = f"FOR UPDATE OF {QUEUE} SKIP LOCKED" if vendor == "postgresql" else ""
+    where = f"key = {mark} AND lock <= {mark}"
+    return f"SELECT id, {due}, payload, {_tried(mark)} FROM {QUEUE} WHERE {where} ORDER BY lock, id LIMIT {limit:d} {end}"  # noqa: S608
+
+
+def _tried(mark: str) -> str:
+    """How many attempts were made at a row, and how many of them were lost: two columns, one value."""
+    made = f"SELECT count(*) FROM {ATTEMPTS} WHERE row = {QUEUE}.id"  # noqa: S608
+    return f"({made}), ({made} AND outcome = {mark})"
+
+
+@functools.cache
+def _hold_sql(vendor: str, rows: int) -> str:
+    mark = "%s" if vendor == "postgresql" else "?"
+    return f"UPDATE {QUEUE} SET lock = {mark} WHERE id IN ({', '.join([mark] * rows)})"  # noqa: S608
+
+
+def _claimed(connection: BaseDatabaseWrapper, rows: list[Any]) -> list[Claimed]:
+    return [(row, _aware(connection, due), *rest) for row, due, *rest in rows]
+
+
+def delete(connection: BaseDatabaseWrapper, *, lease: datetime, ids: Collection[int]) -> set[int]:
     """Take those of the rows that the lease still holds out of the queue; return their ids."""
     if not ids:
         return set()
     sql = f"DELETE FROM {QUEUE} WHERE lock = %s AND id IN {_marks(ids)} RETURNING id"  # noqa: S608
-    return {row for (row,) in run(using, sql, (_moment(connections[using], lease), *ids))}
+    return {row for (row,) in run(connection, sql, (_moment(connection, lease), *ids))}
 
 
-def put_back(using: str, *, lease: datetime, row: int, due: datetime) -> bool:
+def put_back(connection: BaseDatabaseWrapper, *, lease: datetime, row: int, due: datetime) -> bool:
     """Let go of a row, to be run when it is due; return whether the lease still held it."""
     sql = f"UPDATE {QUEUE} SET lock = %s WHERE lock = %s AND id = %s RETURNING id"  # noqa: S608
-    return bool(run(using, sql, (_moment(connections[using], due), _moment(connections[using], lease), row)))
+    return bool(run(connection, sql, (_moment(connection, due), _moment(connection, lease), row)))
 
 
-def change_lease(using: str, worker: int, *, old: datetime | None, new: datetime | None, due: datetime | None) -> bool:
+def change_lease(
+    connection: BaseDatabaseWrapper, worker: int, *, old: datetime | None, new: datetime | None, due: datetime | None
+) -> bool:
     """Note a worker's new lease, and when its first row was due; return whether the worker still held the old one."""
-    values = [moment and _moment(connections[using], moment) for moment in (new, due)]
+    values = [moment and _moment(connection, moment) for moment in (new, due)]
     sql = f"UPDATE {WORKERS} SET lease = %s, lease_due = %s WHERE id = %s AND lease "  # noqa: S608
     if old is None:
-        return bool(run(using, f"{sql} IS NULL RETURNING id", (*values, worker)))
-    return bool(run(using, f"{sql} = %s RETURNING id", (*values, worker, _moment(connections[using], old))))
+        return bool(run(connection, f"{sql} IS NULL RETURNING id", (*values, worker)))
+    return bool(run(connection, f"{sql} = %s RETURNING id", (*values, worker, _moment(connection, old))))
 
 
-def attempts(using: str, rows: Collection[int]) -> dict[int, tuple[int, int]]:
+def attempts(connection: BaseDatabaseWrapper, rows: Collection[int]) -> dict[int, tuple[int, int]]:
     """How many attempts were made at each of the rows, and how many of them were lost; rows without any are left out."""
     if not rows:
         return {}
     tried = run(
-        using,
+        connection,
         f"SELECT row, count(*), sum(CASE outcome WHEN %s THEN 1 ELSE 0 END) FROM {ATTEMPTS} "  # noqa: S608
         f"WHERE row IN {_marks(rows)} GROUP BY row",
         (Attempt.Outcome.LOST.value, *rows),
@@ -172,9 +218,8 @@ class HistoryRow(NamedTuple):
     attempt_count: int
 
 
-def save_history(using: str, history: Iterable[HistoryRow]) -> None:
+def save_history(connection: BaseDatabaseWrapper, history: Iterable[HistoryRow]) -> None:
     """Insert history rows; one that is there already (of a task that was queued again) is overwritten."""
-    connection = connections[using]
     rows = [_storable(connection, row) for row in history]
     if not rows:
         return
@@ -238,5 +283,7 @@ def _moment(connection: BaseDatabaseWrapper, moment: datetime) -> Any:
     return str(moment.astimezone(connection.timezone).replace(tzinfo=None))
 
 
-def _aware(using: str, moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=connections[using].timezone)
+def _aware(connection: BaseDatabaseWrapper, moment: datetime | str) -> datetime:
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    return moment if moment.tzinfo else moment.replace(tzinfo=connection.timezone)

@@ -8,10 +8,8 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from notifications.cluster.conf import cluster_conf
 
@@ -21,35 +19,30 @@ PAUSE = 0.0001  # seconds between two tries: flock(2) can wait by itself, but no
 _own = threading.local()
 
 
-@contextmanager
-def turn(using: str) -> Iterator[None]:
-    """Wait for this process's turn to write, where that helps. Never raises by itself."""
-    connection = connections[using]
-    # Inside a transaction the database may be locked by us already: to wait then would be to wait for those who wait for us.
-    if connection.vendor != "sqlite" or connection.in_atomic_block:
-        yield
-        return
-    lock = _lock()
-    _take(lock)
-    try:
-        yield
-    finally:
-        if lock >= 0:
-            fcntl.flock(lock, fcntl.LOCK_UN)
+class Turn:
+    """This process's turn to write, where that helps. Never raises by itself."""
 
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        # Inside a transaction the database may be locked by us already: to wait then would be to wait for who waits for us.
+        helps = connection.vendor == "sqlite" and not connection.in_atomic_block
+        self._lock = _lock() if helps else -1
 
-def _take(lock: int) -> None:
-    deadline = 0.0
-    while lock >= 0:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            now = time.monotonic()
-            deadline = deadline or now + LONGEST
-            if now > deadline:
-                return None
-        time.sleep(PAUSE)
-    return None
+    def __enter__(self) -> None:
+        deadline = 0.0
+        while self._lock >= 0:
+            try:
+                return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                now = time.monotonic()
+                deadline = deadline or now + LONGEST
+                if now > deadline:
+                    return None
+            time.sleep(PAUSE)
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock >= 0:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
 
 
 def _lock() -> int:

@@ -12,7 +12,7 @@ import django
 
 django.setup()
 
-from django.db import transaction  # noqa: E402
+from django.db import connection, transaction  # noqa: E402
 from django.utils import timezone  # noqa: E402
 from django_q.conf import Conf  # noqa: E402
 from django_q.models import OrmQ  # noqa: E402
@@ -68,7 +68,7 @@ def history(numbers: range, last: int) -> None:
                 attempt_count=1,
             )
         )
-    table.save_history("default", rows)
+    table.save_history(connection, rows)
 
 
 def main(what: str, first: int, count: int) -> None:
