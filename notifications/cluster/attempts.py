@@ -42,7 +42,8 @@ def read(row: Row) -> dict[str, Any]:
     except BaseException as error:
         raise RefusedError(f"The payload can't be unpickled: {type(error).__name__}: {error}") from error
     try:
-        task["path"] = str(get_func_repr(task["func"]))[:FUNC_LENGTH]
+        func = task["func"]
+        task["path"] = (func if isinstance(func, str) else str(get_func_repr(func)))[:FUNC_LENGTH]
         task["name"], task["id"], task["args"], task["kwargs"]
     except (TypeError, KeyError) as error:
         raise RefusedError(f"The payload is no task of django-q2: {type(error).__name__}: {error}") from error

@@ -1,31 +1,35 @@
 """django-q2's signed packages, byte for byte, with a key that is derived once instead of for every package.
 
 `django.core.signing` derives it anew for each value (django/utils/crypto.py, `salted_hmac`), behind five layers of calls: a
-worker needs 12 µs less for a task without them, of about 90; a request 13 µs less of about 170.
+worker needs 16 µs less for a task without them, of about 90; a request 16 µs less of about 170.
 """
 
 import hashlib
-import hmac
 import pickle
 import time
+from binascii import a2b_base64, b2a_base64
+from hmac import compare_digest
 from typing import Any
 
-from django.core.signing import b62_encode, b64_encode
+from django.core.signing import b62_encode
 from django_q.conf import Conf
-from django_q.core_signing import BadSignature, b64_decode
+from django_q.core_signing import BadSignature
 from django_q.signing import SignedPackage
 
 __all__ = ["BadSignature", "dumps", "loads"]
 
-_SIGNER = hmac.new(hashlib.sha256(f"{Conf.PREFIX}signer{Conf.SECRET_KEY}".encode()).digest(), digestmod="sha256")
+_KEY = hashlib.sha256(f"{Conf.PREFIX}signer{Conf.SECRET_KEY}".encode()).digest()
+# HMAC's two hashes (RFC 2104, section 2) as they are once they have taken in the key.
+_INNER, _OUTER = (hashlib.sha256(bytes(byte ^ pad for byte in _KEY.ljust(64, b"\0"))) for pad in (0x36, 0x5C))
+
+_TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 
 
 def dumps(package: dict[str, Any]) -> str:
     """Pickle and sign a task package."""
     if Conf.COMPRESSED:
         return str(SignedPackage.dumps(package))
-    pickled = b64_encode(pickle.dumps(package, protocol=pickle.HIGHEST_PROTOCOL)).decode()
-    value = f"{pickled}:{b62_encode(int(time.time()))}"
+    value = f"{_base64(pickle.dumps(package, pickle.HIGHEST_PROTOCOL))}:{b62_encode(int(time.time()))}"
     return f"{value}:{_signature(value)}"
 
 
@@ -34,12 +38,19 @@ def loads(payload: str) -> Any:
     if payload.startswith("."):  # compressed
         return SignedPackage.loads(payload)
     value, _, signature = payload.rpartition(":")
-    if not hmac.compare_digest(signature.encode(), _signature(value).encode()):
+    if not compare_digest(signature.encode(), _signature(value).encode()):
         raise BadSignature(f'Signature "{signature}" does not match')
-    return pickle.loads(b64_decode(value.partition(":")[0].encode()))  # noqa: S301 - it is ours: the signature says so
+    pickled = value.partition(":")[0].encode().translate(_FROM_URL)
+    return pickle.loads(a2b_base64(pickled + b"=="))  # noqa: S301 - it is ours: the signature says so
 
 
 def _signature(value: str) -> str:
-    signer = _SIGNER.copy()
-    signer.update(value.encode())
-    return b64_encode(signer.digest()).decode()
+    inner, outer = _INNER.copy(), _OUTER.copy()
+    inner.update(value.encode())
+    outer.update(inner.digest())
+    return _base64(outer.digest())
+
+
+def _base64(content: bytes) -> str:
+    """For URLs, without padding (RFC 4648, section 5): `django.core.signing.b64_encode`."""
+    return b2a_base64(content, newline=False).translate(_TO_URL, b"=").decode()

@@ -24,6 +24,7 @@ WORKERS = Worker._meta.db_table
 # A claimed row: its id, when it was due, its payload, the attempts at it so far, and how many of them were lost.
 Claimed = tuple[int, datetime, str, int, int]
 
+_LOST = Attempt.Outcome.LOST.value
 _FIELDS = Task._meta.concrete_fields
 _LENGTHS = {field.name: field.max_length for field in _FIELDS if field.max_length}
 _PICKLE = Task._meta.get_field("result").protocol
@@ -75,7 +76,7 @@ def claim(connection: BaseDatabaseWrapper, queue: str, *, now: datetime, lease: 
     (https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE); on SQLite there is one writer at a time.
     """
     sql = _due_sql(connection.vendor, limit)
-    rows = run(connection, sql, (Attempt.Outcome.LOST.value, queue, _moment(connection, now)))
+    rows = run(connection, sql, (_LOST, queue, _moment(connection, now)))
     if rows:
         ids = [row[0] for row in rows]
         run(connection, _hold_sql(connection.vendor, len(ids)), (_moment(connection, lease), *ids))
@@ -100,12 +101,12 @@ def _claim_at_once_on_sqlite(
     connection.ensure_connection()
     with connection.wrap_database_errors, connection.connection as driver:  # which commits, or rolls back
         driver.execute("BEGIN IMMEDIATE")
-        values = (Attempt.Outcome.LOST.value, worker.queue, _moment(connection, now))
+        values = (_LOST, worker.queue, _moment(connection, now))
         due: list[Any] = driver.execute(_due_sql("sqlite", limit), values).fetchall()
         if not due:
             return []
         name = _moment(connection, lease)
-        if not driver.execute(_LEASE_SQL, (name, due[0][1], worker.pk)).rowcount:
+        if not driver.execute(_LEASE_SQL, (name, due[0][1], worker.id)).rowcount:
             return []
         driver.execute(_hold_sql("sqlite", len(due)), (name, *[row[0] for row in due]))
     return due
@@ -129,7 +130,7 @@ def _claim_at_once_on_postgresql(
         )
         SELECT * FROM claimed ORDER BY lock, id
     """  # noqa: S608
-    return run(connection, sql, (Attempt.Outcome.LOST.value, worker.queue, now, limit, lease, worker.pk))
+    return run(connection, sql, (_LOST, worker.queue, now, limit, lease, worker.pk))
 
 
 _LEASE_SQL = f"UPDATE {WORKERS} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS NULL"  # noqa: S608
@@ -195,7 +196,7 @@ def attempts(connection: BaseDatabaseWrapper, rows: Collection[int]) -> dict[int
         connection,
         f"SELECT row, count(*), sum(CASE outcome WHEN %s THEN 1 ELSE 0 END) FROM {ATTEMPTS} "  # noqa: S608
         f"WHERE row IN {_marks(rows)} GROUP BY row",
-        (Attempt.Outcome.LOST.value, *rows),
+        (_LOST, *rows),
     )
     return {row: (count, losses) for row, count, losses in tried}
 

@@ -246,7 +246,8 @@ class Feed:
         if lease is not None:
             if claim:
                 self._note_claim(len(lease.rows))
-            self._untold.append(lease)
+            if lease.settled:
+                self._untold.append(lease)
             if lease.rows:
                 self._pause = POLL[0]
             return True
