@@ -105,18 +105,25 @@ class Journal:
 
     def _lock(self) -> None:
         """Wait for the lock, but not for ever: flock(2) has no limit of its own."""
+        if self._is_locked_now():
+            return
         deadline = time.monotonic() + self._patience
         for pause in _pauses():
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{self.path} was locked by another process for {self._patience:g} s") from None
             if pause:
                 time.sleep(pause)
             else:
                 os.sched_yield()
+            if self._is_locked_now():
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.path} was locked by another process for {self._patience:g} s")
+
+    def _is_locked_now(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     # Under the lock.
 

@@ -269,7 +269,7 @@ class Broker(ORM):  # type: ignore[misc]
     def _claim_at_once(self, connection: BaseDatabaseWrapper, worker: Worker, limit: int) -> Lease | None:
         """The lease of a worker that held none; None when nothing is due, or the worker's row is gone."""
         now = datetime.now(UTC)
-        name = self._new_lease(worker, now)
+        name = now + LEASES
         with Turn(connection):
             found = table.claim_at_once(connection, worker, now=now, lease=name, limit=limit)
         if not found:

@@ -98,7 +98,8 @@ def claim_at_once(
 def _claim_at_once_on_sqlite(
     connection: BaseDatabaseWrapper, worker: Worker, now: datetime, lease: datetime, limit: int
 ) -> list[Any]:
-    connection.ensure_connection()
+    if connection.connection is None:
+        connection.ensure_connection()
     with connection.wrap_database_errors, connection.connection as driver:  # which commits, or rolls back
         driver.execute("BEGIN IMMEDIATE")
         values = (_LOST, worker.queue, _moment(connection, now))
