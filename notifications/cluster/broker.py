@@ -157,7 +157,8 @@ class Broker(ORM):  # type: ignore[misc]
         Raises LeaseLostError, or django.db.Error and then nothing (or, at a COMMIT, all) has happened.
         """
         connection = self.database
-        if claim and worker.lease is None and not settlements and (lease := self._claim_at_once(connection, worker, claim)):
+        is_idle = worker.lease is None and not settlements and not connection.in_atomic_block
+        if claim and is_idle and (lease := self._claim_at_once(connection, worker, claim)):
             return lease
         lease = Lease(name=worker.lease)
         with Turn(connection), transaction.atomic(using=self.using):
