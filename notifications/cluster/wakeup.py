@@ -22,13 +22,27 @@ def _fifo(queue: str) -> Path:
 
 def wake(queue: str) -> None:
     """Wake one of the queue's idle workers on this host, if there is any. Never raises, never waits."""
-    # ENXIO: nobody listens. EAGAIN: a thousand hints are waiting already.
-    with suppress(OSError):
-        fifo = os.open(_fifo(queue), os.O_WRONLY | os.O_NONBLOCK)
-        try:
-            os.write(fifo, b"!")
-        finally:
-            os.close(fifo)
+    try:
+        mouth = _mouth(queue)  # held till the end: it must not be closed, and its descriptor become another file's, before
+        os.write(mouth.descriptor, b"!")
+    except BrokenPipeError:
+        _mouth.cache_clear()  # who listened is gone; whoever comes next may have made another FIFO
+    except OSError:
+        pass  # ENXIO: nobody listens. EAGAIN: a thousand hints are waiting already.
+
+
+class _Mouth:
+    """A queue's FIFO, open for hints as long as there is somebody who listens."""
+
+    def __init__(self, queue: str) -> None:
+        self.descriptor = os.open(_fifo(queue), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+_mouth = functools.cache(_Mouth)
 
 
 class Ear:
