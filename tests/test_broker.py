@@ -5,7 +5,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import DatabaseError, connection, connections, transaction
+from django.db import DatabaseError, OperationalError, connection, connections, transaction
 from django_q.models import OrmQ, Task
 from django_q.tasks import async_task
 
@@ -291,6 +291,43 @@ def test_table__moments_are_stored_as_django_stores_them() -> None:
     table.insert(connection, "notifier", ["package"], moment)
     assert OrmQ.objects.get().lock == moment
     assert table.next_due(connection, "notifier") == moment
+
+
+def test_enqueue__and_claim_on_a_connection_that_forgot_its_statements(broker: Broker, alice: Worker) -> None:
+    queue(1)
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL" if connection.vendor == "postgresql" else "SELECT 1")
+    queued = [row.task_id() for row in OrmQ.objects.all()] + queue(1)
+    assert ids(claim(broker, alice).rows) == queued
+
+
+def test_enqueue__what_the_table_can_not_hold(broker: Broker) -> None:
+    queue(1)  # on a connection that is known already
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table.QUEUE} RENAME TO away")
+    try:
+        with pytest.raises(DatabaseError, match=table.QUEUE):
+            queue(1)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE away RENAME TO {table.QUEUE}")
+    queue(1)
+    assert OrmQ.objects.count() == 2
+
+
+def test_enqueue__on_a_connection_that_the_server_ended() -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite has no server")
+    queue(1)
+    other = connections.create_connection("default")
+    with other.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 1000)", [connection.connection.info.backend_pid])
+    other.close()
+    with pytest.raises(OperationalError):
+        queue(1)
+    connection.close_if_unusable_or_obsolete()
+    queue(1)
+    assert OrmQ.objects.count() == 2
 
 
 NO_ROOM = {
