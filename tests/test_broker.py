@@ -293,6 +293,31 @@ def test_table__moments_are_stored_as_django_stores_them() -> None:
     assert table.next_due(connection, "notifier") == moment
 
 
+def test_exchange__a_failed_attempt_whose_transaction_was_rolled_back_before(
+    broker: Broker, alice: Worker, bob: Worker
+) -> None:
+    queue(2)
+    (row,), (other,) = claim(broker, alice, 1).rows, claim(broker, bob, 1).rows
+    settlement, lease = failed(row), alice.lease
+    Worker.objects.filter(pk=alice.pk).update(lease=None)
+    with pytest.raises(LeaseLostError):  # after all has been written
+        broker.exchange(alice, [settlement])
+    Worker.objects.filter(pk=alice.pk).update(lease=lease)
+    broker.exchange(bob, [failed(other)])  # which takes the ids that the first one had
+    broker.exchange(alice, [settlement])
+    assert sorted(Attempt.objects.values_list("row", flat=True)) == [row.id, other.id]
+    assert OrmQ.objects.count() == 2
+
+
+def test_settle_unstorable__a_retry_stays_one(broker: Broker, alice: Worker) -> None:
+    queue(1)
+    (row,) = claim(broker, alice).rows
+    settlement = failed(row)
+    broker.exchange(alice, [attempts.settle_unstorable(settlement, ValueError("no"))])
+    assert OrmQ.objects.get().lock == settlement.retry_at
+    assert (Attempt.objects.get().outcome, DeadLetter.objects.count(), Task.objects.count()) == ("failed", 0, 0)
+
+
 def test_enqueue__and_claim_on_a_connection_that_forgot_its_statements(broker: Broker, alice: Worker) -> None:
     queue(1)
     with connection.cursor() as cursor:

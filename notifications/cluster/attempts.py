@@ -145,10 +145,14 @@ def is_unstorable(error: Exception) -> bool:
 
 
 def settle_unstorable(settlement: Settlement, error: Exception) -> Settlement:
-    """In the place of a settlement that can't be stored: failed, with what is known to be storable."""
+    """In the place of a settlement that can't be stored: failed, with what is known to be storable. A retry stays one."""
     task = {"id": settlement.task["id"], "started": settlement.task["started"]}
     reason = f"It ran, but what came of it can't be stored: {type(error).__name__}: {error}"
-    return settle_refused(settlement.row, reason, settlement.attempt.worker if settlement.attempt else "", task)
+    refused = settle_refused(settlement.row, reason, settlement.attempt.worker if settlement.attempt else "", task)
+    if settlement.retry_at and settlement.attempt and refused.attempt:
+        refused.attempt.outcome = settlement.attempt.outcome
+        return refused._replace(retry_at=settlement.retry_at, refused=False)
+    return refused
 
 
 def _complete(row: Row, task: dict[str, Any], started: datetime, reason: str) -> dict[str, Any]:

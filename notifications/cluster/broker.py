@@ -215,6 +215,9 @@ class Broker(ORM):  # type: ignore[misc]
         lease.settled = [settlement for settlement in settlements if settlement.row.id in still_held]
         table.save_history(self.database, [s.history() for s in lease.settled if s.retry_at is None and s.saves_result])
         if failed := [s.attempt for s in lease.settled if s.attempt]:
+            for attempt in failed:
+                # An earlier try may have given it an id and been rolled back, and on SQLite the next one gets that id again.
+                attempt.pk = None
             Attempt.objects.using(self.using).bulk_create(failed)
         self._lock_groups(lease.settled)
         for settlement in lease.settled:
