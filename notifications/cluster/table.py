@@ -173,9 +173,9 @@ _LEASE_SQL = f"UPDATE {WORKERS} SET lease = ?, lease_due = ? WHERE id = ? AND le
 
 @functools.cache
 def _due_sql(vendor: str, limit: int) -> str:
-    # On SQLite, `lock` as text, so that the driver calls no Python for each; and the limit as a literal: for one that is
-    # bound it plans the statement anew each time, which takes longer than all else of a claim (since 3.48 or so, for
-    # `sqlite3ExprIsInteger` in its expr.c looks at the value).
+    # On SQLite, `lock` as text, so that the driver calls no Python for each; and the limit as a literal: newer versions look
+    # at the value of one that is bound, and for each they plan the statement anew (`sqlite3ExprIsInteger` in their expr.c),
+    # which takes longer than all else of a claim.
     mark, due = ("%s", "lock") if vendor == "postgresql" else ("?", "CAST(lock AS TEXT)")
     end = f"FOR UPDATE OF {QUEUE} SKIP LOCKED" if vendor == "postgresql" else ""
     where = f"key = {mark} AND lock <= {mark}"
