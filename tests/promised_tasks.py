@@ -61,6 +61,7 @@ def _note_signal(name: str, sender: str, **arguments: Any) -> None:
         {
             "sender": sender,
             "id": task.get("id"),
+            "started": str(task.get("started")),
             "task_func": str(task.get("func")),
             "func": func.__name__ if func else None,
             "success": task.get("success"),

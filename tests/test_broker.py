@@ -5,7 +5,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import DatabaseError, OperationalError, connection, connections, transaction
+from django.db import DatabaseError, DataError, OperationalError, close_old_connections, connection, connections, transaction
 from django_q.models import OrmQ, Task
 from django_q.tasks import async_task
 
@@ -13,8 +13,12 @@ from notifications.cluster import attempts, maintenance, table
 from notifications.cluster.broker import Broker, Lease, LeaseLostError, Row, Settlement
 from notifications.cluster.models import Attempt, DeadLetter, Worker
 from notifications.cluster.processes import host_id
+from notifications.cluster.worker import queue_settings
+from tests import environment
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+on_postgresql = pytest.mark.skipif(environment.DATABASE == "sqlite", reason="SQLite has no server, and prepares by itself")
 
 
 def worker(name: str, *, host: str = "elsewhere", silent_for: float = 0.0) -> Worker:
@@ -90,6 +94,15 @@ def test_claim__passes_over_what_another_holds_or_what_is_not_due(broker: Broker
     assert ids(claim(broker, alice, 2).rows) == queued[:2]
     assert ids(claim(broker, bob).rows) == queued[2:3]
     assert claim(broker, worker("carol")).rows == []
+
+
+def test_claim__no_two_workers_name_a_lease_alike(broker: Broker, alice: Worker, bob: Worker) -> None:
+    now = datetime.now(UTC)
+    assert broker._new_lease(alice, now) != broker._new_lease(bob, now)
+    alice.lease = broker._new_lease(alice, now)
+    later = broker._new_lease(alice, now)
+    assert alice.lease < later
+    assert (later - broker._new_lease(bob, now)) % timedelta(milliseconds=1)
 
 
 def test_claim__by_many_at_once_gives_each_row_to_one(broker: Broker) -> None:
@@ -326,9 +339,12 @@ def test_enqueue__and_claim_on_a_connection_that_forgot_its_statements(broker: B
     assert ids(claim(broker, alice).rows) == queued
 
 
-def test_enqueue__what_the_table_can_not_hold(broker: Broker) -> None:
-    queue(1)  # on a connection that is known already
+@pytest.mark.parametrize("known", [True, False], ids=["statement known", "statement new"])
+def test_enqueue__the_table_is_away(broker: Broker, known: bool) -> None:
+    queue(1)
     with connection.cursor() as cursor:
+        if connection.vendor == "postgresql" and not known:
+            cursor.execute("DEALLOCATE ALL")
         cursor.execute(f"ALTER TABLE {table.QUEUE} RENAME TO away")
     try:
         with pytest.raises(DatabaseError, match=table.QUEUE):
@@ -340,14 +356,71 @@ def test_enqueue__what_the_table_can_not_hold(broker: Broker) -> None:
     assert OrmQ.objects.count() == 2
 
 
-def test_enqueue__on_a_connection_that_the_server_ended() -> None:
-    if connection.vendor == "sqlite":
-        pytest.skip("SQLite has no server")
-    queue(1)
+def end_connection() -> None:
+    """Have the server end this process's connection, as when it is restarted."""
     other = connections.create_connection("default")
     with other.cursor() as cursor:
         cursor.execute("SELECT pg_terminate_backend(%s, 1000)", [connection.connection.info.backend_pid])
     other.close()
+
+
+@on_postgresql
+def test_enqueue__and_claim_where_a_column_has_another_type_since(broker: Broker, alice: Worker) -> None:
+    alter = f"ALTER TABLE {table.QUEUE} ALTER COLUMN id TYPE %s, ALTER COLUMN payload TYPE %s"
+    queue(1)
+    broker.exchange(alice, returned=claim(broker, alice).rows)
+    with connection.cursor() as cursor:
+        cursor.execute(alter % ("smallint", "varchar"))
+    try:
+        queue(1)
+        lease = claim(broker, alice)
+        assert len(lease.rows) == 2
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(alter % (OrmQ._meta.pk.db_type(connection), "text"))
+    broker.exchange(alice, returned=lease.rows)
+    assert len(claim(broker, alice).rows) == 2
+
+
+@on_postgresql
+def test_claim__prepared_when_there_were_no_rows_goes_by_an_index(alice: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections.settings, "default", queue_settings())
+    of_worker = connections.create_connection("default")
+    try:
+        with of_worker.cursor() as cursor:
+            cursor.execute(f"ANALYZE {table.QUEUE}")  # as the server does now and then
+        for _ in range(10):  # from the sixth time on the server may keep the plan
+            now = datetime.now(UTC)
+            table.claim_at_once(of_worker, alice, now=now, lease=now, limit=1)
+        with of_worker.cursor() as cursor:
+            cursor.execute("EXPLAIN EXECUTE notifier_claim_1 ('lost', 'notifier', now(), now(), 1)")
+            plan = "\n".join(line for (line,) in cursor.fetchall())
+    finally:
+        of_worker.close()
+    assert f"Seq Scan on {table.QUEUE}" not in plan
+    assert plan.count(f" on {table.QUEUE}") >= 2
+
+
+@on_postgresql
+def test_enqueue__a_name_that_postgresql_does_not_store() -> None:
+    with pytest.raises(DataError):
+        Broker("no\0tifier").enqueue("package")
+    assert not OrmQ.objects.exists()
+
+
+@on_postgresql
+def test_enqueue__on_a_connection_that_the_server_ended_before_it_is_looked_at() -> None:
+    queue(1)
+    end_connection()
+    close_old_connections()  # as a request's begin does: the next use looks whether the connection works
+    queue(1)
+    assert OrmQ.objects.count() == 2
+
+
+@on_postgresql
+def test_enqueue__on_a_connection_that_the_server_ended() -> None:
+    queue(1)
+    end_connection()
     with pytest.raises(OperationalError):
         queue(1)
     connection.close_if_unusable_or_obsolete()

@@ -39,6 +39,7 @@ from django_q.tasks import (
     schedule,
 )
 
+from notifications.cluster import queueing
 from notifications.cluster.attempts import read
 from notifications.cluster.broker import Broker, Settlement
 from notifications.cluster.identifiers import queued_at
@@ -597,6 +598,17 @@ def test_signals__are_sent(run_cluster: RunCluster) -> None:
     of_bad = [words for words in sent if isinstance(words[1], dict) and words[1]["id"] == bad]
     assert [words[0] for words in of_bad] == ["pre_execute", "post_execute_in_worker", "post_execute"]
     assert [words[1]["success"] for words in of_bad] == [None, False, False]
+
+
+def test_signals__find_in_a_task_when_it_was_queued(run_cluster: RunCluster) -> None:
+    before = timezone.now()
+    task_ids = {async_task(ADD, 1, 2), queueing.enqueue(ADD, (1, 2), {}, name="sum")}
+    after = timezone.now()
+    run_cluster(env_too={"TEST_SIGNALS": "1"})
+    notes = [(words[0], words[1]) for words in read_notes() if isinstance(words[1], dict) and words[1]["id"] in task_ids]
+    queued = [datetime.fromisoformat(note["started"]) for name, note in notes if name != "post_execute"]
+    assert len(queued) == 4  # pre_execute and post_execute_in_worker
+    assert all(before - timedelta(milliseconds=1) <= moment <= after for moment in queued)  # an id tells milliseconds
 
 
 def test_signals__post_execute_comes_once_for_a_retried_task(run_cluster: RunCluster) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 from django.core.exceptions import SynchronousOnlyOperation
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, connections, transaction
 from django_q.models import OrmQ
 
 from notifications.background import BackgroundTasks
@@ -68,6 +68,19 @@ def test_enqueue__one_after_the_other(broker: CountingBroker) -> None:
 
     asyncio.run(in_turn())
     assert broker.batches == [1, 1, 1]
+
+
+def test_enqueue__after_a_plain_call_in_a_loop_was_refused(broker: CountingBroker) -> None:
+    async def plain_call() -> None:
+        broker.enqueue("refused")
+
+    with pytest.raises(SynchronousOnlyOperation):
+        asyncio.run(plain_call())
+    with transaction.atomic():
+        broker.enqueue("rolled back")
+        transaction.set_rollback(True)
+    assert asyncio.run(several(broker, range(1))) == [None]
+    assert payloads() == ["package 0"]
 
 
 def test_enqueue__no_more_than_one_statement_takes(broker: CountingBroker, monkeypatch: pytest.MonkeyPatch) -> None:

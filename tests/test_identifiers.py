@@ -35,6 +35,8 @@ def test_queued_at() -> None:
 def test_queued_at__id_of_another_making() -> None:
     assert queued_at(uuid.uuid4().hex) is None
     assert queued_at("short") is None
+    assert queued_at("no hex number, but a 7") is None
+    assert queued_at("twelve chars7" + "." * 19) is None
 
 
 PACKAGE = {"id": "1", "name": "n", "func": "f", "args": ("ä", b"\0"), "kwargs": {}}

@@ -40,6 +40,15 @@ def test_wake__who_listened_is_gone_and_another_comes() -> None:
         assert ear.wait(1)
 
 
+def test_wake__another_listens_by_a_fifo_of_its_own() -> None:
+    with listener():
+        wakeup.wake(QUEUE)
+    wakeup._fifo(QUEUE).unlink()
+    with listener() as ear:
+        wakeup.wake(QUEUE)
+        assert ear.wait(1)
+
+
 def test_wake__more_hints_than_a_pipe_holds() -> None:
     with listener() as ear:
         for _ in range(70_000):  # a pipe holds 65,536 bytes (pipe(7))

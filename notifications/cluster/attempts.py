@@ -16,7 +16,7 @@ from django_q.utils import get_func_repr
 
 from notifications.cluster import preview, signing
 from notifications.cluster.broker import LeaseLostError, Row, Settlement
-from notifications.cluster.identifiers import new_task_id
+from notifications.cluster.identifiers import new_task_id, queued_at
 from notifications.cluster.models import Attempt
 from notifications.cluster.progress import InHand, Stage, Verdict
 from notifications.cluster.retry import policy_for
@@ -45,6 +45,7 @@ def read(row: Row) -> dict[str, Any]:
         func = task["func"]
         task["path"] = (func if isinstance(func, str) else str(get_func_repr(func)))[:FUNC_LENGTH]
         task["name"], task["id"], task["args"], task["kwargs"]
+        task.setdefault("started", queued_at(task["id"]) or row.due)
     except (TypeError, KeyError) as error:
         raise RefusedError(f"The payload is no task of django-q2: {type(error).__name__}: {error}") from error
     task["cluster"] = Conf.CLUSTER_NAME

@@ -6,7 +6,6 @@ seen the worker dead deletes the worker's row. Every statement that ends a lease
 its lease can change nothing any more.
 """
 
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -96,12 +95,6 @@ class Lease:
         return [Task(*s.history()) for s in self.settled if s.task.get("hook") and s.retry_at is None and s.saves_result]
 
 
-class _Own(threading.local):
-    """What each thread that uses a broker has for itself."""
-
-    connection: BaseDatabaseWrapper | None = None
-
-
 class Broker(ORM):  # type: ignore[misc]
     """django-q2's ORM broker, with leases. `Q_CLUSTER["broker_class"]` names it."""
 
@@ -109,7 +102,6 @@ class Broker(ORM):  # type: ignore[misc]
         """`using`: the database alias, when it isn't the configured one."""
         super().__init__(list_key)
         self.using: str = using or Conf.ORM or "default"
-        self._own = _Own()
 
     @staticmethod
     def get_connection(list_key: str | None = None) -> Any:
@@ -118,10 +110,8 @@ class Broker(ORM):  # type: ignore[misc]
 
     @property
     def database(self) -> BaseDatabaseWrapper:
-        """This thread's connection to the database. Kept, for `connections` needs half as long to find it as SQLite a row."""
-        if self._own.connection is None:
-            self._own.connection = connections[self.using]
-        return self._own.connection
+        """This thread's connection to the database."""
+        return connections[self.using]
 
     @property
     def queue(self) -> str:
@@ -177,7 +167,7 @@ class Broker(ORM):  # type: ignore[misc]
                 # this worker finds its lease lost. The latency of a task is half without that wait.
                 table.run(connection, "SET LOCAL synchronous_commit = off")
             if worker.lease is not None:
-                self._settle(worker.lease, lease, settlements)
+                self._settle(connection, worker.lease, lease, settlements)
                 for row in returned:
                     table.put_back(connection, lease=worker.lease, row=row.id, due=row.due)
             if claim:
@@ -203,17 +193,16 @@ class Broker(ORM):  # type: ignore[misc]
         due = stored.lease_due or timezone.now()
         return Lease(name=stored.lease, rows=self._with_attempts([(row.pk, due, row.payload) for row in rows]))
 
-    def _settle(self, name: datetime, lease: Lease, settlements: Sequence[Settlement]) -> None:
+    def _settle(self, connection: BaseDatabaseWrapper, name: datetime, lease: Lease, settlements: Sequence[Settlement]) -> None:
         """Write history for the rows that the lease of this name holds still, and take them out of the queue."""
         ended = [settlement.row.id for settlement in settlements if settlement.retry_at is None]
-        still_held = table.delete(self.database, lease=name, ids=ended)
+        still_held = table.delete(connection, lease=name, ids=ended)
         for settlement in settlements:
-            if settlement.retry_at and table.put_back(
-                self.database, lease=name, row=settlement.row.id, due=settlement.retry_at
-            ):
-                still_held.add(settlement.row.id)
+            row, due = settlement.row.id, settlement.retry_at
+            if due and table.put_back(connection, lease=name, row=row, due=due):
+                still_held.add(row)
         lease.settled = [settlement for settlement in settlements if settlement.row.id in still_held]
-        table.save_history(self.database, [s.history() for s in lease.settled if s.retry_at is None and s.saves_result])
+        table.save_history(connection, [s.history() for s in lease.settled if s.retry_at is None and s.saves_result])
         if failed := [s.attempt for s in lease.settled if s.attempt]:
             for attempt in failed:
                 # An earlier try may have given it an id and been rolled back, and on SQLite the next one gets that id again.
@@ -283,7 +272,7 @@ class Broker(ORM):  # type: ignore[misc]
     def _claim_at_once(self, connection: BaseDatabaseWrapper, worker: Worker, limit: int) -> Lease | None:
         """The lease of a worker that held none; None when nothing is due, or the worker's row is gone."""
         now = datetime.now(UTC)
-        name = now + LEASES
+        name = self._new_lease(worker, now)
         with Turn(connection):
             found = table.claim_at_once(connection, worker, now=now, lease=name, limit=limit)
         if not found:
@@ -293,8 +282,11 @@ class Broker(ORM):  # type: ignore[misc]
         return lease
 
     def _new_lease(self, worker: Worker, now: datetime) -> datetime:
-        # Later than the worker's last one, whatever the clock does; no other worker's, for the column is unique.
-        return max(now + LEASES, (worker.lease or now) + timedelta(microseconds=1))
+        # In its microseconds no other worker's, unless they are thousands; the column is unique for that case. And later than
+        # the worker's last one, whatever the clock does.
+        name = now + LEASES
+        name = name.replace(microsecond=name.microsecond // 1000 * 1000 + worker.pk % 1000)
+        return name if worker.lease is None else max(name, worker.lease + timedelta(milliseconds=1))
 
     def _with_attempts(self, found: list[tuple[int, datetime, str]]) -> list[Row]:
         tried = table.attempts(self.database, [row for row, _, _ in found])
@@ -322,7 +314,7 @@ class Broker(ORM):  # type: ignore[misc]
     def _settle_lost(self, worker: Worker, settlement: Settlement) -> None:
         lease = Lease(name=worker.lease)
         assert worker.lease is not None  # noqa: S101
-        self._settle(worker.lease, lease, [settlement])
+        self._settle(self.database, worker.lease, lease, [settlement])
         for task in lease.with_hook:
             # As a task: a hook may hang, and whoever frees a lease must not.
             name, hook = f"hook of {task.name}"[:NAME_LENGTH], "notifications.cluster.history.call_hook_of"

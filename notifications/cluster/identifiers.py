@@ -29,4 +29,7 @@ def queued_at(task_id: str) -> datetime | None:
     """When the task was queued, to the millisecond; None for an id of another making."""
     if not is_time_ordered(task_id):
         return None
-    return datetime.fromtimestamp(int(task_id[:12], 16) / 1000, UTC)
+    try:
+        return datetime.fromtimestamp(int(task_id[:12], 16) / 1000, UTC)
+    except (ValueError, OverflowError):
+        return None

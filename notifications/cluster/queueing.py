@@ -30,8 +30,8 @@ def broker() -> Broker:
 def package(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> dict[str, Any]:
     """A task as django-q2 keeps it in a queue row; its options may be added (`group`, `hook`, `timeout` …).
 
-    Without `started`, which in django-q2 is when it was queued: a worker puts in when it ran, and the id tells when it was
-    queued. To pickle a moment with its time zone takes as long as all the rest.
+    Without `started`, which in django-q2 is when it was queued: the id tells that too, and `attempts.read` puts it in. To
+    pickle a moment with its time zone takes as long as all the rest.
     """
     return {"id": new_task_id(), "name": name, "func": func, "args": args, "kwargs": kwargs, **OPTIONS}
 
@@ -61,7 +61,7 @@ async def aenqueue(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
 
 def _packed(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
     task = package(func, args, kwargs, name=name)
-    if Conf.SYNC:
-        task["started"] = timezone.now()  # no worker of ours will
     pre_enqueue.send(sender="django_q", task=task)
+    if task.get("sync"):
+        task["started"] = timezone.now()  # no worker of ours will
     return task, signing.dumps(task)

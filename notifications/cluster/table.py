@@ -26,9 +26,11 @@ Claimed = tuple[int, datetime, str, int, int]
 
 _LOST = Attempt.Outcome.LOST.value
 _INSERT_ONE = f"INSERT INTO {QUEUE} (key, payload, lock) VALUES ($1, $2, $3) RETURNING id"  # noqa: S608
-# libpq's PGRES_TUPLES_OK and PG_DIAG_SQLSTATE, and the state of a statement that this connection does not know
-# (https://www.postgresql.org/docs/current/errcodes-appendix.html). psycopg names them, but is there only where it is used.
-_TUPLES_OK, _SQLSTATE, _NOT_PREPARED = 2, ord("C"), b"26000"
+# libpq's PGRES_COMMAND_OK, PGRES_TUPLES_OK and PG_DIAG_SQLSTATE, and the states of a statement that this connection does not
+# know, and of one whose table has changed since (https://www.postgresql.org/docs/current/errcodes-appendix.html). psycopg
+# names them, but is there only where it is used.
+_COMMAND_OK, _TUPLES_OK, _SQLSTATE = 1, 2, ord("C")
+_NOT_PREPARED, _OUTDATED = b"26000", b"0A000"
 _FIELDS = Task._meta.concrete_fields
 _LENGTHS = {field.name: field.max_length for field in _FIELDS if field.max_length}
 _PICKLE = Task._meta.get_field("result").protocol
@@ -59,15 +61,22 @@ def _run_prepared(connection: BaseDatabaseWrapper, name: str, sql: str, values: 
     have the server plan each statement anew, and psycopg's wait for it in many steps: on an idle system, where nothing of
     that is in the processor's caches, a claim takes 2.3 ms by them, and 0.9 so.
     """
+    connection.close_if_health_check_failed()
     connection.ensure_connection()
+    psycopg: Any = connection.Database  # type: ignore[attr-defined]
     with connection.wrap_database_errors:
         libpq, texts = connection.connection.pgconn, [str(value).encode() for value in values]
+        if any(b"\0" in text for text in texts):  # libpq would take it for the end
+            raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
         result = libpq.exec_prepared(name.encode(), texts)
-        if result.status != _TUPLES_OK and result.error_field(_SQLSTATE) == _NOT_PREPARED:
-            libpq.prepare(name.encode(), sql.encode())
-            result = libpq.exec_prepared(name.encode(), texts)
+        state = None if result.status == _TUPLES_OK else result.error_field(_SQLSTATE)
+        if state == _OUTDATED:
+            libpq.exec_(f"DEALLOCATE {name}".encode())
+        if state in (_NOT_PREPARED, _OUTDATED):
+            result = libpq.prepare(name.encode(), sql.encode())
+            if result.status == _COMMAND_OK:
+                result = libpq.exec_prepared(name.encode(), texts)
         if result.status != _TUPLES_OK:
-            psycopg: Any = connection.Database  # type: ignore[attr-defined]
             lost = connection.connection.closed
             raise psycopg.OperationalError(result.get_error_message()) if lost else psycopg.errors.error_from_result(result)
     columns = range(result.nfields)
