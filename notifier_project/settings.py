@@ -64,9 +64,9 @@ def _database(url: str) -> dict[str, Any]:
             # NORMAL with WAL: a crash of any program loses nothing, a power cut may cost the last moments; FULL closes
             # that with an fsync for each commit (https://www.sqlite.org/pragma.html#pragma_synchronous).
             # Checkpoints come beside the commits, so that no request has to wait for one: notifications/cluster/checkpoints.py;
-            # beyond 16,000 pages (64 MB), when none comes, they are anybody's after all.
+            # beyond 40,000 pages (160 MB), when none comes, they are anybody's after all.
             "init_command": f"PRAGMA journal_mode=WAL; PRAGMA synchronous={_SYNCHRONOUS[NOTIFIER_DURABILITY]};"
-            "PRAGMA wal_autocheckpoint=16000",
+            "PRAGMA wal_autocheckpoint=40000",
             "timeout": 2,  # seconds to wait for another writer; after that a POST is answered with 503
         }
     elif database["ENGINE"] == _POSTGRESQL:

@@ -11,7 +11,7 @@ import time
 from django.db import connections
 from django_q.conf import logger
 
-LONG_LOG = 4000  # pages, from which on the log is begun anew
+LONG_LOG = 12_000  # pages, from which on the log is begun anew, for which every writer has to wait
 RESTART_WAIT = 50  # ms that beginning anew may wait for readers, while all writers wait for it
 
 

@@ -114,9 +114,11 @@ def claim(connection: BaseDatabaseWrapper, queue: str, *, now: datetime, lease: 
     """
     sql = _due_sql(connection.vendor, limit)
     rows = run(connection, sql, (_LOST, queue, _moment(connection, now)))
-    if rows:
-        ids = [row[0] for row in rows]
-        run(connection, _hold_sql(connection.vendor, len(ids)), (_moment(connection, lease), *ids))
+    if rows and connection.vendor == "postgresql":
+        run(connection, f"UPDATE {QUEUE} SET lock = %s WHERE id = ANY(%s)", (lease, [row[0] for row in rows]))  # noqa: S608
+    elif rows:
+        last, last_due, *_ = rows[-1]
+        _run_on_sqlite(connection, _HOLD_SQL, (_moment(connection, lease), queue, last_due, last))
     return _claimed(connection, rows)
 
 
@@ -146,7 +148,8 @@ def _claim_at_once_on_sqlite(
         name = _moment(connection, lease)
         if not driver.execute(_LEASE_SQL, (name, due[0][1], worker.id)).rowcount:
             return []
-        driver.execute(_hold_sql("sqlite", len(due)), (name, *[row[0] for row in due]))
+        last, last_due, *_ = due[-1]
+        driver.execute(_HOLD_SQL, (name, worker.queue, last_due, last))
     return due
 
 
@@ -178,6 +181,8 @@ def _claim_at_once_sql(limit: int) -> str:
 
 
 _LEASE_SQL = f"UPDATE {WORKERS} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS NULL"  # noqa: S608
+# On SQLite what is due was read in this transaction, the only one that writes: it still is all that comes up to its last row.
+_HOLD_SQL = f"UPDATE {QUEUE} SET lock = ? WHERE key = ? AND (lock, id) <= (?, ?)"  # noqa: S608
 
 
 @functools.cache
@@ -197,10 +202,14 @@ def _tried(mark: str) -> str:
     return f"({made}), ({made} AND outcome = {mark})"
 
 
-@functools.cache
-def _hold_sql(vendor: str, rows: int) -> str:
-    mark = "%s" if vendor == "postgresql" else "?"
-    return f"UPDATE {QUEUE} SET lock = {mark} WHERE id IN ({', '.join([mark] * rows)})"  # noqa: S608
+def _among(connection: BaseDatabaseWrapper, ids: Collection[int]) -> tuple[str, object]:
+    """The condition that a column is among the ids, and its one value.
+
+    So a statement is the same for any number of ids, and the driver keeps one of it prepared, not 128.
+    """
+    if connection.vendor == "postgresql":
+        return "= ANY(%s)", list(ids)
+    return "IN (SELECT value FROM json_each(%s))", str(list(ids))  # https://www.sqlite.org/json1.html#jeach
 
 
 def _claimed(connection: BaseDatabaseWrapper, rows: list[Any]) -> list[Claimed]:
@@ -211,8 +220,9 @@ def delete(connection: BaseDatabaseWrapper, *, lease: datetime, ids: Collection[
     """Take those of the rows that the lease still holds out of the queue; return their ids."""
     if not ids:
         return set()
-    sql = f"DELETE FROM {QUEUE} WHERE lock = %s AND id IN {_marks(ids)} RETURNING id"  # noqa: S608
-    return {row for (row,) in run(connection, sql, (_moment(connection, lease), *ids))}
+    among, value = _among(connection, ids)
+    sql = f"DELETE FROM {QUEUE} WHERE lock = %s AND id {among} RETURNING id"  # noqa: S608
+    return {row for (row,) in run(connection, sql, (_moment(connection, lease), value))}
 
 
 def put_back(connection: BaseDatabaseWrapper, *, lease: datetime, row: int, due: datetime) -> bool:
@@ -236,12 +246,9 @@ def attempts(connection: BaseDatabaseWrapper, rows: Collection[int]) -> dict[int
     """How many attempts were made at each of the rows, and how many of them were lost; rows without any are left out."""
     if not rows:
         return {}
-    tried = run(
-        connection,
-        f"SELECT row, count(*), sum(CASE outcome WHEN %s THEN 1 ELSE 0 END) FROM {ATTEMPTS} "  # noqa: S608
-        f"WHERE row IN {_marks(rows)} GROUP BY row",
-        (_LOST, *rows),
-    )
+    among, value = _among(connection, rows)
+    sql = f"SELECT row, count(*), sum(CASE outcome WHEN %s THEN 1 ELSE 0 END) FROM {ATTEMPTS} WHERE row {among} GROUP BY row"  # noqa: S608
+    tried = run(connection, sql, (_LOST, value))
     return {row: (count, losses) for row, count, losses in tried}
 
 
@@ -313,10 +320,6 @@ def _text(value: object, length: int) -> str | None:
 def _pickled(value: object) -> str | None:
     """As `picklefield.fields.dbsafe_encode` does it, save for a deep copy that only lookups by value need."""
     return None if value is None else b64encode(pickle.dumps(value, protocol=_PICKLE)).decode()
-
-
-def _marks(ids: Collection[int]) -> str:
-    return f"({', '.join(['%s'] * len(ids))})"
 
 
 def _moment(connection: BaseDatabaseWrapper, moment: datetime) -> Any:
