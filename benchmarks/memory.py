@@ -22,6 +22,7 @@ def run(contestant: Contestant, quick: bool) -> Sample:
         time.sleep(REST)
         used, burst = [usage.memory_mib(place.pids)], 0
         for tasks in (QUICK_WARM, QUICK_TASKS) if quick else (WARM, TASKS):
+            found = accept.wait_for_lines(place, answered)
             while answered < tasks:
                 burst += 1
                 answered += wrk.post(port, connections=8, seconds=1 if quick else BURST, tag=f"burst{burst}").answered

@@ -1,7 +1,9 @@
 """The queue table's leases: who holds what, and what a worker that lost its lease can still do (nothing)."""
 
 import threading
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -380,6 +382,36 @@ def test_enqueue__and_claim_where_a_column_has_another_type_since(broker: Broker
             cursor.execute(alter % (OrmQ._meta.pk.db_type(connection), "text"))
     broker.exchange(alice, returned=lease.rows)
     assert len(claim(broker, alice).rows) == 2
+
+
+@on_postgresql
+def test_claim__counts_an_attempt_that_was_lost_while_the_claim_went_on(alice: Worker) -> None:
+    queue(1)
+    row = OrmQ.objects.get()
+
+    def claim_slowly() -> list[Row]:
+        try:
+            return Broker().exchange(alice, claim=2).rows
+        finally:
+            connections.close_all()
+
+    with connection.cursor() as cursor, ThreadPoolExecutor() as another:
+        cursor.execute(f"ALTER TABLE {table.ATTEMPTS} RENAME TO away")
+        cursor.execute(f"CREATE VIEW {table.ATTEMPTS} AS SELECT away.* FROM (SELECT pg_sleep(0.5) OFFSET 0) pause, away")  # noqa: S608
+        try:
+            claiming = another.submit(claim_slowly)
+            time.sleep(0.25)  # it has read the row, and counts
+            cursor.execute(
+                "INSERT INTO away (row, task_id, number, outcome, worker, started, stopped, error) "
+                "VALUES (%s, 'id', 1, 'lost', 'bob', now(), now(), '')",
+                [row.pk],
+            )
+            OrmQ.objects.update(lock=row.lock)  # claimed by bob, and freed
+            rows = claiming.result(30)
+        finally:
+            cursor.execute(f"DROP VIEW {table.ATTEMPTS}")
+            cursor.execute(f"ALTER TABLE away RENAME TO {table.ATTEMPTS}")
+    assert [(row.attempts, row.losses) for row in rows] == [(1, 1)]
 
 
 @on_postgresql

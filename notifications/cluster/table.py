@@ -112,13 +112,15 @@ def claim(connection: BaseDatabaseWrapper, queue: str, *, now: datetime, lease: 
     PostgreSQL passes over the rows that another worker is about to take
     (https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE); on SQLite there is one writer at a time.
     """
-    sql = _due_sql(connection.vendor, limit)
-    rows = run(connection, sql, (_LOST, queue, _moment(connection, now)))
-    if rows and connection.vendor == "postgresql":
-        run(connection, f"UPDATE {QUEUE} SET lock = %s WHERE id = ANY(%s)", (lease, [row[0] for row in rows]))  # noqa: S608
-    elif rows:
+    if connection.vendor == "postgresql":
+        rows = run(connection, f"{_DUE_SQL} LIMIT {limit:d} FOR UPDATE SKIP LOCKED", (queue, now))
+        if rows:
+            run(connection, f"UPDATE {QUEUE} SET lock = %s WHERE id = ANY(%s)", (lease, [row for row, *_ in rows]))  # noqa: S608
+        return _counted(connection, rows)
+    rows = run(connection, _due_on_sqlite(limit), (_LOST, queue, _moment(connection, now)))
+    if rows:
         last, last_due, *_ = rows[-1]
-        _run_on_sqlite(connection, _HOLD_SQL, (_moment(connection, lease), queue, last_due, last))
+        run(connection, _HOLD_SQL, (_moment(connection, lease), queue, last_due, last))
     return _claimed(connection, rows)
 
 
@@ -142,7 +144,7 @@ def _claim_at_once_on_sqlite(
     with connection.wrap_database_errors, connection.connection as driver:  # which commits, or rolls back
         driver.execute("BEGIN IMMEDIATE")
         values = (_LOST, worker.queue, _moment(connection, now))
-        due: list[Any] = driver.execute(_due_sql("sqlite", limit), values).fetchall()
+        due: list[Any] = driver.execute(_due_on_sqlite(limit), values).fetchall()
         if not due:
             return []
         name = _moment(connection, lease)
@@ -158,7 +160,19 @@ def _claim_at_once_on_postgresql(
 ) -> list[Any]:
     values = (_LOST, worker.queue, now, lease, worker.id)
     found = _run_prepared(connection, f"notifier_claim_{limit}", _claim_at_once_sql(limit), values)
-    return [(int(row), due.decode(), payload.decode(), int(made), int(lost)) for row, due, payload, made, lost in found]
+    rows = [(int(row), due.decode(), payload.decode(), int(made), int(lost)) for row, due, payload, made, lost, _ in found]
+    return _counted(connection, rows) if any(changed == b"t" for *_, changed in found) else rows
+
+
+def _counted(connection: BaseDatabaseWrapper, rows: list[Any]) -> list[Any]:
+    """The rows with their attempts, counted when nobody else can add one any more.
+
+    PostgreSQL locks a row as it is by then, and yet reads other tables as they were when the statement began
+    (https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED): another worker may have taken the row
+    in between, been killed, and its lease been freed.
+    """
+    tried = attempts(connection, [row for row, *_ in rows])
+    return [(row, due, payload, *tried.get(row, (0, 0))) for row, due, payload, *_ in rows]
 
 
 @functools.cache
@@ -166,7 +180,8 @@ def _claim_at_once_sql(limit: int) -> str:
     return f"""
         WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
         due AS MATERIALIZED (
-            SELECT id, lock, payload, {_tried("$1")} FROM {QUEUE}, relaxed WHERE key = $2 AND lock <= $3
+            SELECT id, lock, payload, {_tried("$1")}, ctid <> (SELECT ctid FROM {QUEUE} seen WHERE id = {QUEUE}.id) changed
+            FROM {QUEUE}, relaxed WHERE key = $2 AND lock <= $3
             ORDER BY lock, id LIMIT {limit:d} FOR UPDATE OF {QUEUE} SKIP LOCKED
         ),
         me AS (
@@ -185,15 +200,16 @@ _LEASE_SQL = f"UPDATE {WORKERS} SET lease = ?, lease_due = ? WHERE id = ? AND le
 _HOLD_SQL = f"UPDATE {QUEUE} SET lock = ? WHERE key = ? AND (lock, id) <= (?, ?)"  # noqa: S608
 
 
+_DUE_SQL = f"SELECT id, lock, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id"  # noqa: S608
+
+
 @functools.cache
-def _due_sql(vendor: str, limit: int) -> str:
-    # On SQLite, `lock` as text, so that the driver calls no Python for each; and the limit as a literal: newer versions look
-    # at the value of one that is bound, and for each they plan the statement anew (`sqlite3ExprIsInteger` in their expr.c),
-    # which takes longer than all else of a claim.
-    mark, due = ("%s", "lock") if vendor == "postgresql" else ("?", "CAST(lock AS TEXT)")
-    end = f"FOR UPDATE OF {QUEUE} SKIP LOCKED" if vendor == "postgresql" else ""
-    where = f"key = {mark} AND lock <= {mark}"
-    return f"SELECT id, {due}, payload, {_tried(mark)} FROM {QUEUE} WHERE {where} ORDER BY lock, id LIMIT {limit:d} {end}"  # noqa: S608
+def _due_on_sqlite(limit: int) -> str:
+    # `lock` as text, so that the driver calls no Python for each; and the limit as a literal: newer versions look at the
+    # value of one that is bound, and for each they plan the statement anew (`sqlite3ExprIsInteger` in their expr.c), which
+    # takes longer than all else of a claim.
+    due = f"SELECT id, CAST(lock AS TEXT), payload, {_tried('?')} FROM {QUEUE} WHERE key = ? AND lock <= ?"  # noqa: S608
+    return f"{due} ORDER BY lock, id LIMIT {limit:d}"
 
 
 def _tried(mark: str) -> str:
