@@ -429,7 +429,9 @@ def test_claim__prepared_when_there_were_no_rows_goes_by_an_index(alice: Worker,
             plan = "\n".join(line for (line,) in cursor.fetchall())
     finally:
         of_worker.close()
-    assert f"Seq Scan on {table.QUEUE}" not in plan
+    assert not {"Seq Scan", "Bitmap Heap Scan", "Merge Join"} & {
+        line.strip(" ->").partition(" on ")[0] for line in plan.splitlines()
+    }
     assert plan.count(f" on {table.QUEUE}") >= 2
 
 

@@ -41,6 +41,8 @@ def read(row: Row) -> dict[str, Any]:
         raise RefusedError(f"The payload's signature is wrong, so it was not unpickled: {error}") from error
     except BaseException as error:
         raise RefusedError(f"The payload can't be unpickled: {type(error).__name__}: {error}") from error
+    if not isinstance(task, dict):
+        raise RefusedError(f"The payload is no task of django-q2, but a {type(task).__name__}")
     try:
         func = task["func"]
         task["path"] = (func if isinstance(func, str) else str(get_func_repr(func)))[:FUNC_LENGTH]
@@ -50,7 +52,7 @@ def read(row: Row) -> dict[str, Any]:
         raise RefusedError(f"The payload is no task of django-q2: {type(error).__name__}: {error}") from error
     task["cluster"] = Conf.CLUSTER_NAME
     task["ack_id"] = row.id
-    return dict(task)
+    return task
 
 
 def timeout_of(task: dict[str, Any]) -> int:

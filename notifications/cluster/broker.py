@@ -282,8 +282,8 @@ class Broker(ORM):  # type: ignore[misc]
         return lease
 
     def _new_lease(self, worker: Worker, now: datetime) -> datetime:
-        # In its microseconds no other worker's, unless they are thousands; the column is unique for that case. And later than
-        # the worker's last one, whatever the clock does.
+        # Its last three digits are no other worker's, or of one that is a thousand births away: the column is unique for that
+        # case. And later than the lease that it follows, whatever the clock does.
         name = now + LEASES
         name = name.replace(microsecond=name.microsecond // 1000 * 1000 + worker.pk % 1000)
         return name if worker.lease is None else max(name, worker.lease + timedelta(milliseconds=1))

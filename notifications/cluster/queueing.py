@@ -63,5 +63,5 @@ def _packed(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], name: str)
     task = package(func, args, kwargs, name=name)
     pre_enqueue.send(sender="django_q", task=task)
     if task.get("sync"):
-        task["started"] = timezone.now()  # no worker of ours will
+        task.setdefault("started", timezone.now())  # no worker of ours will
     return task, signing.dumps(task)

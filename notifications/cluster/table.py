@@ -113,14 +113,14 @@ def claim(connection: BaseDatabaseWrapper, queue: str, *, now: datetime, lease: 
     (https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE); on SQLite there is one writer at a time.
     """
     if connection.vendor == "postgresql":
-        rows = run(connection, f"{_DUE_SQL} LIMIT {limit:d} FOR UPDATE SKIP LOCKED", (queue, now))
+        rows = run(connection, f"{_DUE_ON_POSTGRESQL} LIMIT {limit:d} FOR UPDATE SKIP LOCKED", (queue, now))
         if rows:
             run(connection, f"UPDATE {QUEUE} SET lock = %s WHERE id = ANY(%s)", (lease, [row for row, *_ in rows]))  # noqa: S608
         return _counted(connection, rows)
     rows = run(connection, _due_on_sqlite(limit), (_LOST, queue, _moment(connection, now)))
     if rows:
         last, last_due, *_ = rows[-1]
-        run(connection, _HOLD_SQL, (_moment(connection, lease), queue, last_due, last))
+        run(connection, _HOLD_ON_SQLITE, (_moment(connection, lease), queue, last_due, last))
     return _claimed(connection, rows)
 
 
@@ -148,10 +148,10 @@ def _claim_at_once_on_sqlite(
         if not due:
             return []
         name = _moment(connection, lease)
-        if not driver.execute(_LEASE_SQL, (name, due[0][1], worker.id)).rowcount:
+        if not driver.execute(_LEASE_ON_SQLITE, (name, due[0][1], worker.id)).rowcount:
             return []
         last, last_due, *_ = due[-1]
-        driver.execute(_HOLD_SQL, (name, worker.queue, last_due, last))
+        driver.execute(_HOLD_ON_SQLITE, (name, worker.queue, last_due, last))
     return due
 
 
@@ -180,7 +180,8 @@ def _claim_at_once_sql(limit: int) -> str:
     return f"""
         WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
         due AS MATERIALIZED (
-            SELECT id, lock, payload, {_tried("$1")}, ctid <> (SELECT ctid FROM {QUEUE} seen WHERE id = {QUEUE}.id) changed
+            SELECT id, lock, payload, {_tried("$1")},
+                ctid IS DISTINCT FROM (SELECT ctid FROM {QUEUE} seen WHERE id = {QUEUE}.id) AS has_changed
             FROM {QUEUE}, relaxed WHERE key = $2 AND lock <= $3
             ORDER BY lock, id LIMIT {limit:d} FOR UPDATE OF {QUEUE} SKIP LOCKED
         ),
@@ -195,12 +196,12 @@ def _claim_at_once_sql(limit: int) -> str:
     """  # noqa: S608
 
 
-_LEASE_SQL = f"UPDATE {WORKERS} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS NULL"  # noqa: S608
+_LEASE_ON_SQLITE = f"UPDATE {WORKERS} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS NULL"  # noqa: S608
 # On SQLite what is due was read in this transaction, the only one that writes: it still is all that comes up to its last row.
-_HOLD_SQL = f"UPDATE {QUEUE} SET lock = ? WHERE key = ? AND (lock, id) <= (?, ?)"  # noqa: S608
+_HOLD_ON_SQLITE = f"UPDATE {QUEUE} SET lock = ? WHERE key = ? AND (lock, id) <= (?, ?)"  # noqa: S608
 
 
-_DUE_SQL = f"SELECT id, lock, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id"  # noqa: S608
+_DUE_ON_POSTGRESQL = f"SELECT id, lock, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id"  # noqa: S608
 
 
 @functools.cache
@@ -221,7 +222,7 @@ def _tried(mark: str) -> str:
 def _among(connection: BaseDatabaseWrapper, ids: Collection[int]) -> tuple[str, object]:
     """The condition that a column is among the ids, and its one value.
 
-    So a statement is the same for any number of ids, and the driver keeps one of it prepared, not 128.
+    So a statement is the same for any number of ids: SQLite's driver keeps each one that it has seen prepared, up to a hundred.
     """
     if connection.vendor == "postgresql":
         return "= ANY(%s)", list(ids)

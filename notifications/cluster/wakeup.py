@@ -22,12 +22,12 @@ def _fifo(queue: str) -> Path:
 
 def wake(queue: str) -> None:
     """Wake one of the queue's idle workers on this host, if there is any. Never raises, never waits."""
-    for _ in range(2):
+    for _ in range(2):  # the second time anew, when who listened is gone
         try:
             mouth = _mouth(queue)  # held till the end: it must not be closed, and its descriptor become another file's, before
             os.write(mouth.descriptor, b"!")
         except BrokenPipeError:
-            _mouth.cache_clear()  # who listened is gone; whoever came next may have made another FIFO
+            _mouth.cache_clear()  # whoever came next may have made another FIFO
         except OSError:
             return  # ENXIO: nobody listens. EAGAIN: a thousand hints are waiting already.
         else:
