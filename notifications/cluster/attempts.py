@@ -47,7 +47,8 @@ def read(row: Row) -> dict[str, Any]:
         func = task["func"]
         task["path"] = (func if isinstance(func, str) else str(get_func_repr(func)))[:FUNC_LENGTH]
         task["name"], task["id"], task["args"], task["kwargs"]
-        task.setdefault("started", queued_at(task["id"]) or row.due)
+        if "started" not in task:  # which django-q2 has of each: when it was queued
+            task["started"] = (row.attempts and queued_at(task["id"])) or row.due
     except (TypeError, KeyError) as error:
         raise RefusedError(f"The payload is no task of django-q2: {type(error).__name__}: {error}") from error
     task["cluster"] = Conf.CLUSTER_NAME

@@ -285,7 +285,7 @@ class Broker(ORM):  # type: ignore[misc]
         # Its last three digits are no other worker's, or of one that is a thousand births away: the column is unique for that
         # case. And later than the lease that it follows, whatever the clock does.
         name = now + LEASES
-        name = name.replace(microsecond=name.microsecond // 1000 * 1000 + worker.pk % 1000)
+        name = name.replace(microsecond=name.microsecond // 1000 * 1000 + worker.id % 1000)
         return name if worker.lease is None else max(name, worker.lease + timedelta(milliseconds=1))
 
     def _with_attempts(self, found: list[tuple[int, datetime, str]]) -> list[Row]:
