@@ -18,11 +18,10 @@ def run(contestant: Contestant, quick: bool) -> Sample:
     """Measure, post until there have been enough tasks, measure again."""
     with stage(contestant) as place, place.service() as port:
         answered = wrk.post(port, connections=4, seconds=1, tag="warm").answered
-        accept.wait_for_lines(place, answered)
+        found = accept.wait_for_lines(place, answered)
         time.sleep(REST)
         used, burst = [usage.memory_mib(place.pids)], 0
         for tasks in (QUICK_WARM, QUICK_TASKS) if quick else (WARM, TASKS):
-            found = accept.wait_for_lines(place, answered)
             while answered < tasks:
                 burst += 1
                 answered += wrk.post(port, connections=8, seconds=1 if quick else BURST, tag=f"burst{burst}").answered

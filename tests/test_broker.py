@@ -425,7 +425,7 @@ def test_claim__prepared_when_there_were_no_rows_goes_by_an_index(alice: Worker,
             now = datetime.now(UTC)
             table.claim_at_once(of_worker, alice, now=now, lease=now, limit=1)
         with of_worker.cursor() as cursor:
-            cursor.execute("EXPLAIN EXECUTE notifier_claim_1 ('lost', 'notifier', now(), now(), 1)")
+            cursor.execute("EXPLAIN EXECUTE notifier_claim_1 ('notifier', now(), now(), 1)")
             plan = "\n".join(line for (line,) in cursor.fetchall())
     finally:
         of_worker.close()

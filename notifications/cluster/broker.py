@@ -167,7 +167,7 @@ class Broker(ORM):  # type: ignore[misc]
                 # this worker finds its lease lost. The latency of a task is half without that wait.
                 table.run(connection, "SET LOCAL synchronous_commit = off")
             if worker.lease is not None:
-                self._settle(connection, worker.lease, lease, settlements)
+                self._settle(worker.lease, lease, settlements)
                 for row in returned:
                     table.put_back(connection, lease=worker.lease, row=row.id, due=row.due)
             if claim:
@@ -193,8 +193,9 @@ class Broker(ORM):  # type: ignore[misc]
         due = stored.lease_due or timezone.now()
         return Lease(name=stored.lease, rows=self._with_attempts([(row.pk, due, row.payload) for row in rows]))
 
-    def _settle(self, connection: BaseDatabaseWrapper, name: datetime, lease: Lease, settlements: Sequence[Settlement]) -> None:
+    def _settle(self, name: datetime, lease: Lease, settlements: Sequence[Settlement]) -> None:
         """Write history for the rows that the lease of this name holds still, and take them out of the queue."""
+        connection = self.database
         ended = [settlement.row.id for settlement in settlements if settlement.retry_at is None]
         still_held = table.delete(connection, lease=name, ids=ended)
         for settlement in settlements:
@@ -289,8 +290,7 @@ class Broker(ORM):  # type: ignore[misc]
         return name if worker.lease is None else max(name, worker.lease + timedelta(milliseconds=1))
 
     def _with_attempts(self, found: list[tuple[int, datetime, str]]) -> list[Row]:
-        tried = table.attempts(self.database, [row for row, _, _ in found])
-        return [Row(row, due, payload, *tried.get(row, (0, 0))) for row, due, payload in found]
+        return [Row(*row) for row in table.count_attempts(self.database, found)]
 
     # Called by those who have seen a worker dead.
 
@@ -314,7 +314,7 @@ class Broker(ORM):  # type: ignore[misc]
     def _settle_lost(self, worker: Worker, settlement: Settlement) -> None:
         lease = Lease(name=worker.lease)
         assert worker.lease is not None  # noqa: S101
-        self._settle(self.database, worker.lease, lease, [settlement])
+        self._settle(worker.lease, lease, [settlement])
         for task in lease.with_hook:
             # As a task: a hook may hang, and whoever frees a lease must not.
             name, hook = f"hook of {task.name}"[:NAME_LENGTH], "notifications.cluster.history.call_hook_of"

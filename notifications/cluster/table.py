@@ -113,10 +113,11 @@ def claim(connection: BaseDatabaseWrapper, queue: str, *, now: datetime, lease: 
     (https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE); on SQLite there is one writer at a time.
     """
     if connection.vendor == "postgresql":
-        rows = run(connection, f"{_DUE_ON_POSTGRESQL} LIMIT {limit:d} FOR UPDATE SKIP LOCKED", (queue, now))
+        due = f"SELECT id, lock, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id"  # noqa: S608
+        rows = run(connection, f"{due} LIMIT {limit:d} FOR UPDATE SKIP LOCKED", (queue, now))
         if rows:
             run(connection, f"UPDATE {QUEUE} SET lock = %s WHERE id = ANY(%s)", (lease, [row for row, *_ in rows]))  # noqa: S608
-        return _counted(connection, rows)
+        return count_attempts(connection, rows)
     rows = run(connection, _due_on_sqlite(limit), (_LOST, queue, _moment(connection, now)))
     if rows:
         last, last_due, *_ = rows[-1]
@@ -158,21 +159,27 @@ def _claim_at_once_on_sqlite(
 def _claim_at_once_on_postgresql(
     connection: BaseDatabaseWrapper, worker: Worker, now: datetime, lease: datetime, limit: int
 ) -> list[Any]:
-    values = (_LOST, worker.queue, now, lease, worker.id)
+    values = (worker.queue, now, lease, worker.id)
     found = _run_prepared(connection, f"notifier_claim_{limit}", _claim_at_once_sql(limit), values)
-    rows = [(int(row), due.decode(), payload.decode(), int(made), int(lost)) for row, due, payload, made, lost, _ in found]
-    return _counted(connection, rows) if any(changed == b"t" for *_, changed in found) else rows
+    rows = [(int(row), due.decode(), payload.decode()) for row, due, payload, _ in found]
+    if any(tried == b"t" for *_, tried in found):
+        return count_attempts(connection, rows)
+    return [(*row, 0, 0) for row in rows]
 
 
-def _counted(connection: BaseDatabaseWrapper, rows: list[Any]) -> list[Any]:
-    """The rows with their attempts, counted when nobody else can add one any more.
+def count_attempts(connection: BaseDatabaseWrapper, rows: Sequence[tuple[int, Any, str]]) -> list[Any]:
+    """Add to held rows how many attempts were made at each so far, and how many of them were lost.
 
-    PostgreSQL locks a row as it is by then, and yet reads other tables as they were when the statement began
-    (https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED): another worker may have taken the row
-    in between, been killed, and its lease been freed.
+    On PostgreSQL not in the statement that takes them: it locks a row as it is by then, and yet reads other tables as they
+    were when it began (https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED). Another worker may
+    have taken the row in between, been killed, and its lease been freed.
     """
-    tried = attempts(connection, [row for row, *_ in rows])
-    return [(row, due, payload, *tried.get(row, (0, 0))) for row, due, payload, *_ in rows]
+    if not rows:
+        return []
+    among, ids = _among(connection, [row for row, *_ in rows])
+    sql = f"SELECT row, count(*), sum(CASE outcome WHEN %s THEN 1 ELSE 0 END) FROM {ATTEMPTS} WHERE row {among} GROUP BY row"  # noqa: S608
+    tried = {row: counts for row, *counts in run(connection, sql, (_LOST, ids))}
+    return [(*row, *tried.get(row[0], (0, 0))) for row in rows]
 
 
 @functools.cache
@@ -180,14 +187,14 @@ def _claim_at_once_sql(limit: int) -> str:
     return f"""
         WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
         due AS MATERIALIZED (
-            SELECT id, lock, payload, {_tried("$1")},
-                ctid IS DISTINCT FROM (SELECT ctid FROM {QUEUE} seen WHERE id = {QUEUE}.id) AS has_changed
-            FROM {QUEUE}, relaxed WHERE key = $2 AND lock <= $3
+            SELECT id, lock, payload, (SELECT count(*) FROM {ATTEMPTS} WHERE row = {QUEUE}.id) > 0
+                OR ctid IS DISTINCT FROM (SELECT ctid FROM {QUEUE} seen WHERE id = {QUEUE}.id) AS may_have_been_tried
+            FROM {QUEUE}, relaxed WHERE key = $1 AND lock <= $2
             ORDER BY lock, id LIMIT {limit:d} FOR UPDATE OF {QUEUE} SKIP LOCKED
         ),
         me AS (
-            UPDATE {WORKERS} SET lease = $4, lease_due = (SELECT min(lock) FROM due)
-            WHERE id = $5 AND lease IS NULL AND EXISTS (SELECT FROM due) RETURNING lease
+            UPDATE {WORKERS} SET lease = $3, lease_due = (SELECT min(lock) FROM due)
+            WHERE id = $4 AND lease IS NULL AND EXISTS (SELECT FROM due) RETURNING lease
         ),
         claimed AS (
             UPDATE {QUEUE} SET lock = me.lease FROM due, me WHERE {QUEUE}.id = due.id RETURNING due.*
@@ -201,22 +208,14 @@ _LEASE_ON_SQLITE = f"UPDATE {WORKERS} SET lease = ?, lease_due = ? WHERE id = ? 
 _HOLD_ON_SQLITE = f"UPDATE {QUEUE} SET lock = ? WHERE key = ? AND (lock, id) <= (?, ?)"  # noqa: S608
 
 
-_DUE_ON_POSTGRESQL = f"SELECT id, lock, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id"  # noqa: S608
-
-
 @functools.cache
 def _due_on_sqlite(limit: int) -> str:
     # `lock` as text, so that the driver calls no Python for each; and the limit as a literal: newer versions look at the
     # value of one that is bound, and for each they plan the statement anew (`sqlite3ExprIsInteger` in their expr.c), which
     # takes longer than all else of a claim.
-    due = f"SELECT id, CAST(lock AS TEXT), payload, {_tried('?')} FROM {QUEUE} WHERE key = ? AND lock <= ?"  # noqa: S608
-    return f"{due} ORDER BY lock, id LIMIT {limit:d}"
-
-
-def _tried(mark: str) -> str:
-    """How many attempts were made at a row, and how many of them were lost: two columns, one value."""
     made = f"SELECT count(*) FROM {ATTEMPTS} WHERE row = {QUEUE}.id"  # noqa: S608
-    return f"({made}), ({made} AND outcome = {mark})"
+    due = f"SELECT id, CAST(lock AS TEXT), payload, ({made}), ({made} AND outcome = ?) FROM {QUEUE}"  # noqa: S608
+    return f"{due} WHERE key = ? AND lock <= ? ORDER BY lock, id LIMIT {limit:d}"
 
 
 def _among(connection: BaseDatabaseWrapper, ids: Collection[int]) -> tuple[str, object]:
@@ -257,16 +256,6 @@ def change_lease(
     if old is None:
         return bool(run(connection, f"{sql} IS NULL RETURNING id", (*values, worker)))
     return bool(run(connection, f"{sql} = %s RETURNING id", (*values, worker, _moment(connection, old))))
-
-
-def attempts(connection: BaseDatabaseWrapper, rows: Collection[int]) -> dict[int, tuple[int, int]]:
-    """How many attempts were made at each of the rows, and how many of them were lost; rows without any are left out."""
-    if not rows:
-        return {}
-    among, value = _among(connection, rows)
-    sql = f"SELECT row, count(*), sum(CASE outcome WHEN %s THEN 1 ELSE 0 END) FROM {ATTEMPTS} WHERE row {among} GROUP BY row"  # noqa: S608
-    tried = run(connection, sql, (_LOST, value))
-    return {row: (count, losses) for row, count, losses in tried}
 
 
 class HistoryRow(NamedTuple):
