@@ -423,7 +423,7 @@ def test_claim__prepared_when_there_were_no_rows_goes_by_an_index(alice: Worker,
             cursor.execute(f"ANALYZE {table.QUEUE}")  # as the server does now and then
         for _ in range(10):  # from the sixth time on the server may keep the plan
             now = datetime.now(UTC)
-            table.claim_at_once(of_worker, alice, now=now, lease=now, limit=1)
+            table.claim_at_once(of_worker, alice, table.Claim(limit=1, now=now, lease=now))
         with of_worker.cursor() as cursor:
             cursor.execute("EXPLAIN EXECUTE notifier_claim_1 ('notifier', now(), now(), 1)")
             plan = "\n".join(line for (line,) in cursor.fetchall())

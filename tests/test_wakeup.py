@@ -2,7 +2,10 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+
+import pytest
 
 from notifications.cluster import wakeup
 from notifications.cluster.conf import cluster_conf
@@ -11,16 +14,19 @@ QUEUE = "test of wake-ups"
 
 
 @contextmanager
-def listener() -> Iterator[wakeup.Ear]:
+def listener(*, alone: bool = False) -> Iterator[wakeup.Ear]:
     """A worker's end, closed in the end as when the worker dies."""
     signals, other = os.pipe()
     cluster_conf.run_dir.mkdir(parents=True, exist_ok=True)
-    ear = wakeup.Ear(QUEUE, signals)
+    ear = wakeup.Ear(QUEUE, signals, alone=alone)
+    while ear.wait(0):
+        pass  # what the test before left
     try:
         yield ear
     finally:
         for descriptor in (ear._fifo, signals, other):
             os.close(descriptor)
+        ear._poll.close()
 
 
 def test_wake__nobody_listens() -> None:
@@ -54,3 +60,33 @@ def test_wake__more_hints_than_a_pipe_holds() -> None:
         for _ in range(70_000):  # a pipe holds 65,536 bytes (pipe(7))
             wakeup.wake(QUEUE)
         assert ear.wait(1)
+
+
+def test_wake__hands_on_the_numbers_of_what_is_announced() -> None:
+    with listener() as ear:
+        wakeup.wake(QUEUE, 5)
+        wakeup.wake(QUEUE)
+        wakeup.wake(QUEUE, 2**31 - 1)
+        assert ear.wait(1) == [5, 0, 2**31 - 1]
+        for number in range(1, 21):
+            wakeup.wake(QUEUE, number)
+        assert ear.wait(1) == [17, 18, 19, 20]
+
+
+def test_wake__what_is_no_number() -> None:
+    with listener() as ear:
+        os.write(ear._fifo, b"!" * 6)  # of a version before this one
+        assert len(ear.wait(1)) == 1
+        wakeup.wake(QUEUE)
+        assert ear.wait(1)
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["one is woken", "all are woken"])
+def test_wake__each_hint_for_one_of_those_that_wait(alone: bool) -> None:
+    with listener(alone=alone) as first, listener(alone=alone) as second, ThreadPoolExecutor() as threads:
+        waiting = [threads.submit(ear.wait, 5) for ear in (first, second)]
+        wakeup.wake(QUEUE, 1)
+        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+        wakeup.wake(QUEUE, 2)
+        assert {tuple(future.result()) for future in waiting} == {(1,), (2,)}
+        assert len(done) == 1

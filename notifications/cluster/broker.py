@@ -6,6 +6,8 @@ seen the worker dead deletes the worker's row. Every statement that ends a lease
 its lease can change nothing any more.
 """
 
+import functools
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -127,12 +129,24 @@ class Broker(ORM):  # type: ignore[misc]
     def enqueue_all(self, tasks: Sequence[str]) -> int:
         """Insert signed packages, all or none, in this order; return the last row's id."""
         connection = self.database
+        if len(tasks) == 1 and connection.vendor == "postgresql" and connection.autocommit and not connection.in_atomic_block:
+            return self._enqueue_announced(connection, tasks[0])
         with Turn(connection):
             row = table.insert(connection, self.queue, tasks, datetime.now(UTC))
         if connection.in_atomic_block:
             transaction.on_commit(lambda: wakeup.wake(self.queue), using=self.using)
         else:
             wakeup.wake(self.queue)
+        return row
+
+    def _enqueue_announced(self, connection: BaseDatabaseWrapper, task: str) -> int:
+        """While this COMMIT is on its way to the disk, a worker gets ready, and its claim waits for it at the server."""
+        started = time.monotonic()
+        row = table.insert_announced(
+            connection, self.queue, task, datetime.now(UTC), functools.partial(wakeup.wake, self.queue)
+        )
+        if time.monotonic() - started > table.PATIENCE / 2:
+            wakeup.wake(self.queue)  # who heard of it may not have waited for so long
         return row
 
     # Called by workers.
@@ -150,15 +164,17 @@ class Broker(ORM):  # type: ignore[misc]
         settlements: Sequence[Settlement] = (),
         returned: Iterable[Row] = (),
         claim: int = 0,
+        announced: Sequence[int] = (),
     ) -> Lease:
         """In ONE transaction: settle rows, give others back and, unless `claim` is 0, take new ones under a new lease.
 
+        `announced`: the numbers of rows that are about to be committed (`wakeup.Ear.wait`); an idle worker waits for them.
         The worker's row carries the lease's name; after an error at COMMIT, `recover` finds out by it what happened.
         Raises LeaseLostError, or django.db.Error and then nothing (or, at a COMMIT, all) has happened.
         """
         connection = self.database
         is_idle = worker.lease is None and not settlements and not connection.in_atomic_block
-        if claim and is_idle and (lease := self._claim_at_once(connection, worker, claim)):
+        if claim and is_idle and (lease := self._claim_at_once(connection, worker, claim, announced)):
             return lease
         lease = Lease(name=worker.lease)
         with Turn(connection), transaction.atomic(using=self.using):
@@ -267,15 +283,17 @@ class Broker(ORM):  # type: ignore[misc]
         """Take the first due rows that nobody holds; return the new lease's name and the rows."""
         now = datetime.now(UTC)
         name = self._new_lease(worker, now)
-        found = table.claim(connection, self.queue, now=now, lease=name, limit=limit)
+        found = table.claim(connection, self.queue, table.Claim(limit, now, name))
         return (name, [Row(*row) for row in found]) if found else (None, [])
 
-    def _claim_at_once(self, connection: BaseDatabaseWrapper, worker: Worker, limit: int) -> Lease | None:
+    def _claim_at_once(
+        self, connection: BaseDatabaseWrapper, worker: Worker, limit: int, announced: Sequence[int]
+    ) -> Lease | None:
         """The lease of a worker that held none; None when nothing is due, or the worker's row is gone."""
         now = datetime.now(UTC)
         name = self._new_lease(worker, now)
         with Turn(connection):
-            found = table.claim_at_once(connection, worker, now=now, lease=name, limit=limit)
+            found = table.claim_at_once(connection, worker, table.Claim(limit, now, name, announced))
         if not found:
             return None
         lease = Lease(name=name, rows=[Row(*row) for row in found])

@@ -6,15 +6,18 @@ worker needs 1.8 times as long for a task. All else in this package goes through
 
 import functools
 import pickle
+import time
 from base64 import b64encode
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django_q.models import OrmQ, Task
 from django_q.utils import get_func_repr
 
+from notifications.cluster import prepared
 from notifications.cluster.models import Attempt, Worker
 
 QUEUE = OrmQ._meta.db_table
@@ -24,13 +27,17 @@ WORKERS = Worker._meta.db_table
 # A claimed row: its id, when it was due, its payload, the attempts at it so far, and how many of them were lost.
 Claimed = tuple[int, datetime, str, int, int]
 
+
+class Claim(NamedTuple):
+    """What a worker asks of the queue: at most `limit` of the rows that are due `now`, to be held by a lease of that name."""
+
+    limit: int
+    now: datetime
+    lease: datetime
+    announced: Sequence[int] = ()  # the numbers of rows that are about to be committed (`insert_announced`): wait for them
+
+
 _LOST = Attempt.Outcome.LOST.value
-_INSERT_ONE = f"INSERT INTO {QUEUE} (key, payload, lock) VALUES ($1, $2, $3) RETURNING id"  # noqa: S608
-# libpq's PGRES_COMMAND_OK, PGRES_TUPLES_OK and PG_DIAG_SQLSTATE, and the states of a statement that this connection does not
-# know, and of one whose table has changed since (https://www.postgresql.org/docs/current/errcodes-appendix.html). psycopg
-# names them, but is there only where it is used.
-_COMMAND_OK, _TUPLES_OK, _SQLSTATE = 1, 2, ord("C")
-_NOT_PREPARED, _OUTDATED = b"26000", b"0A000"
 _FIELDS = Task._meta.concrete_fields
 _LENGTHS = {field.name: field.max_length for field in _FIELDS if field.max_length}
 _PICKLE = Task._meta.get_field("result").protocol
@@ -54,45 +61,48 @@ def _run_on_sqlite(connection: BaseDatabaseWrapper, sql: str, values: Sequence[A
         return cursor.fetchall(), cursor.lastrowid
 
 
-def _run_prepared(connection: BaseDatabaseWrapper, name: str, sql: str, values: Sequence[object]) -> list[tuple[bytes, ...]]:
-    """On PostgreSQL, run a statement that gives back rows in a transaction of its own; return their columns as text.
-
-    By libpq itself (https://www.psycopg.org/psycopg3/docs/api/pq.html), prepared once for each connection. Django's cursors
-    have the server plan each statement anew, and psycopg's wait for it in many steps: on an idle system, where nothing of
-    that is in the processor's caches, a claim takes 2.3 ms by them, and 0.9 so.
-    """
-    connection.close_if_health_check_failed()
-    connection.ensure_connection()
-    psycopg: Any = connection.Database  # type: ignore[attr-defined]
-    with connection.wrap_database_errors:
-        libpq, texts = connection.connection.pgconn, [str(value).encode() for value in values]
-        if any(b"\0" in text for text in texts):  # libpq would take it for the end
-            raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
-        result = libpq.exec_prepared(name.encode(), texts)
-        state = None if result.status == _TUPLES_OK else result.error_field(_SQLSTATE)
-        if state == _OUTDATED:
-            libpq.exec_(f"DEALLOCATE {name}".encode())
-        if state in (_NOT_PREPARED, _OUTDATED):
-            result = libpq.prepare(name.encode(), sql.encode())
-            if result.status == _COMMAND_OK:
-                result = libpq.exec_prepared(name.encode(), texts)
-        if result.status != _TUPLES_OK:
-            lost = connection.connection.closed
-            raise psycopg.OperationalError(result.get_error_message()) if lost else psycopg.errors.error_from_result(result)
-    columns = range(result.nfields)
-    return [tuple(result.get_value(row, column) for column in columns) for row in range(result.ntuples)]
-
-
 def insert(connection: BaseDatabaseWrapper, queue: str, payloads: Sequence[str], due: datetime) -> int:
     """Put rows into the queue, by one statement and so in one transaction; return the last one's id."""
     moment = _moment(connection, due)
     values = [value for payload in payloads for value in (queue, payload, moment)]
     if connection.vendor == "postgresql":
-        if len(payloads) == 1 and connection.autocommit and not connection.in_atomic_block:
-            return int(_run_prepared(connection, "notifier_insert", _INSERT_ONE, values)[0][0])
         return int(run(connection, _insert_sql("(%s, %s, %s)", len(payloads), "RETURNING id"), values)[-1][0])
     # Without RETURNING, which would leave the commit to the fetching of its rows.
     return _run_on_sqlite(connection, _insert_sql("(?, ?, ?)", len(payloads)), values)[1]
+
+
+def insert_announced(
+    connection: BaseDatabaseWrapper, queue: str, payload: str, due: datetime, announce: Callable[[int], None]
+) -> int:
+    """On PostgreSQL, put one row into the queue in a transaction of its own; return its id.
+
+    While that is committed, `announce` is called with a number, by which a `Claim` can wait for it at the server.
+    """
+    number = time.time_ns() & 0x7FFF_FFFF or 1
+    values = (queue, payload, due, number)
+    ((row,),) = prepared.run(connection, _INSERT_ANNOUNCED, values, meanwhile=functools.partial(announce, number))
+    return int(row)
+
+
+# The number is that of an advisory lock, which ends with the transaction
+# (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS); the one before it tells that it is ours.
+_ANNOUNCED = int.from_bytes(b"Noti")
+_INSERT_ANNOUNCED = prepared.Statement(
+    "notifier_insert",
+    f"""
+        WITH announced AS MATERIALIZED (SELECT pg_advisory_xact_lock({_ANNOUNCED}, $4))
+        INSERT INTO {QUEUE} (key, payload, lock) SELECT $1, $2, $3 FROM announced RETURNING id
+    """,  # noqa: S608
+)
+# How long (seconds) to wait for each: a COMMIT may take its time (a standby does not answer …), and what else is due need not.
+PATIENCE = 0.1
+_AWAIT_ANNOUNCED = prepared.Statement(
+    "notifier_await",
+    f"""
+        WITH bounded AS MATERIALIZED (SELECT set_config('lock_timeout', '{1000 * PATIENCE:.0f}ms', true))
+        SELECT pg_advisory_xact_lock_shared({_ANNOUNCED}, number) FROM bounded, unnest($1::int[]) AS number
+    """,  # noqa: S608
+)
 
 
 @functools.cache
@@ -106,7 +116,7 @@ def next_due(connection: BaseDatabaseWrapper, queue: str) -> datetime | None:
     return _aware(connection, rows[0][0]) if rows else None
 
 
-def claim(connection: BaseDatabaseWrapper, queue: str, *, now: datetime, lease: datetime, limit: int) -> list[Claimed]:
+def claim(connection: BaseDatabaseWrapper, queue: str, asked: Claim) -> list[Claimed]:
     """Put the first rows that are due under a lease; return them.
 
     PostgreSQL passes over the rows that another worker is about to take
@@ -114,41 +124,37 @@ def claim(connection: BaseDatabaseWrapper, queue: str, *, now: datetime, lease: 
     """
     if connection.vendor == "postgresql":
         due = f"SELECT id, lock, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id"  # noqa: S608
-        rows = run(connection, f"{due} LIMIT {limit:d} FOR UPDATE SKIP LOCKED", (queue, now))
+        rows = run(connection, f"{due} LIMIT {asked.limit:d} FOR UPDATE SKIP LOCKED", (queue, asked.now))
         if rows:
-            run(connection, f"UPDATE {QUEUE} SET lock = %s WHERE id = ANY(%s)", (lease, [row for row, *_ in rows]))  # noqa: S608
+            run(connection, f"UPDATE {QUEUE} SET lock = %s WHERE id = ANY(%s)", (asked.lease, [row for row, *_ in rows]))  # noqa: S608
         return count_attempts(connection, rows)
-    rows = run(connection, _due_on_sqlite(limit), (_LOST, queue, _moment(connection, now)))
+    rows = run(connection, _due_on_sqlite(asked.limit), (_LOST, queue, _moment(connection, asked.now)))
     if rows:
         last, last_due, *_ = rows[-1]
-        run(connection, _HOLD_ON_SQLITE, (_moment(connection, lease), queue, last_due, last))
+        run(connection, _HOLD_ON_SQLITE, (_moment(connection, asked.lease), queue, last_due, last))
     return _claimed(connection, rows)
 
 
-def claim_at_once(
-    connection: BaseDatabaseWrapper, worker: Worker, *, now: datetime, lease: datetime, limit: int
-) -> list[Claimed]:
+def claim_at_once(connection: BaseDatabaseWrapper, worker: Worker, asked: Claim) -> list[Claimed]:
     """Claim for a worker that holds nothing, in a transaction of its own; return what `claim` does.
 
     Nothing when nothing is due, or the worker's row is gone. This is what an idle cluster does with a task before it runs:
     on PostgreSQL one journey to the server instead of eight, on SQLite a third of the Python.
     """
     claim = _claim_at_once_on_postgresql if connection.vendor == "postgresql" else _claim_at_once_on_sqlite
-    return _claimed(connection, claim(connection, worker, now, lease, limit))
+    return _claimed(connection, claim(connection, worker, asked))
 
 
-def _claim_at_once_on_sqlite(
-    connection: BaseDatabaseWrapper, worker: Worker, now: datetime, lease: datetime, limit: int
-) -> list[Any]:
+def _claim_at_once_on_sqlite(connection: BaseDatabaseWrapper, worker: Worker, asked: Claim) -> list[Any]:
     if connection.connection is None:
         connection.ensure_connection()
     with connection.wrap_database_errors, connection.connection as driver:  # which commits, or rolls back
         driver.execute("BEGIN IMMEDIATE")
-        values = (_LOST, worker.queue, _moment(connection, now))
-        due: list[Any] = driver.execute(_due_on_sqlite(limit), values).fetchall()
+        values = (_LOST, worker.queue, _moment(connection, asked.now))
+        due: list[Any] = driver.execute(_due_on_sqlite(asked.limit), values).fetchall()
         if not due:
             return []
-        name = _moment(connection, lease)
+        name = _moment(connection, asked.lease)
         if not driver.execute(_LEASE_ON_SQLITE, (name, due[0][1], worker.id)).rowcount:
             return []
         last, last_due, *_ = due[-1]
@@ -156,12 +162,14 @@ def _claim_at_once_on_sqlite(
     return due
 
 
-def _claim_at_once_on_postgresql(
-    connection: BaseDatabaseWrapper, worker: Worker, now: datetime, lease: datetime, limit: int
-) -> list[Any]:
-    values = (worker.queue, now, lease, worker.id)
-    found = _run_prepared(connection, f"notifier_claim_{limit}", _claim_at_once_sql(limit), values)
-    rows = [(int(row), due.decode(), payload.decode()) for row, due, payload, _ in found]
+def _claim_at_once_on_postgresql(connection: BaseDatabaseWrapper, worker: Worker, asked: Claim) -> list[Any]:
+    # One journey for both. As two transactions: the second sees what the first has waited for, and does not fail with it.
+    numbers = "{" + ",".join(map(str, asked.announced)) + "}"
+    before = [(_AWAIT_ANNOUNCED, (numbers,))] if asked.announced else []
+    values = (worker.queue, asked.now, asked.lease, worker.id)
+    found = prepared.run(connection, _claim_statement(asked.limit), values, before=before)
+    rows = [(int(row), _aware(connection, due.decode()), payload.decode()) for row, due, payload, _ in found]
+    rows.sort(key=itemgetter(1, 0))
     if any(tried == b"t" for *_, tried in found):
         return count_attempts(connection, rows)
     return [(*row, 0, 0) for row in rows]
@@ -183,24 +191,23 @@ def count_attempts(connection: BaseDatabaseWrapper, rows: Sequence[tuple[int, An
 
 
 @functools.cache
-def _claim_at_once_sql(limit: int) -> str:
-    return f"""
-        WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
-        due AS MATERIALIZED (
+def _claim_statement(limit: int) -> prepared.Statement:
+    sql = f"""
+        WITH due AS MATERIALIZED (
             SELECT id, lock, payload, (SELECT count(*) FROM {ATTEMPTS} WHERE row = {QUEUE}.id) > 0
                 OR ctid IS DISTINCT FROM (SELECT ctid FROM {QUEUE} seen WHERE id = {QUEUE}.id) AS may_have_been_tried
-            FROM {QUEUE}, relaxed WHERE key = $1 AND lock <= $2
-            ORDER BY lock, id LIMIT {limit:d} FOR UPDATE OF {QUEUE} SKIP LOCKED
+            FROM {QUEUE} WHERE key = $1 AND lock <= $2
+            ORDER BY lock, id LIMIT {limit:d} FOR UPDATE SKIP LOCKED
         ),
         me AS (
             UPDATE {WORKERS} SET lease = $3, lease_due = (SELECT min(lock) FROM due)
-            WHERE id = $4 AND lease IS NULL AND EXISTS (SELECT FROM due) RETURNING lease
-        ),
-        claimed AS (
-            UPDATE {QUEUE} SET lock = me.lease FROM due, me WHERE {QUEUE}.id = due.id RETURNING due.*
+            WHERE id = $4 AND lease IS NULL AND EXISTS (SELECT FROM due)
+                AND set_config('synchronous_commit', 'off', true) = 'off'
+            RETURNING lease
         )
-        SELECT * FROM claimed ORDER BY lock, id
+        UPDATE {QUEUE} SET lock = me.lease FROM due, me WHERE {QUEUE}.id = due.id RETURNING due.*
     """  # noqa: S608
+    return prepared.Statement(f"notifier_claim_{limit}", sql)
 
 
 _LEASE_ON_SQLITE = f"UPDATE {WORKERS} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS NULL"  # noqa: S608

@@ -1,17 +1,23 @@
 """ "There is work": a hint between the processes of one host, so that nobody has to poll quickly. Never the truth.
 
-A FIFO for each queue. A byte in it is one hint; it may be lost, for the workers look for themselves now and then.
+A FIFO for each queue. A number in it is one hint; it may be lost, for the workers look for themselves now and then.
 """
 
 import functools
 import hashlib
 import os
 import select
+import struct
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from notifications.cluster.conf import cluster_conf
+
+_HINT = struct.Struct("=I")
+_READ = 1024 * _HINT.size  # bytes at a time
+_NEWEST = 4  # how many of the numbers that were read are handed on: what was announced before them is committed by now
 
 
 @functools.cache
@@ -20,16 +26,19 @@ def _fifo(queue: str) -> Path:
     return cluster_conf.run_dir / f"wakeup-{hashlib.sha256(queue.encode()).hexdigest()[:16]}"
 
 
-def wake(queue: str) -> None:
-    """Wake one of the queue's idle workers on this host, if there is any. Never raises, never waits."""
+def wake(queue: str, announced: int = 0) -> None:
+    """Wake one of the queue's idle workers on this host, if there is any. Never raises, never waits.
+
+    `announced`: the number (32 bits) of work that is about to be committed; 0 when it is.
+    """
     for _ in range(2):  # the second time anew, when who listened is gone
         try:
             mouth = _mouth(queue)  # held till the end: it must not be closed, and its descriptor become another file's, before
-            os.write(mouth.descriptor, b"!")
+            os.write(mouth.descriptor, _HINT.pack(announced))
         except BrokenPipeError:
             _mouth.cache_clear()  # whoever came next may have made another FIFO
         except OSError:
-            return  # ENXIO: nobody listens. EAGAIN: a thousand hints are waiting already.
+            return  # ENXIO: nobody listens. EAGAIN: thousands of hints are waiting already.
         else:
             return
 
@@ -51,25 +60,34 @@ _mouth = functools.cache(_Mouth)
 class Ear:
     """A worker's end: waits for a hint, or for a signal."""
 
-    def __init__(self, queue: str, signals: int) -> None:
-        """`signals`: a descriptor that becomes readable when a signal came (signal.set_wakeup_fd). Raises OSError."""
+    def __init__(self, queue: str, signals: int, *, alone: bool = False) -> None:
+        """`signals`: a descriptor that becomes readable when a signal came (signal.set_wakeup_fd). Raises OSError.
+
+        `alone`: have a hint wake one waiting worker (EPOLLEXCLUSIVE, epoll_ctl(2)), not all: the first one that is awake
+        reads it, which is sooner, unless the others keep a processor from who is to answer that one.
+        """
         path = _fifo(queue)
         with suppress(FileExistsError):
             os.mkfifo(path, 0o600)
         # Open for writing too, so that it never is at its end (fifo(7)).
         self._fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._signals = signals
+        self._poll = select.epoll()
+        self._poll.register(self._fifo, select.EPOLLIN | (select.EPOLLEXCLUSIVE if alone else 0))
+        self._poll.register(signals, select.EPOLLIN)
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for a hint that no other worker took (True), a signal or the time's end (False)."""
+    def wait(self, seconds: float) -> Sequence[int]:
+        """Wait for hints that no other worker took; return their numbers, none after a signal or at the time's end."""
         deadline = time.monotonic() + seconds
         while True:
-            ready, _, _ = select.select([self._fifo, self._signals], [], [], max(0.0, deadline - time.monotonic()))
+            ready = [descriptor for descriptor, _ in self._poll.poll(max(0.0, deadline - time.monotonic()))]
             if self._signals in ready:
                 with suppress(BlockingIOError):
                     os.read(self._signals, 4096)
-                return False
+                return ()
             if not ready:
-                return False
-            with suppress(BlockingIOError):  # all idle workers are woken: the hint is for the one that reads it
-                return bool(os.read(self._fifo, 4096))
+                return ()
+            with suppress(BlockingIOError):  # others may have been woken too: a hint is for the one that reads it
+                hints = os.read(self._fifo, _READ)
+                whole = len(hints) - len(hints) % _HINT.size
+                return [number for (number,) in _HINT.iter_unpack(hints[:whole])][-_NEWEST:]

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,6 +45,7 @@ TICK = 0.25  # seconds between two looks of the guard thread
 SETTLE_AFTER = 0.05  # seconds that a finished task waits for its batch: what a killed worker had finished in them runs again
 PATIENCE = 0.5  # how long (seconds) a worker keeps rows that it has not started, and results beside a slow task
 POLL = (0.2, 2.0)  # shortest and longest pause (seconds) between two looks at the table, when no hint came
+SOON = 0.005  # the pause (seconds) after a hint that came too early; it grows from there
 LINGER = 0.02  # pause (seconds) that lets a batch grow, after one of LINGER_FROM rows or more that was not full
 LINGER_FROM = 3
 PAUSE = (0.1, 2.0)  # first and longest pause (seconds) after a database error
@@ -103,7 +105,7 @@ class Feed:
         self.progress = progress
         self.stop = stop
         self.is_drained = False  # with `run_once`: whether nothing was due any more
-        self._ear = wakeup.Ear(broker.queue, stop.wakes)
+        self._ear = wakeup.Ear(broker.queue, stop.wakes, alone=broker.database.vendor == "postgresql")
         self._run_once = run_once
         self._mutex = threading.Lock()  # between this process's two threads
         self._unstarted: deque[Row] = deque()
@@ -120,7 +122,7 @@ class Feed:
         self._claimed = 0.0
         self._claim_size = cluster_conf.claim
         self._last_exchange = 0.0
-        self._hinted = False
+        self._hints: Sequence[int] = ()
         self._pause = POLL[0]
         self._error_pause = PAUSE[0]
 
@@ -182,6 +184,7 @@ class Feed:
                 done = lease is not None and not self._unstarted
             if lease is not None:
                 self._untold.append(lease)
+        wakeup.wake(self.broker.queue)  # a hint may have been for this one
         self._tell()
 
     # The worker's own part.
@@ -235,33 +238,36 @@ class Feed:
         claim = 0 if self._unstarted else self._claim_size
         if claim and LINGER_FROM <= self._last_claim < claim and not self._run_once:
             time.sleep(LINGER)
+        hints, self._hints = self._hints, ()
+        announced = [number for number in hints if number]
         with self._mutex:
             # After a hint there is something to claim, most likely: to look first would only take time.
-            if not (self._finished or self._unsure or self._hinted) and (pause := self._pause_until_due()) > 0:
+            if not (self._finished or self._unsure or hints) and (pause := self._pause_until_due()) > 0:
                 lease = None
             else:
                 pause = 0.0
-                lease = self._exchange(claim)
-            self._hinted = False
+                lease = self._exchange(claim, announced)
         if lease is not None:
             if claim:
-                self._note_claim(len(lease.rows))
+                self._note_claim(len(lease.rows), len(announced))
             if lease.settled:
                 self._untold.append(lease)
             if lease.rows:
                 self._pause = POLL[0]
+            elif announced:
+                self._pause = SOON  # it was announced, and isn't there yet
             return True
         if self._run_once and pause > 0:
             return False
         if pause > 0:
-            self._hinted = self._ear.wait(min(pause, self._pause))
-            if not self._hinted:
+            self._hints = self._ear.wait(min(pause, self._pause))
+            if not self._hints:
                 self._pause = min(self._pause * 1.5, POLL[1])
         return True
 
-    def _note_claim(self, size: int) -> None:
-        if size == self._claim_size:
-            wakeup.wake(self.broker.queue)  # there may be more
+    def _note_claim(self, size: int, announced: int) -> None:
+        if size == self._claim_size or 0 < size < announced:
+            wakeup.wake(self.broker.queue)  # there may be more, or come more; this worker is busy now
         if time.monotonic() - self._claimed < PATIENCE / 2:
             self._claim_size = min(self._claim_size * 2, cluster_conf.claim)
         self._last_claim, self._claimed = size, time.monotonic()
@@ -276,13 +282,13 @@ class Feed:
         self._error_pause = PAUSE[0]
         return POLL[1] if due is None else due
 
-    def _exchange(self, claim: int = 0) -> Lease | None:
+    def _exchange(self, claim: int = 0, announced: Sequence[int] = ()) -> Lease | None:
         """One exchange with the table under the mutex; None when the database could not be reached or failed."""
         try:
             lease = self._recover() if self._unsure else None
             if lease is None:
                 self._unsure = bool(claim)  # until we have heard that it was committed
-                lease = self.broker.exchange(self.me, self._finished, self._returning, claim)
+                lease = self.broker.exchange(self.me, self._finished, self._returning, claim, announced)
         except LeaseLostError:
             raise
         except Exception as error:

@@ -12,6 +12,8 @@ from job import append  # noqa: E402
 from notifications.background import BackgroundTasks  # noqa: E402
 from notifications.tasks import write_log  # noqa: E402
 
+JOB = append if os.environ.get("BENCH_PLAIN") else write_log
+
 
 def prepare() -> None:
     """Create the tables."""
@@ -21,5 +23,5 @@ def prepare() -> None:
 def enqueue(line: str) -> None:
     """Queue one line."""
     tasks = BackgroundTasks(name=line.strip())
-    tasks.add_task(append if os.environ.get("BENCH_PLAIN") else write_log, line)
+    tasks.add_task(JOB, line)
     tasks.enqueue()

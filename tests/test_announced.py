@@ -1,0 +1,215 @@
+"""On PostgreSQL a task is announced while it is committed, and the claim of whoever heard of it waits for it at the server."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from django.db import IntegrityError, OperationalError, connection, connections
+from django_q.models import OrmQ
+
+from notifications.cluster import prepared, table, wakeup, worker
+from notifications.cluster.broker import Broker
+from notifications.cluster.conf import cluster_conf
+from notifications.cluster.models import Worker
+from notifications.cluster.progress import Progress
+from tests import environment
+from tests.test_broker import worker as stored_worker
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(environment.DATABASE == "sqlite", reason="SQLite has no server that could wait"),
+]
+
+SLOW = 1.0  # seconds that a COMMIT takes here
+
+
+@contextmanager
+def slow_commits() -> Iterator[None]:
+    """As on a slow disk: what was inserted becomes visible late."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep({SLOW}); RETURN NULL; END $$"
+        )
+        cursor.execute(
+            f"CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON {table.QUEUE} "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()"
+        )
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP TRIGGER slow ON {table.QUEUE}")
+            cursor.execute("DROP FUNCTION slow()")
+
+
+@contextmanager
+def listening(broker: Broker) -> Iterator[wakeup.Ear]:
+    """An idle worker's end."""
+    cluster_conf.run_dir.mkdir(parents=True, exist_ok=True)
+    signals, other = os.pipe()
+    ear = wakeup.Ear(broker.queue, signals)
+    while ear.wait(0):
+        pass  # what the test before left
+    yield ear
+    for descriptor in (signals, other, ear._fifo):
+        os.close(descriptor)
+    ear._poll.close()
+
+
+@pytest.fixture
+def broker() -> Broker:
+    """The broker."""
+    return Broker()
+
+
+@pytest.fixture
+def alice() -> Worker:
+    """A worker."""
+    return stored_worker("alice")
+
+
+@pytest.fixture
+def another(broker: Broker) -> Iterator[ThreadPoolExecutor]:
+    """Another thread, whose connection knows the statements by now."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(broker.enqueue, "first").result(20)
+        OrmQ.objects.all().delete()
+        yield thread
+        thread.submit(connections.close_all).result(20)
+
+
+def wait_for_lock() -> None:
+    """Wait until the server is at the task that was announced: a worker, which has to wake up first, is later than that."""
+    with connection.cursor() as cursor:
+        for _ in range(2000):
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+            if cursor.fetchone()[0]:
+                return
+            time.sleep(0.01)
+    raise AssertionError("nothing was announced")
+
+
+def know_statements(broker: Broker, who: Worker) -> None:
+    """Have this connection prepare what a claim needs."""
+    assert broker.exchange(who, claim=1, announced=[1]).rows == []
+
+
+def test_enqueue__announces_what_is_not_there_yet(broker: Broker, another: ThreadPoolExecutor) -> None:
+    with slow_commits(), listening(broker) as ear:
+        queued = another.submit(broker.enqueue, "soon")
+        (number,) = ear.wait(20)
+        # Which also tells that the other thread, at the server, keeps nobody from running.
+        assert (number > 0, OrmQ.objects.count(), queued.done()) == (True, 0, False)
+        queued.result(20)
+        assert list(ear.wait(20)) == [0]  # after so long, who heard of it may have given up
+
+
+def test_enqueue__whose_commit_fails(broker: Broker) -> None:
+    broker.enqueue("first")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE unique_violation USING MESSAGE = 'not this one'; END $$"
+        )
+        cursor.execute(
+            f"CREATE CONSTRAINT TRIGGER no AFTER INSERT ON {table.QUEUE} "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION no()"
+        )
+    try:
+        with pytest.raises(IntegrityError, match="not this one"):
+            broker.enqueue("second")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP TRIGGER no ON {table.QUEUE}")
+            cursor.execute("DROP FUNCTION no()")
+    broker.enqueue("third")
+    assert [row.payload for row in OrmQ.objects.order_by("id")] == ["first", "third"]
+
+
+def test_enqueue__while_rows_of_the_same_connection_are_being_read(broker: Broker) -> None:
+    connection.ensure_connection()
+    with connection.connection.cursor() as cursor:
+        numbers = cursor.stream("SELECT n FROM generate_series(1, 3) n")
+        next(numbers)
+        with pytest.raises(OperationalError, match="busy"):
+            broker.enqueue("meanwhile")
+        assert [number for (number,) in numbers] == [2, 3]
+    broker.enqueue("later")
+    assert [row.payload for row in OrmQ.objects.all()] == ["later"]
+
+
+def test_claim__waits_for_the_commit(
+    broker: Broker, alice: Worker, another: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = table._AWAIT_ANNOUNCED.sql.replace("100ms", "20s")
+    monkeypatch.setattr(table, "_AWAIT_ANNOUNCED", prepared.Statement("patient", patient))
+    know_statements(broker, alice)
+    with slow_commits(), listening(broker) as ear:
+        queued = another.submit(broker.enqueue, "soon")
+        wait_for_lock()
+        rows = broker.exchange(alice, claim=1, announced=ear.wait(20)).rows
+        assert [(row.id, row.payload) for row in rows] == [(queued.result(20), "soon")]
+
+
+def test_claim__on_a_connection_that_forgot_its_statements(broker: Broker, alice: Worker) -> None:
+    know_statements(broker, alice)
+    broker.enqueue("due")
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+    assert [row.payload for row in broker.exchange(alice, claim=1, announced=[1]).rows] == ["due"]
+
+
+def test_claim__of_what_else_is_due_does_not_wait_long(broker: Broker, alice: Worker, another: ThreadPoolExecutor) -> None:
+    know_statements(broker, alice)
+    broker.enqueue("due")
+    with slow_commits(), listening(broker) as ear:
+        queued = another.submit(broker.enqueue, "soon")
+        wait_for_lock()
+        rows = broker.exchange(alice, claim=2, announced=ear.wait(20)).rows
+        assert ([row.payload for row in rows], queued.done()) == (["due"], False)
+        queued.result(20)
+
+
+def test_feed__looks_again_soon_for_what_is_not_there_yet(broker: Broker, alice: Worker, tmp_path: Path) -> None:
+    cluster_conf.run_dir.mkdir(parents=True, exist_ok=True)
+    stop = worker.Stop.__new__(worker.Stop)
+    stop.noted, (stop.wakes, other) = False, os.pipe()
+    feed = worker.Feed(broker, alice, Progress(tmp_path / "alice"), stop, run_once=False)
+    feed._hints = [1]
+    feed._exchange_or_wait()
+    assert feed._pause == worker.SOON
+    for descriptor in (stop.wakes, other):
+        os.close(descriptor)
+
+
+def test_enqueue__interrupted_while_the_server_works(broker: Broker) -> None:
+    class InterruptError(Exception):
+        """The signal's."""
+
+    def interrupt(*_: object) -> None:
+        raise InterruptError
+
+    first = broker.enqueue("first")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with slow_commits():
+            signal.setitimer(signal.ITIMER_REAL, SLOW / 4)
+            with pytest.raises(InterruptError):
+                broker.enqueue("interrupted")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    # The next one must not get the answers that were meant for it.
+    last = broker.enqueue("last")
+    assert OrmQ.objects.get(pk=last).payload == "last"
+    assert last > first
+
+
+def test_enqueue__more_than_the_socket_takes_at_once(broker: Broker) -> None:
+    payload = "x" * 20_000_000
+    row = broker.enqueue(payload)
+    assert OrmQ.objects.get(pk=row).payload == payload
