@@ -5,20 +5,21 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 from django.db import IntegrityError, OperationalError, connection, connections
 from django_q.models import OrmQ
 
-from notifications.cluster import prepared, table, wakeup, worker
+from notifications.cluster import prepared, table, worker
 from notifications.cluster.broker import Broker
 from notifications.cluster.conf import cluster_conf
 from notifications.cluster.models import Worker
 from notifications.cluster.progress import Progress
 from tests import environment
 from tests.test_broker import worker as stored_worker
+from tests.test_wakeup import listener
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -29,36 +30,27 @@ SLOW = 1.0  # seconds that a COMMIT takes here
 
 
 @contextmanager
-def slow_commits() -> Iterator[None]:
-    """As on a slow disk: what was inserted becomes visible late."""
+def at_commit(statement: str) -> Iterator[None]:
+    """Have the server run a statement of PL/pgSQL at the COMMIT of whatever is queued."""
     with connection.cursor() as cursor:
         cursor.execute(
-            f"CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep({SLOW}); RETURN NULL; END $$"
+            f"CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {statement}; RETURN NULL; END $$"
         )
         cursor.execute(
-            f"CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON {table.QUEUE} "
-            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()"
+            f"CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON {table.QUEUE} "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit()"
         )
     try:
         yield
     finally:
         with connection.cursor() as cursor:
-            cursor.execute(f"DROP TRIGGER slow ON {table.QUEUE}")
-            cursor.execute("DROP FUNCTION slow()")
+            cursor.execute(f"DROP TRIGGER at_commit ON {table.QUEUE}")
+            cursor.execute("DROP FUNCTION at_commit()")
 
 
-@contextmanager
-def listening(broker: Broker) -> Iterator[wakeup.Ear]:
-    """An idle worker's end."""
-    cluster_conf.run_dir.mkdir(parents=True, exist_ok=True)
-    signals, other = os.pipe()
-    ear = wakeup.Ear(broker.queue, signals)
-    while ear.wait(0):
-        pass  # what the test before left
-    yield ear
-    for descriptor in (signals, other, ear._fifo):
-        os.close(descriptor)
-    ear._poll.close()
+def slow_commits() -> AbstractContextManager[None]:
+    """As on a slow disk: what was inserted becomes visible late."""
+    return at_commit(f"PERFORM pg_sleep({SLOW})")
 
 
 @pytest.fixture
@@ -100,7 +92,7 @@ def know_statements(broker: Broker, who: Worker) -> None:
 
 
 def test_enqueue__announces_what_is_not_there_yet(broker: Broker, another: ThreadPoolExecutor) -> None:
-    with slow_commits(), listening(broker) as ear:
+    with slow_commits(), listener(broker.queue) as ear:
         queued = another.submit(broker.enqueue, "soon")
         (number,) = ear.wait(20)
         # Which also tells that the other thread, at the server, keeps nobody from running.
@@ -111,22 +103,9 @@ def test_enqueue__announces_what_is_not_there_yet(broker: Broker, another: Threa
 
 def test_enqueue__whose_commit_fails(broker: Broker) -> None:
     broker.enqueue("first")
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN RAISE unique_violation USING MESSAGE = 'not this one'; END $$"
-        )
-        cursor.execute(
-            f"CREATE CONSTRAINT TRIGGER no AFTER INSERT ON {table.QUEUE} "
-            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION no()"
-        )
-    try:
-        with pytest.raises(IntegrityError, match="not this one"):
-            broker.enqueue("second")
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute(f"DROP TRIGGER no ON {table.QUEUE}")
-            cursor.execute("DROP FUNCTION no()")
+    refusal = at_commit("RAISE unique_violation USING MESSAGE = 'not this one'")
+    with refusal, pytest.raises(IntegrityError, match="not this one"):
+        broker.enqueue("second")
     broker.enqueue("third")
     assert [row.payload for row in OrmQ.objects.order_by("id")] == ["first", "third"]
 
@@ -149,7 +128,7 @@ def test_claim__waits_for_the_commit(
     patient = table._AWAIT_ANNOUNCED.sql.replace("100ms", "20s")
     monkeypatch.setattr(table, "_AWAIT_ANNOUNCED", prepared.Statement("patient", patient))
     know_statements(broker, alice)
-    with slow_commits(), listening(broker) as ear:
+    with slow_commits(), listener(broker.queue) as ear:
         queued = another.submit(broker.enqueue, "soon")
         wait_for_lock()
         rows = broker.exchange(alice, claim=1, announced=ear.wait(20)).rows
@@ -167,7 +146,7 @@ def test_claim__on_a_connection_that_forgot_its_statements(broker: Broker, alice
 def test_claim__of_what_else_is_due_does_not_wait_long(broker: Broker, alice: Worker, another: ThreadPoolExecutor) -> None:
     know_statements(broker, alice)
     broker.enqueue("due")
-    with slow_commits(), listening(broker) as ear:
+    with slow_commits(), listener(broker.queue) as ear:
         queued = another.submit(broker.enqueue, "soon")
         wait_for_lock()
         rows = broker.exchange(alice, claim=2, announced=ear.wait(20)).rows

@@ -14,11 +14,11 @@ QUEUE = "test of wake-ups"
 
 
 @contextmanager
-def listener(*, alone: bool = False) -> Iterator[wakeup.Ear]:
+def listener(queue: str = QUEUE, *, alone: bool = False) -> Iterator[wakeup.Ear]:
     """A worker's end, closed in the end as when the worker dies."""
     signals, other = os.pipe()
     cluster_conf.run_dir.mkdir(parents=True, exist_ok=True)
-    ear = wakeup.Ear(QUEUE, signals, alone=alone)
+    ear = wakeup.Ear(queue, signals, alone=alone)
     while ear.wait(0):
         pass  # what the test before left
     try:

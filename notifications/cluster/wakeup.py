@@ -17,7 +17,7 @@ from notifications.cluster.conf import cluster_conf
 
 _HINT = struct.Struct("=I")
 _READ = 1024 * _HINT.size  # bytes at a time
-_NEWEST = 4  # how many of the numbers that were read are handed on: what was announced before them is committed by now
+_NEWEST = 4  # how many of the numbers that were read are handed on: what was announced before is committed by now, most likely
 
 
 @functools.cache
