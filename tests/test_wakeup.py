@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
-import pytest
-
 from notifications.cluster import wakeup
 from notifications.cluster.conf import cluster_conf
 
@@ -14,11 +12,11 @@ QUEUE = "test of wake-ups"
 
 
 @contextmanager
-def listener(queue: str = QUEUE, *, alone: bool = False) -> Iterator[wakeup.Ear]:
+def listener(queue: str = QUEUE) -> Iterator[wakeup.Ear]:
     """A worker's end, closed in the end as when the worker dies."""
     signals, other = os.pipe()
     cluster_conf.run_dir.mkdir(parents=True, exist_ok=True)
-    ear = wakeup.Ear(queue, signals, alone=alone)
+    ear = wakeup.Ear(queue, signals)
     while ear.wait(0):
         pass  # what the test before left
     try:
@@ -81,9 +79,8 @@ def test_wake__what_is_no_number() -> None:
         assert ear.wait(1)
 
 
-@pytest.mark.parametrize("alone", [True, False], ids=["one is woken", "all are woken"])
-def test_wake__each_hint_for_one_of_those_that_wait(alone: bool) -> None:
-    with listener(alone=alone) as first, listener(alone=alone) as second, ThreadPoolExecutor() as threads:
+def test_wake__each_hint_for_one_of_those_that_wait() -> None:
+    with listener() as first, listener() as second, ThreadPoolExecutor() as threads:
         waiting = [threads.submit(ear.wait, 5) for ear in (first, second)]
         wakeup.wake(QUEUE, 1)
         done, _ = wait(waiting, return_when=FIRST_COMPLETED)

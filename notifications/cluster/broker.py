@@ -129,7 +129,7 @@ class Broker(ORM):  # type: ignore[misc]
     def enqueue_all(self, tasks: Sequence[str]) -> int:
         """Insert signed packages, all or none, in this order; return the last row's id."""
         connection = self.database
-        if len(tasks) == 1 and connection.vendor == "postgresql" and connection.autocommit and not connection.in_atomic_block:
+        if len(tasks) == 1 and connection.autocommit and not connection.in_atomic_block:
             return self._enqueue_announced(connection, tasks[0])
         with Turn(connection):
             row = table.insert(connection, self.queue, tasks, datetime.now(UTC))
@@ -140,13 +140,14 @@ class Broker(ORM):  # type: ignore[misc]
         return row
 
     def _enqueue_announced(self, connection: BaseDatabaseWrapper, task: str) -> int:
-        """While this COMMIT is on its way to the disk, a worker gets ready, and its claim waits for it at the server."""
-        started = time.monotonic()
-        row = table.insert_announced(
-            connection, self.queue, task, datetime.now(UTC), functools.partial(wakeup.wake, self.queue)
-        )
-        if time.monotonic() - started > table.PATIENCE / 2:
-            wakeup.wake(self.queue)  # who heard of it may not have waited for so long
+        """While this is committed a worker gets ready. Its claim waits: on PostgreSQL at the server, else for its turn."""
+        announce = functools.partial(wakeup.wake, self.queue)
+        with Turn(connection) as is_ours:
+            started = time.monotonic()
+            row = table.insert_announced(connection, self.queue, task, datetime.now(UTC), announce)
+        can_be_awaited = is_ours or connection.vendor == "postgresql"
+        if not can_be_awaited or time.monotonic() - started > table.PATIENCE / 2:
+            wakeup.wake(self.queue)  # who heard of it may not have waited, or not for so long
         return row
 
     # Called by workers.

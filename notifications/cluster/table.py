@@ -74,10 +74,14 @@ def insert(connection: BaseDatabaseWrapper, queue: str, payloads: Sequence[str],
 def insert_announced(
     connection: BaseDatabaseWrapper, queue: str, payload: str, due: datetime, announce: Callable[[int], None]
 ) -> int:
-    """On PostgreSQL, put one row into the queue in a transaction of its own; return its id.
+    """Put one row into the queue in a transaction of its own; return its id.
 
-    While that is committed, `announce` is called with a number, by which a `Claim` can wait for it at the server.
+    Before that is committed, `announce` is called: on PostgreSQL with a number, by which a `Claim` can wait for it at the
+    server; on SQLite with 0, for there a `Turn` is what can be waited for.
     """
+    if connection.vendor != "postgresql":
+        announce(0)
+        return insert(connection, queue, [payload], due)
     number = time.time_ns() & 0x7FFF_FFFF or 1
     values = (queue, payload, due, number)
     ((row,),) = prepared.run(connection, _INSERT_ANNOUNCED, values, meanwhile=functools.partial(announce, number))

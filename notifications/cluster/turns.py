@@ -27,18 +27,21 @@ class Turn:
         helps = connection.vendor == "sqlite" and not connection.in_atomic_block
         self._lock = _lock() if helps else -1
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> bool:
+        """Whether it really is, so that whoever is told of it now comes after it."""
         deadline = 0.0
         while self._lock >= 0:
             try:
-                return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 now = time.monotonic()
                 deadline = deadline or now + LONGEST
                 if now > deadline:
-                    return None
+                    return False
+            else:
+                return True
             time.sleep(PAUSE)
-        return None
+        return False
 
     def __exit__(self, *_: object) -> None:
         if self._lock >= 0:

@@ -60,12 +60,8 @@ _mouth = functools.cache(_Mouth)
 class Ear:
     """A worker's end: waits for a hint, or for a signal."""
 
-    def __init__(self, queue: str, signals: int, *, alone: bool = False) -> None:
-        """`signals`: a descriptor that becomes readable when a signal came (signal.set_wakeup_fd). Raises OSError.
-
-        `alone`: have a hint wake one waiting worker (EPOLLEXCLUSIVE, epoll_ctl(2)), not all: the first one that is awake
-        reads it, which is sooner, unless the others keep a processor from who is to answer that one.
-        """
+    def __init__(self, queue: str, signals: int) -> None:
+        """`signals`: a descriptor that becomes readable when a signal came (signal.set_wakeup_fd). Raises OSError."""
         path = _fifo(queue)
         with suppress(FileExistsError):
             os.mkfifo(path, 0o600)
@@ -73,7 +69,8 @@ class Ear:
         self._fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._signals = signals
         self._poll = select.epoll()
-        self._poll.register(self._fifo, select.EPOLLIN | (select.EPOLLEXCLUSIVE if alone else 0))
+        # A hint wakes one waiting worker (epoll_ctl(2)): others would only keep the processor from the one that is at work.
+        self._poll.register(self._fifo, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         self._poll.register(signals, select.EPOLLIN)
 
     def wait(self, seconds: float) -> Sequence[int]:

@@ -105,7 +105,7 @@ class Feed:
         self.progress = progress
         self.stop = stop
         self.is_drained = False  # with `run_once`: whether nothing was due any more
-        self._ear = wakeup.Ear(broker.queue, stop.wakes, alone=broker.database.vendor == "postgresql")
+        self._ear = wakeup.Ear(broker.queue, stop.wakes)
         self._run_once = run_once
         self._mutex = threading.Lock()  # between this process's two threads
         self._unstarted: deque[Row] = deque()
@@ -240,6 +240,8 @@ class Feed:
             time.sleep(LINGER)
         hints, self._hints = self._hints, ()
         announced = [number for number in hints if number]
+        if self._finished:
+            os.sched_yield()  # who waits for what was done may be waiting for this processor: to settle it is less urgent
         with self._mutex:
             # After a hint there is something to claim, most likely: to look first would only take time.
             if not (self._finished or self._unsure or hints) and (pause := self._pause_until_due()) > 0:
