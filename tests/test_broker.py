@@ -3,11 +3,14 @@
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import DatabaseError, DataError, OperationalError, close_old_connections, connection, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.test.utils import CaptureQueriesContext
 from django_q.models import OrmQ, Task
 from django_q.tasks import async_task
 
@@ -414,25 +417,47 @@ def test_claim__counts_an_attempt_that_was_lost_while_the_claim_went_on(alice: W
     assert [(row.attempts, row.losses) for row in rows] == [(1, 1)]
 
 
-@on_postgresql
-def test_claim__prepared_when_there_were_no_rows_goes_by_an_index(alice: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def of_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[BaseDatabaseWrapper]:
+    """A connection like the one that a worker has for the queue."""
     monkeypatch.setitem(connections.settings, "default", queue_settings())
-    of_worker = connections.create_connection("default")
-    try:
-        with of_worker.cursor() as cursor:
-            cursor.execute(f"ANALYZE {table.QUEUE}")  # as the server does now and then
-        for _ in range(10):  # from the sixth time on the server may keep the plan
-            now = datetime.now(UTC)
-            table.claim_at_once(of_worker, alice, table.Claim(limit=1, now=now, lease=now))
-        with of_worker.cursor() as cursor:
-            cursor.execute("EXPLAIN EXECUTE notifier_claim_1 ('notifier', now(), now(), 1)")
-            plan = "\n".join(line for (line,) in cursor.fetchall())
-    finally:
-        of_worker.close()
-    assert not {"Seq Scan", "Bitmap Heap Scan", "Merge Join"} & {
-        line.strip(" ->").partition(" on ")[0] for line in plan.splitlines()
+    connection = connections.create_connection("default")
+    yield connection
+    connection.close()
+
+
+def plan_of(connection: BaseDatabaseWrapper, sql: str) -> str:
+    """How PostgreSQL would run a statement."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN {sql}")
+        return "\n".join(line for (line,) in cursor.fetchall())
+
+
+@on_postgresql
+def test_claim__prepared_when_there_were_no_rows_goes_by_an_index(of_worker: BaseDatabaseWrapper, alice: Worker) -> None:
+    with of_worker.cursor() as cursor:
+        cursor.execute(f"ANALYZE {table.QUEUE}")  # as the server does now and then
+    for _ in range(10):  # from the sixth time on the server may keep the plan
+        now = datetime.now(UTC)
+        table.claim_at_once(of_worker, alice, table.Claim(limit=1, now=now, lease=now))
+    plan = plan_of(of_worker, "EXECUTE notifier_claim_1 ('notifier', now(), now(), 1)")
+    assert not {"Seq Scan", "Bitmap Heap Scan", "Merge Join", "Sort"} & {
+        line.strip(" ->").partition(" on ")[0].partition("  ")[0] for line in plan.splitlines()
     }
     assert plan.count(f" on {table.QUEUE}") >= 2
+
+
+@on_postgresql
+def test_claim__of_rows_that_the_statistics_do_not_know_yet_sorts_nothing(
+    broker: Broker, of_worker: BaseDatabaseWrapper
+) -> None:
+    broker.enqueue_all(["as long as a package " * 20] * 5000)
+    now = datetime.now(UTC)
+    with CaptureQueriesContext(of_worker) as statements:
+        assert len(table.claim(of_worker, broker.queue, table.Claim(limit=128, now=now, lease=now))) == 128
+    plan = plan_of(of_worker, statements[0]["sql"])
+    assert "cluster_claim" in plan
+    assert "Sort" not in plan
 
 
 @on_postgresql
