@@ -517,6 +517,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.scenario) - set(NAMES):
         parser.error(f"there is no scenario {', '.join(unknown)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing that was started is left behind
     os.chdir(PROJECT)
     call_command("migrate", verbosity=0)
     with connection.cursor() as cursor:

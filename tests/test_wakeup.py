@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from time import sleep
 
 from notifications.cluster import wakeup
 from notifications.cluster.conf import cluster_conf
@@ -87,3 +88,14 @@ def test_wake__each_hint_for_one_of_those_that_wait() -> None:
         wakeup.wake(QUEUE, 2)
         assert {tuple(future.result()) for future in waiting} == {(1,), (2,)}
         assert len(done) == 1
+
+
+def test_wake__wakes_one_of_those_that_wait() -> None:
+    with listener() as first, listener() as second, ThreadPoolExecutor() as threads:
+        waiting = [threads.submit(ear._poll.poll, 5) for ear in (first, second)]
+        sleep(0.1)
+        wakeup.wake(QUEUE)
+        _, still = wait(waiting, timeout=0.3)
+        assert len(still) == 1
+        wakeup.wake(QUEUE)
+        assert all(future.result() for future in waiting)

@@ -141,13 +141,18 @@ class Broker(ORM):  # type: ignore[misc]
 
     def _enqueue_announced(self, connection: BaseDatabaseWrapper, task: str) -> int:
         """While this is committed a worker gets ready. Its claim waits: on PostgreSQL at the server, else for its turn."""
-        announce = functools.partial(wakeup.wake, self.queue)
+        at_server = connection.vendor == "postgresql"
         with Turn(connection) as is_ours:
             started = time.monotonic()
-            row = table.insert_announced(connection, self.queue, task, datetime.now(UTC), announce)
-        can_be_awaited = is_ours or connection.vendor == "postgresql"
-        if not can_be_awaited or time.monotonic() - started > table.PATIENCE / 2:
-            wakeup.wake(self.queue)  # who heard of it may not have waited, or not for so long
+            if at_server:
+                announce = functools.partial(wakeup.wake, self.queue)
+                row = table.insert_announced(connection, self.queue, task, datetime.now(UTC), announce)
+            else:
+                if is_ours:
+                    wakeup.wake(self.queue)
+                row = table.insert(connection, self.queue, [task], datetime.now(UTC))
+        if not (at_server or is_ours) or time.monotonic() - started > table.PATIENCE / 2:
+            wakeup.wake(self.queue)  # who heard of it may not have waited for so long
         return row
 
     # Called by workers.
@@ -174,9 +179,11 @@ class Broker(ORM):  # type: ignore[misc]
         Raises LeaseLostError, or django.db.Error and then nothing (or, at a COMMIT, all) has happened.
         """
         connection = self.database
-        is_idle = worker.lease is None and not settlements and not connection.in_atomic_block
-        if claim and is_idle and (lease := self._claim_at_once(connection, worker, claim, announced)):
-            return lease
+        if claim and worker.lease is None and not settlements and not connection.in_atomic_block:
+            lease = self._claim_at_once(connection, worker, claim, announced)
+            if lease or self.wait_until_due() != 0:
+                return lease or Lease()
+            # What is due is another's to claim, or this worker was taken for dead, or it didn't get its turn.
         lease = Lease(name=worker.lease)
         with Turn(connection), transaction.atomic(using=self.using):
             if not settlements and connection.vendor == "postgresql":
@@ -206,9 +213,11 @@ class Broker(ORM):  # type: ignore[misc]
         if stored.lease == worker.lease:
             return None
         worker.lease, worker.lease_due = stored.lease, stored.lease_due
-        rows = [] if stored.lease is None else list(OrmQ.objects.using(self.using).filter(lock=stored.lease).order_by("id"))
+        held = OrmQ.objects.using(self.using).filter(lock=stored.lease).values_list("id", "payload")
+        # Not sorted by the database, which on this connection would read all rows by their ids instead (`queue_settings`).
+        rows = [] if stored.lease is None else sorted(held)
         due = stored.lease_due or timezone.now()
-        return Lease(name=stored.lease, rows=self._with_attempts([(row.pk, due, row.payload) for row in rows]))
+        return Lease(name=stored.lease, rows=self._with_attempts([(row, due, payload) for row, payload in rows]))
 
     def _settle(self, name: datetime, lease: Lease, settlements: Sequence[Settlement]) -> None:
         """Write history for the rows that the lease of this name holds still, and take them out of the queue."""
@@ -290,10 +299,12 @@ class Broker(ORM):  # type: ignore[misc]
     def _claim_at_once(
         self, connection: BaseDatabaseWrapper, worker: Worker, limit: int, announced: Sequence[int]
     ) -> Lease | None:
-        """The lease of a worker that held none; None when nothing is due, or the worker's row is gone."""
+        """The lease of a worker that held none; None when nothing is due, the worker's row is gone, or it isn't its turn."""
         now = datetime.now(UTC)
         name = self._new_lease(worker, now)
-        with Turn(connection):
+        with Turn(connection) as is_ours:
+            if connection.vendor == "sqlite" and not is_ours:
+                return None  # what was announced waits for SQLite's lock, maybe: not to wait for that as well
             found = table.claim_at_once(connection, worker, table.Claim(limit, now, name, announced))
         if not found:
             return None

@@ -74,14 +74,10 @@ def insert(connection: BaseDatabaseWrapper, queue: str, payloads: Sequence[str],
 def insert_announced(
     connection: BaseDatabaseWrapper, queue: str, payload: str, due: datetime, announce: Callable[[int], None]
 ) -> int:
-    """Put one row into the queue in a transaction of its own; return its id.
+    """On PostgreSQL, put one row into the queue in a transaction of its own; return its id.
 
-    Before that is committed, `announce` is called: on PostgreSQL with a number, by which a `Claim` can wait for it at the
-    server; on SQLite with 0, for there a `Turn` is what can be waited for.
+    While that is committed, `announce` is called with a number, by which a `Claim` can wait for it at the server.
     """
-    if connection.vendor != "postgresql":
-        announce(0)
-        return insert(connection, queue, [payload], due)
     number = time.time_ns() & 0x7FFF_FFFF or 1
     values = (queue, payload, due, number)
     ((row,),) = prepared.run(connection, _INSERT_ANNOUNCED, values, meanwhile=functools.partial(announce, number))
@@ -197,19 +193,20 @@ def count_attempts(connection: BaseDatabaseWrapper, rows: Sequence[tuple[int, An
 @functools.cache
 def _claim_statement(limit: int) -> prepared.Statement:
     sql = f"""
-        WITH due AS MATERIALIZED (
-            SELECT id, lock, payload, (SELECT count(*) FROM {ATTEMPTS} WHERE row = {QUEUE}.id) > 0
-                OR ctid IS DISTINCT FROM (SELECT ctid FROM {QUEUE} seen WHERE id = {QUEUE}.id) AS may_have_been_tried
+        WITH locked AS MATERIALIZED (
+            SELECT id, lock, payload, ctid AS place, (SELECT count(*) FROM {ATTEMPTS} WHERE row = {QUEUE}.id) > 0 AS was_tried
             FROM {QUEUE} WHERE key = $1 AND lock <= $2
             ORDER BY lock, id LIMIT {limit:d} FOR UPDATE SKIP LOCKED
         ),
+        due AS MATERIALIZED (SELECT * FROM locked WHERE (SELECT true FROM {QUEUE} seen WHERE seen.ctid = place)),
         me AS (
             UPDATE {WORKERS} SET lease = $3, lease_due = (SELECT min(lock) FROM due)
             WHERE id = $4 AND lease IS NULL AND EXISTS (SELECT FROM due)
                 AND set_config('synchronous_commit', 'off', true) = 'off'
             RETURNING lease
         )
-        UPDATE {QUEUE} SET lock = me.lease FROM due, me WHERE {QUEUE}.id = due.id RETURNING due.*
+        UPDATE {QUEUE} SET lock = me.lease FROM due, me WHERE {QUEUE}.ctid = due.place
+        RETURNING due.id, due.lock, due.payload, due.was_tried
     """  # noqa: S608
     return prepared.Statement(f"notifier_claim_{limit}", sql)
 

@@ -240,7 +240,7 @@ class Feed:
             time.sleep(LINGER)
         hints, self._hints = self._hints, ()
         announced = [number for number in hints if number]
-        if self._finished:
+        if self._finished and self._last_claim < LINGER_FROM:
             os.sched_yield()  # who waits for what was done may be waiting for this processor: to settle it is less urgent
         with self._mutex:
             # After a hint there is something to claim, most likely: to look first would only take time.
@@ -256,7 +256,7 @@ class Feed:
                 self._untold.append(lease)
             if lease.rows:
                 self._pause = POLL[0]
-            elif announced:
+            elif hints:
                 self._pause = SOON  # it was announced, and isn't there yet
             return True
         if self._run_once and pause > 0:
