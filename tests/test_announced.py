@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from django.db import IntegrityError, OperationalError, connection, connections
+from django.db import IntegrityError, OperationalError, connection, connections, transaction
 from django_q.models import OrmQ
 
 from notifications.cluster import prepared, table, worker
@@ -154,16 +154,35 @@ def test_claim__of_what_else_is_due_does_not_wait_long(broker: Broker, alice: Wo
         queued.result(20)
 
 
-def test_feed__looks_again_soon_for_what_is_not_there_yet(broker: Broker, alice: Worker, tmp_path: Path) -> None:
+@pytest.fixture
+def feed(broker: Broker, alice: Worker, tmp_path: Path) -> Iterator[worker.Feed]:
+    """What feeds alice."""
     cluster_conf.run_dir.mkdir(parents=True, exist_ok=True)
     stop = worker.Stop.__new__(worker.Stop)
     stop.noted, (stop.wakes, other) = False, os.pipe()
-    feed = worker.Feed(broker, alice, Progress(tmp_path / "alice"), stop, run_once=False)
+    yield worker.Feed(broker, alice, Progress(tmp_path / "alice"), stop, run_once=False)
+    for descriptor in (stop.wakes, other):
+        os.close(descriptor)
+
+
+def test_feed__looks_again_soon_for_what_is_not_there_yet(feed: worker.Feed) -> None:
     feed._hints = [1]
     feed._exchange_or_wait()
     assert feed._pause == worker.SOON
-    for descriptor in (stop.wakes, other):
-        os.close(descriptor)
+
+
+def test_feed__rests_while_somebody_has_locked_what_is_due(
+    broker: Broker, feed: worker.Feed, another: ThreadPoolExecutor
+) -> None:
+    broker.enqueue("due")
+    while feed._ear.wait(0):
+        pass
+    started = time.monotonic()
+    with transaction.atomic():
+        assert OrmQ.objects.select_for_update().get().payload == "due"
+        another.submit(feed._exchange_or_wait).result(20)
+    assert time.monotonic() - started > 0.9 * worker.POLL[0]
+    assert not feed._unstarted
 
 
 def test_enqueue__interrupted_while_the_server_works(broker: Broker) -> None:

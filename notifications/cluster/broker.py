@@ -148,9 +148,10 @@ class Broker(ORM):  # type: ignore[misc]
                 announce = functools.partial(wakeup.wake, self.queue)
                 row = table.insert_announced(connection, self.queue, task, datetime.now(UTC), announce)
             else:
+                due = datetime.now(UTC)  # before anybody can look for it
                 if is_ours:
-                    wakeup.wake(self.queue)
-                row = table.insert(connection, self.queue, [task], datetime.now(UTC))
+                    wakeup.wake(self.queue, announced=1)  # of no meaning but that it is to be waited for
+                row = table.insert(connection, self.queue, [task], due)
         if not (at_server or is_ours) or time.monotonic() - started > table.PATIENCE / 2:
             wakeup.wake(self.queue)  # who heard of it may not have waited for so long
         return row

@@ -250,14 +250,10 @@ class Feed:
                 pause = 0.0
                 lease = self._exchange(claim, announced)
         if lease is not None:
-            if claim:
-                self._note_claim(len(lease.rows), len(announced))
             if lease.settled:
                 self._untold.append(lease)
-            if lease.rows:
-                self._pause = POLL[0]
-            elif hints:
-                self._pause = SOON  # it was announced, and isn't there yet
+            if claim:
+                self._note_claim(lease, len(announced))
             return True
         if self._run_once and pause > 0:
             return False
@@ -267,12 +263,19 @@ class Feed:
                 self._pause = min(self._pause * 1.5, POLL[1])
         return True
 
-    def _note_claim(self, size: int, announced: int) -> None:
+    def _note_claim(self, lease: Lease, announced: int) -> None:
+        size = len(lease.rows)
         if size == self._claim_size or 0 < size < announced:
             wakeup.wake(self.broker.queue)  # there may be more, or come more; this worker is busy now
         if time.monotonic() - self._claimed < PATIENCE / 2:
             self._claim_size = min(self._claim_size * 2, cluster_conf.claim)
         self._last_claim, self._claimed = size, time.monotonic()
+        if lease.rows:
+            self._pause = POLL[0]
+        elif announced:
+            self._pause = SOON  # it isn't there yet
+        elif not lease.settled:
+            self._hints = self._ear.wait(POLL[0])  # it is due, but somebody has locked it, and may for long
 
     def _pause_until_due(self) -> float:
         """Seconds until a row is due; the longest pause when none is, or the database does not answer."""
