@@ -1,11 +1,15 @@
 """Fixtures that several test modules share."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from django.db import connections
+from django_q.models import OrmQ
 from pytest_django import Settings
 
+from notifications.cluster.broker import Broker
 from tests.installations import new_installation
 
 
@@ -22,3 +26,13 @@ def installation(tmp_path: Path, log_file: Path) -> Iterator[dict[str, str]]:
     """The environment of an installation of its own, for real processes: data folder, log file and an empty database."""
     with new_installation(tmp_path) as env:
         yield env
+
+
+@pytest.fixture
+def another(broker: Broker) -> Iterator[ThreadPoolExecutor]:
+    """Another thread, which has queued a task already: it is connected, and its connection knows the statements."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(broker.enqueue, "first").result(20)
+        OrmQ.objects.all().delete()
+        yield thread
+        thread.submit(connections.close_all).result(20)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from django.db import IntegrityError, OperationalError, connection, connections, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django_q.models import OrmQ
 
 from notifications.cluster import prepared, table, worker
@@ -63,16 +63,6 @@ def broker() -> Broker:
 def alice() -> Worker:
     """A worker."""
     return stored_worker("alice")
-
-
-@pytest.fixture
-def another(broker: Broker) -> Iterator[ThreadPoolExecutor]:
-    """Another thread, whose connection knows the statements by now."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(broker.enqueue, "first").result(20)
-        OrmQ.objects.all().delete()
-        yield thread
-        thread.submit(connections.close_all).result(20)
 
 
 def wait_for_lock() -> None:

@@ -42,16 +42,6 @@ def alice() -> Worker:
     return worker("alice")
 
 
-@pytest.fixture
-def another(broker: Broker) -> Iterator[ThreadPoolExecutor]:
-    """Another thread, which has queued a task already, and so is connected."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(broker.enqueue, "first").result(20)
-        OrmQ.objects.all().delete()
-        yield thread
-        thread.submit(connections.close_all).result(20)
-
-
 @contextmanager
 def somebody_elses_turn() -> Iterator[None]:
     """Hold the lock that stands for it."""
