@@ -133,6 +133,14 @@ def test_claim__on_a_connection_that_forgot_its_statements(broker: Broker, alice
     assert [row.payload for row in broker.exchange(alice, claim=1, announced=[1]).rows] == ["due"]
 
 
+def test_claim__is_not_made_again_when_only_the_wait_was_forgotten(broker: Broker, alice: Worker) -> None:
+    know_statements(broker, alice)
+    broker.enqueue("due")
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE notifier_await")
+    assert [row.payload for row in broker.exchange(alice, claim=1, announced=[1]).rows] == ["due"]
+
+
 def test_claim__of_what_else_is_due_does_not_wait_long(broker: Broker, alice: Worker, another: ThreadPoolExecutor) -> None:
     know_statements(broker, alice)
     broker.enqueue("due")

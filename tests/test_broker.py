@@ -102,13 +102,20 @@ def test_claim__passes_over_what_another_holds_or_what_is_not_due(broker: Broker
     assert claim(broker, worker("carol")).rows == []
 
 
-def test_claim__no_two_workers_name_a_lease_alike(broker: Broker, alice: Worker, bob: Worker) -> None:
+def test_claim__no_two_workers_name_a_lease_alike(broker: Broker) -> None:
     now = datetime.now(UTC)
-    assert broker._new_lease(alice, now) != broker._new_lease(bob, now)
-    alice.lease = broker._new_lease(alice, now)
-    later = broker._new_lease(alice, now)
-    assert alice.lease < later
-    assert (later - broker._new_lease(bob, now)) % timedelta(milliseconds=1)
+    workers = [Worker(id=number) for number in (1, 2, 999, 1000, 1001, 2001, 1_002_002)]
+    names = {name for who in workers for day in range(30) for name in leases(broker, who, now + timedelta(days=day))}
+    assert len(names) == 2 * 30 * len(workers)
+
+
+def leases(broker: Broker, who: Worker, now: datetime) -> list[datetime]:
+    """The names of a worker's lease and of the next one, at the same moment."""
+    who.lease = None
+    who.lease = first = broker._new_lease(who, now)
+    second = broker._new_lease(who, now)
+    assert first < second
+    return [first, second]
 
 
 def test_claim__by_many_at_once_gives_each_row_to_one(broker: Broker) -> None:
@@ -462,6 +469,23 @@ def test_claim__of_rows_that_the_statistics_do_not_know_yet_sorts_nothing(
     plan = plan_of(of_worker, statements[0]["sql"])
     assert "cluster_claim" in plan
     assert "Sort" not in plan
+
+
+@on_postgresql
+def test_exchange__changes_the_workers_row_in_its_place(broker: Broker, alice: Worker) -> None:
+    def changes() -> tuple[int, int]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_stat_force_next_flush()")  # what this connection has counted
+            cursor.execute("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'cluster_worker'")
+            in_all, in_place = cursor.fetchone()
+            return in_all, in_place
+
+    queue(1)
+    before = changes()
+    lease = claim(broker, alice)
+    broker.exchange(alice, [done(row) for row in lease.rows])
+    after = changes()
+    assert (after[0] - before[0], after[1] - before[1]) == (2, 2)
 
 
 @on_postgresql

@@ -5,8 +5,9 @@ import math
 import pydoc
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+from asgiref.sync import async_to_sync
 from django.db import DataError, IntegrityError
 from django.db import Error as DatabaseError
 from django.utils import timezone
@@ -23,7 +24,15 @@ from notifications.cluster.retry import policy_for
 
 FUNC_LENGTH = Task._meta.get_field("func").max_length
 
-_functions: dict[str, Callable[..., Any]] = {}
+
+class Function(NamedTuple):
+    """A task's function."""
+
+    itself: Callable[..., Any]
+    call: Callable[..., Any]  # the same; a coroutine function is run to its end
+
+
+_functions: dict[str, Function] = {}
 
 
 class RefusedError(Exception):
@@ -64,17 +73,21 @@ def timeout_of(task: dict[str, Any]) -> int:
     return -1 if timeout is None or timeout < 0 else max(1, math.ceil(timeout))
 
 
-def function_of(task: dict[str, Any]) -> Callable[..., Any]:
+def function_of(task: dict[str, Any]) -> Function:
     """The task's function, imported once per process. Raises RefusedError, and whatever its module raises on import."""
     func = task["func"]
     if callable(func):
-        return func  # type: ignore[no-any-return]
+        return _to_call(func)
     if func not in _functions:
         found = pydoc.locate(func)
         if not callable(found):
             raise RefusedError(f"There is no function {func}.")
-        _functions[func] = found
+        _functions[func] = _to_call(found)
     return _functions[func]
+
+
+def _to_call(func: Callable[..., Any]) -> Function:
+    return Function(func, async_to_sync(func) if inspect.iscoroutinefunction(func) else func)
 
 
 def settle_finished(row: Row, task: dict[str, Any], worker: str, function: tuple[str, object] | None = None) -> Settlement:
@@ -174,8 +187,3 @@ def _complete(row: Row, task: dict[str, Any], started: datetime, reason: str) ->
         "result": reason,
         "success": False,
     }
-
-
-def is_coroutine_function(func: Callable[..., Any]) -> bool:
-    """Whether calling `func` only makes a coroutine."""
-    return inspect.iscoroutinefunction(func)

@@ -27,7 +27,7 @@ from notifications.cluster import cached, table, wakeup
 from notifications.cluster.models import Attempt, DeadLetter, Worker
 from notifications.cluster.turns import Turn
 
-# Leases lie this far ahead; what is due later than that will not be.
+# Leases lie this far ahead, or farther; what is due later than that will not be.
 LEASES = timedelta(days=365 * 1000)
 
 NAME_LENGTH = Task._meta.get_field("name").max_length
@@ -314,10 +314,12 @@ class Broker(ORM):  # type: ignore[misc]
         return lease
 
     def _new_lease(self, worker: Worker, now: datetime) -> datetime:
-        # Its last three digits are no other worker's, or of one that is a thousand births away: the column is unique for that
-        # case. And later than the lease that it follows, whatever the clock does.
-        name = now + LEASES
-        name = name.replace(microsecond=name.microsecond // 1000 * 1000 + worker.id % 1000)
+        # No other worker's, unless they are a million births apart: its last three digits are those of the worker's id, and
+        # a thousand days lie between one thousand of workers and the next. And later than the lease that it follows, whatever
+        # the clock does.
+        thousands, ones = divmod(worker.id % 1_000_000, 1000)
+        name = now + LEASES + timedelta(days=1000 * thousands)
+        name = name.replace(microsecond=name.microsecond // 1000 * 1000 + ones)
         return name if worker.lease is None else max(name, worker.lease + timedelta(milliseconds=1))
 
     def _with_attempts(self, found: list[tuple[int, datetime, str]]) -> list[Row]:

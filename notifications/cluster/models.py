@@ -16,7 +16,7 @@ class Worker(models.Model):
     restarts = models.IntegerField(default=0, help_text="How many workers its supervisor had replaced when it started.")
     started = models.DateTimeField()
     heartbeat = models.DateTimeField()
-    lease = models.DateTimeField(null=True, unique=True, help_text="The `lock` of the rows that it holds.")
+    lease = models.DateTimeField(null=True, help_text="The `lock` of the rows that it holds.")
     lease_due = models.DateTimeField(null=True, help_text="When the first of these rows was due.")
 
     def __str__(self) -> str:

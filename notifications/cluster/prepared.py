@@ -48,17 +48,18 @@ def run(
     psycopg: Any = connection.Database  # type: ignore[attr-defined]
     with connection.wrap_database_errors:
         steps = [(step, [str(value).encode() for value in given]) for step, given in (*before, (statement, values))]
-        if any(b"\0" in text for _, texts in steps for text in texts):  # libpq would take it for the end
+        if any(b"\0" in b"".join(texts) for _, texts in steps):  # libpq would take it for the end
             raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
         answers = _ask(connection, steps, meanwhile)
-        forgotten = [_forget(connection, step, answer) for (step, _), answer in zip(steps, answers, strict=True)]
-        if any(forgotten):
+        failed = [(step, answer) for (step, _), answer in zip(steps, answers, strict=True) if answer.status != _TUPLES_OK]
+        forgotten = [step for step, answer in failed if _forget(connection, step, answer)]
+        if statement in forgotten:
             answers = _ask(connection, steps, meanwhile)
         answer = answers[-1]
         if answer.status != _TUPLES_OK:
             raise psycopg.errors.error_from_result(answer)
-    columns = range(answer.nfields)
-    return [tuple(answer.get_value(row, column) for column in columns) for row in range(answer.ntuples)]
+    get, columns = answer.get_value, range(answer.nfields)
+    return [tuple([get(row, column) for column in columns]) for row in range(answer.ntuples)]
 
 
 def _ask(connection: BaseDatabaseWrapper, steps: Sequence[_Step], meanwhile: Callable[[], None] | None) -> list[Any]:
@@ -107,7 +108,7 @@ def _results_of_one(libpq: Any, psycopg: Any) -> list[Any]:
 
 def _forget(connection: BaseDatabaseWrapper, statement: Statement, answer: Any) -> bool:
     """Whether the statement is to be prepared anew; it is forgotten then."""
-    if answer.status == _TUPLES_OK or answer.error_field(_SQLSTATE) not in _TO_PREPARE_ANEW:
+    if answer.error_field(_SQLSTATE) not in _TO_PREPARE_ANEW:
         return False
     connection.connection.pgconn.exec_(f"DEALLOCATE {statement.name}".encode())
     _prepared[connection.connection].discard(statement.name)
@@ -116,8 +117,8 @@ def _forget(connection: BaseDatabaseWrapper, statement: Statement, answer: Any) 
 
 def _next_result(libpq: Any) -> Any:
     """As `libpq.get_result`, which would wait with the interpreter's lock held, and deaf for signals."""
-    poll = select.poll()
     while libpq.is_busy():
+        poll = select.poll()
         poll.register(libpq.socket, select.POLLIN | select.POLLOUT if libpq.flush() else select.POLLIN)
         poll.poll()
         libpq.consume_input()

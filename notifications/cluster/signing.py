@@ -29,28 +29,28 @@ def dumps(package: dict[str, Any]) -> str:
     """Pickle and sign a task package."""
     if Conf.COMPRESSED:
         return str(SignedPackage.dumps(package))
-    value = f"{_base64(pickle.dumps(package, pickle.HIGHEST_PROTOCOL))}:{b62_encode(int(time.time()))}"
-    return f"{value}:{_signature(value)}"
+    value = b"%b:%b" % (_base64(pickle.dumps(package, pickle.HIGHEST_PROTOCOL)), b62_encode(int(time.time())).encode())
+    return (b"%b:%b" % (value, _signature(value))).decode()
 
 
 def loads(payload: str) -> Any:
     """Check a signature, then unpickle. Raises BadSignature, and whatever unpickling raises."""
     if payload.startswith("."):  # compressed
         return SignedPackage.loads(payload)
-    value, _, signature = payload.rpartition(":")
-    if not compare_digest(signature.encode(), _signature(value).encode()):
-        raise BadSignature(f'Signature "{signature}" does not match')
-    pickled = value.partition(":")[0].encode().translate(_FROM_URL)
+    value, _, signature = payload.encode().rpartition(b":")
+    if not compare_digest(signature, _signature(value)):
+        raise BadSignature(f'Signature "{signature.decode()}" does not match')
+    pickled = value.partition(b":")[0].translate(_FROM_URL)
     return pickle.loads(a2b_base64(pickled + b"=="))  # noqa: S301 - it is ours: the signature says so
 
 
-def _signature(value: str) -> str:
+def _signature(value: bytes) -> bytes:
     inner, outer = _INNER.copy(), _OUTER.copy()
-    inner.update(value.encode())
+    inner.update(value)
     outer.update(inner.digest())
     return _base64(outer.digest())
 
 
-def _base64(content: bytes) -> str:
+def _base64(content: bytes) -> bytes:
     """For URLs, without padding (RFC 4648, section 5): `django.core.signing.b64_encode`."""
-    return b2a_base64(content, newline=False).translate(_TO_URL, b"=").decode()
+    return b2a_base64(content, newline=False).translate(_TO_URL, b"=")

@@ -168,7 +168,7 @@ def _claim_at_once_on_postgresql(connection: BaseDatabaseWrapper, worker: Worker
     before = [(_AWAIT_ANNOUNCED, (numbers,))] if asked.announced else []
     values = (worker.queue, asked.now, asked.lease, worker.id)
     found = prepared.run(connection, _claim_statement(asked.limit), values, before=before)
-    rows = [(int(row), _aware(connection, due.decode()), payload.decode()) for row, due, payload, _ in found]
+    rows = [(int(row), datetime.fromisoformat(due.decode()), payload.decode()) for row, due, payload, _ in found]
     rows.sort(key=itemgetter(1, 0))
     if any(tried == b"t" for *_, tried in found):
         return count_attempts(connection, rows)

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from asgiref.sync import async_to_sync
 from django.db import Error as DatabaseError
 from django.db import close_old_connections, connections
 from django.utils import timezone
@@ -211,7 +210,7 @@ class Feed:
             timeout = attempts.timeout_of(self._task)
             self.progress.run(self._task["id"], 0.0 if timeout < 0 else time.monotonic() + timeout + LATE)
             current_task.set(RunningTask(self._task["id"]))
-            self._func = attempts.function_of(self._task)
+            self._func, call = attempts.function_of(self._task)
         except attempts.RefusedError as error:
             _report()
             self._finished.append(attempts.settle_refused(row, str(error), str(self.me), self._task))
@@ -225,8 +224,7 @@ class Feed:
             self._finished.append(attempts.settle_finished(row, failed, str(self.me)))
             self._end()
             return None
-        func = async_to_sync(self._func) if attempts.is_coroutine_function(self._func) else self._func
-        return {**self._task, "func": func, "timeout": timeout}
+        return {**self._task, "func": call, "timeout": timeout}
 
     def _end(self) -> None:
         self._in_hand = None

@@ -1,0 +1,18 @@
+"""A worker's lease without an index: on PostgreSQL its row is then changed in its place, as each task does twice.
+
+No two workers name a lease alike (`Broker._new_lease`).
+"""
+
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [("cluster", "0004_group_index")]
+
+    operations = [
+        migrations.AlterField(
+            model_name="worker",
+            name="lease",
+            field=models.DateTimeField(help_text="The `lock` of the rows that it holds.", null=True),
+        ),
+    ]
