@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
 from typing import IO, Any, NoReturn, cast
 from urllib.parse import quote
 
@@ -97,6 +98,7 @@ class ClientsHandler(BaseHandler):
 
 for_people = get_asgi_application()
 for_clients = ClientsHandler()
+import_module(settings.ROOT_URLCONF)  # so that the first request needs not wait for all that it names
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

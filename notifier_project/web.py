@@ -1,8 +1,10 @@
 """A process that answers requests: uvicorn, on a socket that others of its kind have too. A program in supervisord.conf."""
 
 import asyncio
+import functools
 import os
 import socket
+from collections.abc import Callable, Collection
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -16,6 +18,9 @@ METHODS = (b"POST ", b"GET ", b"HEAD ", b"OPTIONS ", b"PUT ", b"PATCH ", b"DELET
 # Bytes of a request's line and headers, beyond what came first. uvicorn's parser has no limit, and gets slow.
 LONGEST_HEAD = 256 * 1024
 PATIENCE = 30.0  # seconds in which a client must have sent a request's line and headers, or the next ones
+
+BACKLOG = 2048  # connections that wait to be taken, uvicorn's default
+PAUSE = 0.002  # seconds in which other processes may take connections
 
 STOP_GRACE = 3  # seconds (or the tasks' grace, if shorter) that a stop waits for requests: longer, a client is to blame
 
@@ -83,6 +88,80 @@ class Protocol(HttpToolsProtocol):
         thorough.data_received(data)
 
 
+class Listener:
+    """Takes connections a few at a time, with a pause for other processes that share the socket, once it has one open.
+
+    An event loop's own server takes them as quickly as it can: of 32 that came at once, one process of two mostly got them
+    all, and the other had nothing to do.
+    """
+
+    def __init__(
+        self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol], connections: Collection[object]
+    ) -> None:
+        """`protocol`: makes a connection's. `connections`: those that are open."""
+        self._loop = asyncio.get_running_loop()
+        self._socket = listener
+        self._protocol = protocol
+        self._connections = connections
+        self._share = 1  # how many at a time: one more each time that more may be waiting
+        self._connecting: set[asyncio.Task[object]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        self._paused = 0.0  # when it last began to pause, by the loop's clock
+        self._watch()
+
+    def _watch(self) -> None:
+        self._loop.add_reader(self._socket, self._take)
+
+    def _take(self) -> None:
+        if self._loop.time() - self._paused > 2 * PAUSE:
+            self._share = 1  # the rush is over
+        is_alone = not (self._connections or self._connecting)
+        try:
+            for _ in range(self._share):
+                connection, _address = self._socket.accept()
+                connection.setblocking(False)
+                self._connect(connection)
+        except BlockingIOError:  # no more are waiting: another process was quicker
+            self._share = 1
+        except OSError:  # of that connection; or there are too many open files, and the next look is for later
+            is_alone = False
+        else:
+            self._share = min(self._share + 1, BACKLOG)
+        if not is_alone:
+            self._loop.remove_reader(self._socket)
+            self._pause = self._loop.call_later(PAUSE, self._watch)
+            self._paused = self._loop.time()
+
+    def _connect(self, connection: socket.socket) -> None:
+        task = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
+        self._connecting.add(task)  # the loop doesn't keep it
+        task.add_done_callback(self._connecting.discard)
+
+    def close(self) -> None:
+        """Take no more."""
+        if self._pause:
+            self._pause.cancel()
+        self._loop.remove_reader(self._socket)
+
+    async def wait_closed(self) -> None:
+        """As asyncio's servers have it: nothing is left to wait for."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with listeners of our own."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on the given sockets."""
+        await super().startup(sockets=[])
+        protocol = functools.partial(
+            Protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        for listener in sockets or ():
+            listener.setblocking(False)
+            listener.listen(BACKLOG)
+            self.servers.append(Listener(listener, protocol, self.server_state.connections))  # type: ignore[arg-type]
+
+
 def main() -> None:
     """Serve until SIGTERM, on the socket whose descriptor WEB_SOCKET names; without one, on a socket of its own."""
     config = uvicorn.Config(
@@ -97,11 +176,10 @@ def main() -> None:
         access_log=False,
         timeout_graceful_shutdown=min(STOP_GRACE, settings.NOTIFIER_STOP_GRACE),
     )
-    sockets = None
-    if inherited := os.environ.pop("WEB_SOCKET", None):
-        sockets = [socket.socket(fileno=int(inherited))]
-        sockets[0].set_inheritable(False)
-    uvicorn.Server(config).run(sockets)
+    inherited = os.environ.pop("WEB_SOCKET", None)
+    listener = socket.socket(fileno=int(inherited)) if inherited else config.bind_socket()
+    listener.set_inheritable(False)
+    Server(config).run([listener])
 
 
 if __name__ == "__main__":

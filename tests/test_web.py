@@ -1,8 +1,10 @@
 """notifier_project/web.py: what a connection may do, and for how long. In this process, on a real socket."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import functools
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -27,20 +29,20 @@ def connected(client: Client) -> bytes:
     """What a client returns that has a connection to a server with our protocol."""
 
     async def serve() -> bytes:
-        config = uvicorn.Config(application, host="127.0.0.1", port=0, http=web.Protocol, lifespan="off", log_level="critical")
-        server = uvicorn.Server(config)
+        config = uvicorn.Config(application, http=web.Protocol, lifespan="off", log_level="critical")
+        server = web.Server(config)
         config.load()
         server.lifespan = config.lifespan_class(config)
-        await server.startup()
+        listener = socket.create_server(("127.0.0.1", 0))
+        await server.startup([listener])
         try:
-            port = server.servers[0].sockets[0].getsockname()[1]
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
             try:
                 return await asyncio.wait_for(client(reader, writer), timeout=10)
             finally:
                 writer.close()
         finally:
-            await server.shutdown()
+            await server.shutdown([listener])
 
     return asyncio.run(serve())
 
@@ -111,3 +113,87 @@ def test_connection__endless_headers(monkeypatch: pytest.MonkeyPatch) -> None:
         return b""
 
     assert connected(client)[:12] in (b"HTTP/1.1 400", b"")
+
+
+class Process(web.Listener):
+    """One of the processes that share a socket, as far as its connections go."""
+
+    def __init__(self, shared: socket.socket) -> None:
+        self.open_ones: set[Held] = set()
+        self.end = shared.dup()
+        super().__init__(self.end, functools.partial(Held, self.open_ones), self.open_ones)
+
+    def stop(self) -> None:
+        """Take no more connections, and close those that are open."""
+        self.close()
+        self.end.close()
+        for held in self.open_ones:
+            held.transport.close()
+
+
+class Held(asyncio.Protocol):
+    """A connection, among the open ones until it is closed."""
+
+    transport: asyncio.BaseTransport
+
+    def __init__(self, open_ones: "set[Held]") -> None:
+        self.open_ones = open_ones
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is there."""
+        self.transport = transport
+        self.open_ones.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self.open_ones.discard(self)
+
+
+@pytest.fixture
+def shared() -> Iterator[socket.socket]:
+    """A socket that processes share."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+async def wait_until(is_so: Callable[[], bool]) -> None:
+    """Return when it is so."""
+    async with asyncio.timeout(20):
+        while not is_so():
+            await asyncio.sleep(0.001)
+
+
+def test_listener__leaves_connections_to_a_process_that_is_late(shared: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "PAUSE", 0.05)
+
+    async def share() -> tuple[int, int]:
+        early = Process(shared)
+        for _ in range(100):  # turns of the loop
+            await asyncio.sleep(0)
+        late = Process(shared)
+        await wait_until(lambda: len(early.open_ones) + len(late.open_ones) == 32)
+        shares = len(early.open_ones), len(late.open_ones)
+        for process in (early, late):
+            process.stop()
+        await wait_until(lambda: not (early.open_ones or late.open_ones))
+        return shares
+
+    with ExitStack() as clients:
+        for _ in range(32):
+            clients.enter_context(socket.create_connection(shared.getsockname()))
+        assert min(asyncio.run(share())) >= 8
+
+
+def test_listener__does_not_pause_for_one_client(shared: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "PAUSE", 60.0)
+
+    async def connect_in_turn() -> None:
+        process = Process(shared)
+        for _ in range(3):
+            with socket.create_connection(shared.getsockname()):
+                await wait_until(lambda: bool(process.open_ones))
+            await wait_until(lambda: not process.open_ones)
+        process.stop()
+
+    asyncio.run(connect_in_turn())
