@@ -3,14 +3,19 @@
 import asyncio
 import functools
 import os
+import select
 import socket
 from collections.abc import Callable, Collection
+from logging import getLogger
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from notifier_project import settings
+from notifier_project.serve import listen
+
+logger = getLogger(__name__)
 
 # What uvicorn's quick parser takes for a method. Others are nobody's but may be sent (RFC 9110, section 9.1), and get a 405.
 METHODS = (b"POST ", b"GET ", b"HEAD ", b"OPTIONS ", b"PUT ", b"PATCH ", b"DELETE ", b"TRACE ", b"CONNECT ")
@@ -19,8 +24,8 @@ METHODS = (b"POST ", b"GET ", b"HEAD ", b"OPTIONS ", b"PUT ", b"PATCH ", b"DELET
 LONGEST_HEAD = 256 * 1024
 PATIENCE = 30.0  # seconds in which a client must have sent a request's line and headers, or the next ones
 
-BACKLOG = 2048  # connections that wait to be taken, uvicorn's default
 PAUSE = 0.002  # seconds in which other processes may take connections
+FULL_PAUSE = 1.0  # seconds until the next try, when there are too many open files: asyncio's ACCEPT_RETRY_DELAY
 
 STOP_GRACE = 3  # seconds (or the tasks' grace, if shorter) that a stop waits for requests: longer, a client is to blame
 
@@ -89,10 +94,10 @@ class Protocol(HttpToolsProtocol):
 
 
 class Listener:
-    """Takes connections a few at a time, with a pause for other processes that share the socket, once it has one open.
+    """Takes connections a few at a time: while more are waiting, with pauses for other processes that share the socket.
 
-    An event loop's own server takes them as quickly as it can: of 32 that came at once, one process of two mostly got them
-    all, and the other had nothing to do.
+    An event loop's own server goes on as long as there are any: of 32 that came at once, one process of two mostly got them
+    all, before the other was awake.
     """
 
     def __init__(
@@ -103,39 +108,44 @@ class Listener:
         self._socket = listener
         self._protocol = protocol
         self._connections = connections
-        self._share = 1  # how many at a time: one more each time that more may be waiting
+        self._share = 1  # how many at a time: one more after each pause
         self._connecting: set[asyncio.Task[object]] = set()
         self._pause: asyncio.TimerHandle | None = None
-        self._paused = 0.0  # when it last began to pause, by the loop's clock
-        self._watch()
-
-    def _watch(self) -> None:
-        self._loop.add_reader(self._socket, self._take)
+        self._waiting = select.poll()
+        self._waiting.register(listener, select.POLLIN)
+        self._loop.add_reader(listener, self._take)
 
     def _take(self) -> None:
-        if self._loop.time() - self._paused > 2 * PAUSE:
-            self._share = 1  # the rush is over
-        is_alone = not (self._connections or self._connecting)
+        has_some = bool(self._connections or self._connecting)
         try:
             for _ in range(self._share):
                 connection, _address = self._socket.accept()
                 connection.setblocking(False)
                 self._connect(connection)
-        except BlockingIOError:  # no more are waiting: another process was quicker
+        except (BlockingIOError, ConnectionError):
+            pass  # another process was quicker, or the client is gone
+        except OSError as error:
+            logger.error("A connection can't be taken: %s", error)  # too many open files
+            self._pause_for(FULL_PAUSE)
+            return
+        if not self._waiting.poll(0):
             self._share = 1
-        except OSError:  # of that connection; or there are too many open files, and the next look is for later
-            is_alone = False
-        else:
-            self._share = min(self._share + 1, BACKLOG)
-        if not is_alone:
-            self._loop.remove_reader(self._socket)
-            self._pause = self._loop.call_later(PAUSE, self._watch)
-            self._paused = self._loop.time()
+        elif has_some:
+            self._share += 1
+            self._pause_for(PAUSE)
 
     def _connect(self, connection: socket.socket) -> None:
         task = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
         self._connecting.add(task)  # the loop doesn't keep it
         task.add_done_callback(self._connecting.discard)
+
+    def _pause_for(self, seconds: float) -> None:
+        self._loop.remove_reader(self._socket)
+        self._pause = self._loop.call_later(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._loop.add_reader(self._socket, self._take)
+        self._take()
 
     def close(self) -> None:
         """Take no more."""
@@ -143,8 +153,9 @@ class Listener:
             self._pause.cancel()
         self._loop.remove_reader(self._socket)
 
-    async def wait_closed(self) -> None:
-        """As asyncio's servers have it: nothing is left to wait for."""
+    async def wait_connected(self) -> None:
+        """Return when all that were taken are open."""
+        await asyncio.gather(*self._connecting, return_exceptions=True)
 
 
 class Server(uvicorn.Server):
@@ -156,10 +167,15 @@ class Server(uvicorn.Server):
         protocol = functools.partial(
             Protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
-        for listener in sockets or ():
-            listener.setblocking(False)
-            listener.listen(BACKLOG)
-            self.servers.append(Listener(listener, protocol, self.server_state.connections))  # type: ignore[arg-type]
+        self.listeners = [Listener(listener, protocol, self.server_state.connections) for listener in sockets or ()]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, and end those that are open, once they are answered."""
+        for listener in self.listeners:
+            listener.close()
+        for listener in self.listeners:
+            await listener.wait_connected()
+        await super().shutdown(sockets)
 
 
 def main() -> None:
@@ -177,7 +193,8 @@ def main() -> None:
         timeout_graceful_shutdown=min(STOP_GRACE, settings.NOTIFIER_STOP_GRACE),
     )
     inherited = os.environ.pop("WEB_SOCKET", None)
-    listener = socket.socket(fileno=int(inherited)) if inherited else config.bind_socket()
+    listener = socket.socket(fileno=int(inherited)) if inherited else listen(settings.HOST, settings.PORT)
+    listener.setblocking(False)
     listener.set_inheritable(False)
     Server(config).run([listener])
 

@@ -34,6 +34,7 @@ def connected(client: Client) -> bytes:
         config.load()
         server.lifespan = config.lifespan_class(config)
         listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
         await server.startup([listener])
         try:
             reader, writer = await asyncio.open_connection(*listener.getsockname())
