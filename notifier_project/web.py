@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import os
-import select
 import socket
 from collections.abc import Callable, Collection
 from logging import getLogger
@@ -24,7 +23,7 @@ METHODS = (b"POST ", b"GET ", b"HEAD ", b"OPTIONS ", b"PUT ", b"PATCH ", b"DELET
 LONGEST_HEAD = 256 * 1024
 PATIENCE = 30.0  # seconds in which a client must have sent a request's line and headers, or the next ones
 
-PAUSE = 0.002  # seconds in which other processes may take connections
+PAUSE = 0.001  # seconds in which other processes may take connections
 FULL_PAUSE = 1.0  # seconds until the next try, when there are too many open files: asyncio's ACCEPT_RETRY_DELAY
 
 STOP_GRACE = 3  # seconds (or the tasks' grace, if shorter) that a stop waits for requests: longer, a client is to blame
@@ -108,11 +107,9 @@ class Listener:
         self._socket = listener
         self._protocol = protocol
         self._connections = connections
-        self._share = 1  # how many at a time: one more after each pause
+        self._share = 1  # how many at a time: one more after each pause, until no more are waiting
         self._connecting: set[asyncio.Task[object]] = set()
         self._pause: asyncio.TimerHandle | None = None
-        self._waiting = select.poll()
-        self._waiting.register(listener, select.POLLIN)
         self._loop.add_reader(listener, self._take)
 
     def _take(self) -> None:
@@ -123,16 +120,14 @@ class Listener:
                 connection.setblocking(False)
                 self._connect(connection)
         except (BlockingIOError, ConnectionError):
-            pass  # another process was quicker, or the client is gone
+            self._share = 1  # no more are waiting: another process was quicker; or a client is gone
         except OSError as error:
             logger.error("A connection can't be taken: %s", error)  # too many open files
             self._pause_for(FULL_PAUSE)
-            return
-        if not self._waiting.poll(0):
-            self._share = 1
-        elif has_some:
-            self._share += 1
-            self._pause_for(PAUSE)
+        else:
+            if has_some:
+                self._share += 1
+                self._pause_for(PAUSE)
 
     def _connect(self, connection: socket.socket) -> None:
         task = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
