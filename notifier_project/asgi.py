@@ -98,7 +98,7 @@ class ClientsHandler(BaseHandler):
 
 for_people = get_asgi_application()
 for_clients = ClientsHandler()
-import_module(settings.ROOT_URLCONF)  # so that the first request needs not wait for all that it names
+import_module(settings.ROOT_URLCONF)  # so that the first request need not wait for all that it names
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

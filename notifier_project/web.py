@@ -110,6 +110,7 @@ class Listener:
         self._share = 1  # how many at a time: one more after each pause, until no more are waiting
         self._connecting: set[asyncio.Task[object]] = set()
         self._pause: asyncio.TimerHandle | None = None
+        listener.setblocking(False)
         self._loop.add_reader(listener, self._take)
 
     def _take(self) -> None:
@@ -140,16 +141,13 @@ class Listener:
 
     def _go_on(self) -> None:
         self._loop.add_reader(self._socket, self._take)
-        self._take()
+        self._take()  # at once: to find that no more are waiting ends the rush
 
-    def close(self) -> None:
-        """Take no more."""
+    async def close(self) -> None:
+        """Take no more; return when all that were taken are open."""
         if self._pause:
             self._pause.cancel()
         self._loop.remove_reader(self._socket)
-
-    async def wait_connected(self) -> None:
-        """Return when all that were taken are open."""
         await asyncio.gather(*self._connecting, return_exceptions=True)
 
 
@@ -167,9 +165,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections, and end those that are open, once they are answered."""
         for listener in self.listeners:
-            listener.close()
-        for listener in self.listeners:
-            await listener.wait_connected()
+            await listener.close()
         await super().shutdown(sockets)
 
 
@@ -177,8 +173,6 @@ def main() -> None:
     """Serve until SIGTERM, on the socket whose descriptor WEB_SOCKET names; without one, on a socket of its own."""
     config = uvicorn.Config(
         "notifier_project.asgi:application",
-        host=settings.HOST,
-        port=settings.PORT,
         http=Protocol,
         ws="none",
         lifespan="off",
@@ -189,7 +183,6 @@ def main() -> None:
     )
     inherited = os.environ.pop("WEB_SOCKET", None)
     listener = socket.socket(fileno=int(inherited)) if inherited else listen(settings.HOST, settings.PORT)
-    listener.setblocking(False)
     listener.set_inheritable(False)
     Server(config).run([listener])
 

@@ -125,19 +125,12 @@ def test_claim__waits_for_the_commit(
         assert [(row.id, row.payload) for row in rows] == [(queued.result(20), "soon")]
 
 
-def test_claim__on_a_connection_that_forgot_its_statements(broker: Broker, alice: Worker) -> None:
+@pytest.mark.parametrize("forgotten", ["ALL", "notifier_await", "notifier_claim_1"])
+def test_claim__on_a_connection_that_forgot_its_statements(broker: Broker, alice: Worker, forgotten: str) -> None:
     know_statements(broker, alice)
     broker.enqueue("due")
     with connection.cursor() as cursor:
-        cursor.execute("DEALLOCATE ALL")
-    assert [row.payload for row in broker.exchange(alice, claim=1, announced=[1]).rows] == ["due"]
-
-
-def test_claim__is_not_made_again_when_only_the_wait_was_forgotten(broker: Broker, alice: Worker) -> None:
-    know_statements(broker, alice)
-    broker.enqueue("due")
-    with connection.cursor() as cursor:
-        cursor.execute("DEALLOCATE notifier_await")
+        cursor.execute(f"DEALLOCATE {forgotten}")
     assert [row.payload for row in broker.exchange(alice, claim=1, announced=[1]).rows] == ["due"]
 
 

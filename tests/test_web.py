@@ -34,7 +34,6 @@ def connected(client: Client) -> bytes:
         config.load()
         server.lifespan = config.lifespan_class(config)
         listener = socket.create_server(("127.0.0.1", 0))
-        listener.setblocking(False)
         await server.startup([listener])
         try:
             reader, writer = await asyncio.open_connection(*listener.getsockname())
@@ -124,9 +123,9 @@ class Process(web.Listener):
         self.end = shared.dup()
         super().__init__(self.end, functools.partial(Held, self.open_ones), self.open_ones)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Take no more connections, and close those that are open."""
-        self.close()
+        await self.close()
         self.end.close()
         for held in self.open_ones:
             held.transport.close()
@@ -154,7 +153,6 @@ class Held(asyncio.Protocol):
 def shared() -> Iterator[socket.socket]:
     """A socket that processes share."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setblocking(False)
         yield listener
 
 
@@ -176,7 +174,7 @@ def test_listener__leaves_connections_to_a_process_that_is_late(shared: socket.s
         await wait_until(lambda: len(early.open_ones) + len(late.open_ones) == 32)
         shares = len(early.open_ones), len(late.open_ones)
         for process in (early, late):
-            process.stop()
+            await process.stop()
         await wait_until(lambda: not (early.open_ones or late.open_ones))
         return shares
 
@@ -195,6 +193,6 @@ def test_listener__does_not_pause_for_one_client(shared: socket.socket, monkeypa
             with socket.create_connection(shared.getsockname()):
                 await wait_until(lambda: bool(process.open_ones))
             await wait_until(lambda: not process.open_ones)
-        process.stop()
+        await process.stop()
 
     asyncio.run(connect_in_turn())
