@@ -69,7 +69,10 @@ def wait_for_lock() -> None:
     """Wait until the server is at the task that was announced: a worker, which has to wake up first, is later than that."""
     with connection.cursor() as cursor:
         for _ in range(2000):
-            cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+            cursor.execute(
+                "SELECT count(*) FROM pg_locks JOIN pg_database ON database = pg_database.oid "
+                "WHERE locktype = 'advisory' AND granted AND datname = current_database()"  # others are other tests'
+            )
             if cursor.fetchone()[0]:
                 return
             time.sleep(0.01)

@@ -298,6 +298,20 @@ def test_history__text_that_no_database_stores(broker: Broker, alice: Worker) ->
     assert task.result == "zero \0 half \ud800"
 
 
+def test_history__text_that_means_something_to_a_database(broker: Broker, alice: Worker) -> None:
+    """Quotes, escapes, what stands for nothing: all in one batch, so that no value ends up in its neighbour's place."""
+    texts = ["", "NULL", '"', '","', "\\", '\\"', "\\\\", "{a,b}", "'", "%s", "a\nb\t\x01", "N", ",N", " ", "ü\u2028"]
+    queue(len(texts))
+    settlements = [done(row) for row in claim(broker, alice).rows]
+    for number, (settlement, text) in enumerate(zip(settlements, texts, strict=True)):
+        group = None if number % 2 else text  # of nothing and something by turns
+        settlement.task.update(name=text, path=f"f{text}", group=group, hook=text, args=(text,), result=text)
+    broker.exchange(alice, settlements)
+    seen = [(t.name, t.func, t.group, t.hook, t.args, t.result, t.success) for t in Task.objects.order_by("id")]
+    wanted = [(t, f"f{t}", None if n % 2 else t, t, (t,), t, True) for n, t in enumerate(texts)]
+    assert seen == wanted
+
+
 def test_history__row_is_what_django_would_have_saved(broker: Broker, alice: Worker) -> None:
     queue(1)
     (row,) = claim(broker, alice).rows

@@ -123,11 +123,12 @@ def claim(connection: BaseDatabaseWrapper, queue: str, asked: Claim) -> list[Cla
     (https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE); on SQLite there is one writer at a time.
     """
     if connection.vendor == "postgresql":
-        due = f"SELECT id, lock, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id"  # noqa: S608
-        rows = run(connection, f"{due} LIMIT {asked.limit:d} FOR UPDATE SKIP LOCKED", (queue, asked.now))
-        if rows:
-            run(connection, f"UPDATE {QUEUE} SET lock = %s WHERE id = ANY(%s)", (asked.lease, [row for row, *_ in rows]))  # noqa: S608
-        return count_attempts(connection, rows)
+        # `lock` as text, which Python reads quicker than psycopg and Django do together.
+        due = f"SELECT id, lock::text AS due, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id"  # noqa: S608
+        found = run(connection, f"{due} LIMIT {asked.limit:d} FOR UPDATE SKIP LOCKED", (queue, asked.now))
+        if found:
+            run(connection, f"UPDATE {QUEUE} SET lock = %s WHERE id = ANY(%s)", (asked.lease, _array(row for row, *_ in found)))  # noqa: S608
+        return count_attempts(connection, [(row, datetime.fromisoformat(due), payload) for row, due, payload in found])
     rows = run(connection, _due_on_sqlite(asked.limit), (_LOST, queue, _moment(connection, asked.now)))
     if rows:
         last, last_due, *_ = rows[-1]
@@ -232,7 +233,7 @@ def _among(connection: BaseDatabaseWrapper, ids: Collection[int]) -> tuple[str, 
     So a statement is the same for any number of ids: SQLite's driver keeps each one that it has seen prepared, up to a hundred.
     """
     if connection.vendor == "postgresql":
-        return "= ANY(%s)", list(ids)
+        return "= ANY(%s)", _array(ids)
     return "IN (SELECT value FROM json_each(%s))", str(list(ids))  # https://www.sqlite.org/json1.html#jeach
 
 
@@ -296,10 +297,21 @@ def save_history(connection: BaseDatabaseWrapper, history: Iterable[HistoryRow])
         if connection.vendor == "postgresql":
             # One array a column: one round trip, and one plan whatever the number of rows.
             arrays = ", ".join(f"%s::{field.db_type(connection)}[]" for field in _FIELDS)
-            columns = [list(column) for column in zip(*rows, strict=True)]
+            columns = [_array(column) for column in zip(*rows, strict=True)]
             cursor.execute(sql.format(f"SELECT * FROM unnest({arrays})"), columns)  # noqa: S608
         else:
             cursor.executemany(sql.format(f"VALUES ({', '.join(['%s'] * len(names))})"), rows)
+
+
+def _array(values: Iterable[object]) -> str:
+    """PostgreSQL's literal of an array of one value or more (https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO).
+
+    psycopg makes one of a list item by item, in Python, and needs five times as long. NUL, which no text of PostgreSQL's can
+    hold, stands here for what comes between two values, and for one that is NULL.
+    """
+    body = "\0,".join(["\0N" if value is None else str(value) for value in values])
+    quoted = body.replace("\\", r"\\").replace('"', r"\"").replace("\0,", '","')
+    return f'{{"{quoted}"}}'.replace('"\0N"', "NULL")
 
 
 def _storable(connection: BaseDatabaseWrapper, row: HistoryRow) -> tuple[Any, ...]:
