@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 
 import pytest
 from django.db import DatabaseError, DataError, OperationalError, close_old_connections, connection, connections, transaction
@@ -15,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django_q.models import OrmQ, Task
 from django_q.tasks import async_task
 
-from notifications.cluster import attempts, maintenance, table
+from notifications.cluster import attempts, maintenance, queueing, signing, table
 from notifications.cluster.broker import Broker, Lease, LeaseLostError, Row, Settlement
 from notifications.cluster.models import Attempt, DeadLetter, Worker
 from notifications.cluster.processes import host_id
@@ -25,6 +26,12 @@ from tests import environment
 pytestmark = pytest.mark.django_db(transaction=True)
 
 on_postgresql = pytest.mark.skipif(environment.DATABASE == "sqlite", reason="SQLite has no server, and prepares by itself")
+
+
+class Text(str, Enum):  # noqa: UP042 - StrEnum's members are shown as what they hold
+    """Text that is shown as something else."""
+
+    ONE = "one"
 
 
 def worker(name: str, *, host: str = "elsewhere", silent_for: float = 0.0) -> Worker:
@@ -224,6 +231,20 @@ def test_free__keeps_the_payload_of_what_can_not_be_read(broker: Broker, alice: 
     assert not Task.objects.get().success
 
 
+@pytest.mark.parametrize("task_id", ["", "zero \0", "half \ud800", "x" * 33, 5, None], ids=ascii)
+def test_read__an_id_that_history_can_not_have(broker: Broker, alice: Worker, task_id: object) -> None:
+    package = queueing.package("tests.cluster_tasks.take_one", (1,), {}, name="odd")
+    broker.enqueue(signing.dumps(package | {"id": task_id}))
+    (row,) = claim(broker, alice).rows
+    with pytest.raises(attempts.RefusedError, match="its id is"):
+        attempts.read(row)
+    at = datetime.now(UTC)
+    unread = {"id": task_id, "started": at, "stopped": at, "result": None, "success": True}
+    stored = attempts.settle_unstorable(Settlement(row, unread), ValueError("no"))
+    broker.exchange(alice, [stored])
+    assert Task.objects.get().id == DeadLetter.objects.get().task_id == stored.task["id"]
+
+
 def test_recover__when_the_commit_got_through(broker: Broker, alice: Worker) -> None:
     queued = queue(2)
     before = Worker.objects.get(pk=alice.pk)
@@ -300,7 +321,7 @@ def test_history__text_that_no_database_stores(broker: Broker, alice: Worker) ->
 
 def test_history__text_that_means_something_to_a_database(broker: Broker, alice: Worker) -> None:
     """Quotes, escapes, what stands for nothing: all in one batch, so that no value ends up in its neighbour's place."""
-    texts = ["", "NULL", '"', '","', "\\", '\\"', "\\\\", "{a,b}", "'", "%s", "a\nb\t\x01", "N", ",N", " ", "ü\u2028"]
+    texts = ["", "NULL", '"', '","', "\\", '\\"', "\\\\", "{a,b}", "'", "%s", "a\nb\t\x01", "N", ",N", " ", Text.ONE]
     queue(len(texts))
     settlements = [done(row) for row in claim(broker, alice).rows]
     for number, (settlement, text) in enumerate(zip(settlements, texts, strict=True)):

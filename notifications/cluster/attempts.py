@@ -23,6 +23,7 @@ from notifications.cluster.progress import InHand, Stage, Verdict
 from notifications.cluster.retry import policy_for
 
 FUNC_LENGTH = Task._meta.get_field("func").max_length
+ID_LENGTH = Task._meta.get_field("id").max_length
 
 
 class Function(NamedTuple):
@@ -55,7 +56,9 @@ def read(row: Row) -> dict[str, Any]:
     try:
         func = task["func"]
         task["path"] = (func if isinstance(func, str) else str(get_func_repr(func)))[:FUNC_LENGTH]
-        task["name"], task["id"], task["args"], task["kwargs"]
+        task["name"], task["args"], task["kwargs"]
+        if not _is_id(task["id"]):
+            raise TypeError(f"its id is {task['id']!r:.60}")
         if "started" not in task:  # which django-q2 has of each: when it was queued
             task["started"] = (row.attempts and queued_at(task["id"])) or row.due
     except (TypeError, KeyError) as error:
@@ -63,6 +66,11 @@ def read(row: Row) -> dict[str, Any]:
     task["cluster"] = Conf.CLUSTER_NAME
     task["ack_id"] = row.id
     return task
+
+
+def _is_id(task_id: object) -> bool:
+    """Whether the history can have a row of this id."""
+    return isinstance(task_id, str) and 0 < len(task_id) <= ID_LENGTH and task_id.isprintable()
 
 
 def timeout_of(task: dict[str, Any]) -> int:
@@ -181,7 +189,7 @@ def _complete(row: Row, task: dict[str, Any], started: datetime, reason: str) ->
         "kwargs": {},
         "cluster": Conf.CLUSTER_NAME,
         **task,
-        "id": task.get("id") or new_task_id(),
+        "id": task["id"] if _is_id(task.get("id")) else new_task_id(),
         "started": started,
         "stopped": timezone.now(),
         "result": reason,

@@ -309,8 +309,8 @@ def _array(values: Iterable[object]) -> str:
     psycopg makes one of a list item by item, in Python, and needs five times as long. NUL, which no text of PostgreSQL's can
     hold, stands here for what comes between two values, and for one that is NULL.
     """
-    body = "\0,".join(["\0N" if value is None else str(value) for value in values])
-    quoted = body.replace("\\", r"\\").replace('"', r"\"").replace("\0,", '","')
+    texts = ["\0N" if value is None else value if isinstance(value, str) else str(value) for value in values]
+    quoted = "\0,".join(texts).replace("\\", r"\\").replace('"', r"\"").replace("\0,", '","')
     return f'{{"{quoted}"}}'.replace('"\0N"', "NULL")
 
 
