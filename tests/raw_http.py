@@ -43,6 +43,7 @@ class Connection:
     """One TCP connection to 127.0.0.1; what takes longer than `timeout` seconds raises TimeoutError."""
 
     def __init__(self, port: int, *, timeout: float = 10.0) -> None:
+        self.port = port
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self._answers = self._socket.makefile("rb")
 
