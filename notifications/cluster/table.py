@@ -127,8 +127,9 @@ def claim(connection: BaseDatabaseWrapper, queue: str, asked: Claim) -> list[Cla
         due = f"SELECT id, lock::text AS due, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id"  # noqa: S608
         found = run(connection, f"{due} LIMIT {asked.limit:d} FOR UPDATE SKIP LOCKED", (queue, asked.now))
         if found:
-            run(connection, f"UPDATE {QUEUE} SET lock = %s WHERE id = ANY(%s)", (asked.lease, _array(row for row, *_ in found)))  # noqa: S608
-        return count_attempts(connection, [(row, datetime.fromisoformat(due), payload) for row, due, payload in found])
+            among, ids = _among(connection, [row for row, *_ in found])
+            run(connection, f"UPDATE {QUEUE} SET lock = %s WHERE id {among}", (asked.lease, ids))  # noqa: S608
+        return count_attempts(connection, _claimed(connection, found))
     rows = run(connection, _due_on_sqlite(asked.limit), (_LOST, queue, _moment(connection, asked.now)))
     if rows:
         last, last_due, *_ = rows[-1]
@@ -165,8 +166,7 @@ def _claim_at_once_on_sqlite(connection: BaseDatabaseWrapper, worker: Worker, as
 
 def _claim_at_once_on_postgresql(connection: BaseDatabaseWrapper, worker: Worker, asked: Claim) -> list[Any]:
     # One journey for both. As two transactions: the second sees what the first has waited for, and does not fail with it.
-    numbers = "{" + ",".join(map(str, asked.announced)) + "}"
-    before = [(_AWAIT_ANNOUNCED, (numbers,))] if asked.announced else []
+    before = [(_AWAIT_ANNOUNCED, (_array(asked.announced),))] if asked.announced else []
     values = (worker.queue, asked.now, asked.lease, worker.id)
     found = prepared.run(connection, _claim_statement(asked.limit), values, before=before)
     rows = [(int(row), datetime.fromisoformat(due.decode()), payload.decode()) for row, due, payload, _ in found]
@@ -237,7 +237,8 @@ def _among(connection: BaseDatabaseWrapper, ids: Collection[int]) -> tuple[str, 
     return "IN (SELECT value FROM json_each(%s))", str(list(ids))  # https://www.sqlite.org/json1.html#jeach
 
 
-def _claimed(connection: BaseDatabaseWrapper, rows: list[Any]) -> list[Claimed]:
+def _claimed(connection: BaseDatabaseWrapper, rows: list[Any]) -> list[Any]:
+    """Rows that were found, their due times as Python has them."""
     return [(row, _aware(connection, due), *rest) for row, due, *rest in rows]
 
 
