@@ -1,9 +1,12 @@
 """The app's registration, and its system checks."""
 
+from typing import Any
+
 from django.apps import AppConfig
 from django.core.checks import register
 
 from notifications.checks import check_log_file
+from notifications.cluster.signals import worker_started
 
 
 class NotificationsConfig(AppConfig):
@@ -12,5 +15,12 @@ class NotificationsConfig(AppConfig):
     name = "notifications"
 
     def ready(self) -> None:
-        """Register the system checks."""
+        """Register the system checks; have each worker open the log when it starts."""
         register(check_log_file)
+        worker_started.connect(_open_log, dispatch_uid="notifications")
+
+
+def _open_log(**kwargs: Any) -> None:
+    from notifications.tasks import open_log  # noqa: PLC0415 - its modules need the models to be loaded
+
+    open_log()

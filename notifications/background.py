@@ -57,7 +57,7 @@ class BackgroundTasks:
     def _entry(self) -> Call:
         if len(self.calls) == 1:
             return self.calls[0]
-        return f"{__name__}.{run_in_order.__name__}", tuple(self.calls), {}
+        return IN_ORDER, tuple(self.calls), {}
 
     def _title(self) -> str:
         name = self.name or ", ".join(path.rpartition(".")[2] for path, _, _ in self.calls)
@@ -79,14 +79,18 @@ def run_in_order(*calls: Call) -> list[Any] | None:
     Returns what they returned, for the history; None when none of them had anything to say.
     """
     task = current_task.get()
+    own = task if task and task.enter_calls(IN_ORDER) else None
     results = []
-    for step, (path, args, kwargs) in enumerate(calls):
+    for index, (path, args, kwargs) in enumerate(calls):
         func = pydoc.locate(path)
-        if task:
-            task.begin_step(step, path, func)
+        if own:
+            own.begin_call(index, path, func)
         if not callable(func):
             raise LookupError(f"There is no function {path}")
         if inspect.iscoroutinefunction(func):
             func = async_to_sync(func)
         results.append(func(*args, **kwargs))
     return results if any(result is not None for result in results) else None
+
+
+IN_ORDER = f"{run_in_order.__module__}.{run_in_order.__qualname__}"

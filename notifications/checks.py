@@ -9,6 +9,8 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 
+from notifications.log.log_file import other_owner
+
 
 def check_log_file(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """The log, or the folder where it will be made, must be there and take writes."""
@@ -22,6 +24,14 @@ def check_log_file(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
         return [Error(reason, hint=hint, id="notifications.E002")]
     if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
         return [Error(f"The log file {path} can't be written to.", hint=hint, id="notifications.E003")]
+    try:
+        other = other_owner(path, settings.DATA_DIR / "journal" / "log")
+    except OSError:
+        other = None  # which writing to it will tell
+    if other:
+        reason = f"The log file {path} is written to by the service with the data folder {other}, not {settings.DATA_DIR}."
+        remedy = "Name the same data folder (NOTIFIER_DATA_DIR), or another log (NOTIFIER_LOG_FILE)."
+        return [Error(reason, hint=remedy, id="notifications.E004")]
     if os.path.ismount(path) or not os.access(path.parent, os.W_OK):
         reason = f"Nothing can be renamed over {path}: it will be overwritten, and a reader may see it half-written."
         remedy = "Mount the log's folder, not the file; let the service write to the folder."

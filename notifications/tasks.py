@@ -3,46 +3,96 @@
 import os
 import struct
 from functools import lru_cache
-from hashlib import sha256
+from logging import getLogger
 from pathlib import Path
-from threading import get_ident
 
 from django.conf import settings
 
 from notifications.cluster.identifiers import new_task_id
-from notifications.cluster.running import RunningTask, current_task
-from notifications.finished import finished
-from notifications.logfile import LogFile, Outcome
+from notifications.cluster.running import RunningTask, current_task, task_of_caller
+from notifications.log.identity import Identity, mark_of_key, mark_of_repetition, mark_of_text
+from notifications.log.log_file import LogFile, Outcome
+from notifications.task_database import TaskDatabase
 
-KEY = struct.Struct(">16sII")  # task, step, count: keys sort in the order of queueing
+logger = getLogger(__name__)
 
+PLACE = struct.Struct(">16sII")  # what version 0.1 called a write: task, call, how many writes the call had made before
+SHOWN = 200  # characters of a text in the service's output
 
-def write_notification(email: str, message: str = "") -> str | None:
-    """Replace the log with one notification, without a newline at its end. Returns what else became of it, if so."""
-    log = _log_file(settings.NOTIFIER_LOG_FILE, get_ident())
-    return _remark(log.replace(f"notification for {email}: {message}".encode(), key=_next_key()))
-
-
-def write_log(message: str) -> str | None:
-    """Append `message` to the log, as it is. Returns what else became of it, if so."""
-    log = _log_file(settings.NOTIFIER_LOG_FILE, get_ident())
-    return _remark(log.append(message.encode(), key=_next_key()))
+NOT_ITS_OWN = (
+    "It wrote to the log from a bare thread, a pool, a child process, or after its end: such a write stands at least once, "
+    "and once only if it is given a key."
+)
 
 
-def _remark(outcome: Outcome) -> str | None:
-    return None if outcome is Outcome.WRITTEN else outcome.value
+def write_notification(email: str, message: str = "", *, key: str | None = None) -> str | None:
+    """Replace the log with one notification, without a newline at its end. Returns what else became of it, if so.
+
+    `key`: as for `write_log`. A replacement by a newer task is never undone.
+    """
+    return _write("replace", f"notification for {email}: {message}", key)
 
 
-def _next_key() -> bytes:
-    """The key of this place in the running task; outside a task one that never comes again."""
-    task = current_task.get() or RunningTask(new_task_id())
-    return KEY.pack(bytes.fromhex(task.id), *task.next_key())
+def write_log(message: str, *, key: str | None = None) -> str | None:
+    """Append `message` to the log, as it is. Returns what else became of it, if so.
+
+    With a `key`, the task writes it exactly once, whatever the message, the order and the branch of a later attempt.
+    Without one, a message stands in the log as often as the attempt that wrote it most often.
+
+    Raises TypeError or ValueError for a key that is no text or empty, OSError when the log can't be written to.
+    """
+    return _write("append", message, key)
+
+
+def open_log() -> None:
+    """In a new worker: make the log ours, and read what stands in it; say so if the database has forgotten tasks of ours."""
+    log = _log_file(settings.NOTIFIER_LOG_FILE)
+    log.open()
+    if restored := log.forgotten_trim():
+        logger.warning(
+            "The database was restored from a copy that was made before the journal's trim %d. Tasks that had ended since then "
+            "and that the copy brings back may write again what they had written.",
+            restored,
+        )
+
+
+def _write(kind: str, text: str, key: str | None) -> str | None:
+    if key is not None and not isinstance(key, str):
+        raise TypeError(f"The key {key!r} is no text: write key=str(…).")
+    if key == "":
+        raise ValueError("The key is empty: name what is written, such as an order's number.")
+    task, content = task_of_caller(), text.encode()
+    identity = identify(task, kind, content, key)
+    log = _log_file(settings.NOTIFIER_LOG_FILE)
+    put = log.append if kind == "append" else log.replace
+    outcome = put(content, identity=identity, attempt=task if task and task.is_in_hand else None)
+    if outcome is Outcome.WRITTEN:
+        return None
+    shown = repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
+    logger.info("Task %s: not written, %s: %s%s", identity.task.hex(), outcome.value, shown, f" (key {key!r})" if key else "")
+    return str(outcome.value)
+
+
+def identify(task: RunningTask | None, kind: str, text: bytes, key: str | None) -> Identity:
+    """Which write of the task this is, called by `task_of_caller`. Outside of a task it is one that never comes again."""
+    if task is None:
+        return Identity(bytes.fromhex(new_task_id()))
+    name, place = bytes.fromhex(task.id), b""
+    is_its_own = task.is_here and task.is_in_hand and current_task.get() is task
+    if is_its_own and task.call >= 0:
+        place = PLACE.pack(name, task.call, task.count(task.call))
+    if key is not None:
+        return Identity(name, mark_of_key(key), place)
+    if not is_its_own:
+        task.note(NOT_ITS_OWN)
+        return Identity(name)
+    mark = mark_of_text(kind, task.call, text)
+    return Identity(name, mark_of_repetition(mark, task.count(mark)), place)
 
 
 @lru_cache(maxsize=8)
-def _log_file(path: Path, thread: int) -> LogFile:
-    """This thread's writer. The journal is the path's, wherever a symbolic link at its end may lead today."""
-    absolute = os.path.abspath(path)
-    name = f"{sha256(os.fsencode(absolute)).hexdigest()[:16]}-{os.path.basename(absolute)[:60]}"
+def _log_file(path: Path) -> LogFile:
+    """This process's writer."""
     durable = settings.NOTIFIER_DURABILITY == "power"
-    return LogFile(path, journal_path=settings.DATA_DIR / "journal" / name, durable=durable, finished=finished)
+    journal = settings.DATA_DIR / "journal" / "log"
+    return LogFile(Path(os.path.abspath(path)), journal_path=journal, durable=durable, database=TaskDatabase())

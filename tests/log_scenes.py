@@ -2,20 +2,46 @@
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from notifications.logfile import LogFile, Outcome
+from notifications.log.identity import Identity, mark_of_key
+from notifications.log.log_file import LogFile, Outcome
 from tests.log_writer import Job
 
 
-def key(number: int, place: int = 0) -> bytes:
-    """The key of a write: tasks with greater numbers were queued later."""
-    return (number << 80 | 0x7 << 76).to_bytes(16, "big") + place.to_bytes(8, "big")
+def key(number: int, place: int = 0) -> Identity:
+    """Which write this is: tasks with greater numbers were queued later."""
+    return Identity((number << 80 | 0x7 << 76).to_bytes(16, "big"), mark_of_key(f"{place}"))
+
+
+@dataclass
+class Tasks:
+    """The database that the tasks are in, as far as the log asks for it (`notifications.log.log_file.Database`)."""
+
+    has_ended: Callable[[bytes], bool]  # of a task's id
+    name: bytes = b"database"
+    trims: int = 0
+    looks: int = 0
+
+    def id_for(self, journal: str) -> bytes:
+        return self.name
+
+    def ended(self, tasks: Collection[bytes]) -> set[bytes]:
+        self.looks += 1
+        return {task for task in tasks if self.has_ended(task)}
+
+    def note_trim(self, journal: str, number: int) -> int:
+        self.trims = max(self.trims + 1, number)
+        return self.trims
+
+    def catch_up(self, journal: str, number: int) -> bool:
+        is_older, self.trims = self.trims < number, max(self.trims, number)
+        return is_older
 
 
 @dataclass
@@ -25,6 +51,7 @@ class Scene:
     folder: Path
     durable: bool = False
     patience: float = 5.0
+    database: Tasks | None = None
 
     def __post_init__(self) -> None:
         self.folder.mkdir()
@@ -32,7 +59,14 @@ class Scene:
 
     def writer(self) -> LogFile:
         """A writer that has seen nothing yet, as in a fresh process."""
-        return LogFile(self.log, journal_path=self.folder / "data" / "journal", durable=self.durable, patience=self.patience)
+        return LogFile(
+            self.log, journal_path=self.journal, durable=self.durable, patience=self.patience, database=self.database
+        )
+
+    @property
+    def journal(self) -> Path:
+        """The journal's path."""
+        return self.folder / "data" / "journal" / "log"
 
     def archives(self) -> list[Path]:
         """What the log was rotated to, oldest first."""
@@ -59,7 +93,7 @@ def nothing(scene: Scene) -> None:
 
 def same_text(scene: Scene) -> None:
     """Another task appends the very same text, before the killed one's retry."""
-    assert scene.writer().append(LINE, key=LATER) is Outcome.WRITTEN
+    assert scene.writer().append(LINE, identity=LATER) is Outcome.WRITTEN
 
 
 def foreign_text(scene: Scene) -> None:
@@ -135,15 +169,15 @@ class Stage:
         """The scene of this run."""
         self.scene = Scene(self.folder / f"run-{number}", durable=self.durable)
         if not self.empty:
-            self.scene.writer().append(FIRST, key=EARLIER)
+            self.scene.writer().append(FIRST, identity=EARLIER)
         return self.scene
 
     def append(self, number: int) -> Job:
         """What is to be killed: an append."""
         scene = self.set(number)
-        return lambda: scene.writer().append(LINE, key=KEY)
+        return lambda: scene.writer().append(LINE, identity=KEY)
 
     def replace(self, number: int) -> Job:
         """What is to be killed: a replacement."""
         scene = self.set(number)
-        return lambda: scene.writer().replace(LINE, key=KEY)
+        return lambda: scene.writer().replace(LINE, identity=KEY)

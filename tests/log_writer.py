@@ -11,11 +11,11 @@ from itertools import count
 from types import FrameType
 from typing import Any, NoReturn
 
-from notifications import disk, interrupted, journal, journal_records, logfile, replacement
+from notifications.log import disk, identity, interrupted, journal, log_file, owner, records, replacement
 
 Job = Callable[[], object]
 
-WATCHED = {module.__file__ for module in (disk, interrupted, journal, journal_records, logfile, replacement)}
+WATCHED = {module.__file__ for module in (disk, identity, interrupted, journal, log_file, owner, records, replacement)}
 # Exit codes.
 FAILED = 3  # the write raised OSError
 BROKEN = 4

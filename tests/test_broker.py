@@ -20,7 +20,7 @@ from notifications.cluster import attempts, maintenance, queueing, signing, tabl
 from notifications.cluster.broker import Broker, Lease, LeaseLostError, Row, Settlement
 from notifications.cluster.models import Attempt, DeadLetter, Worker
 from notifications.cluster.processes import host_id
-from notifications.cluster.worker import queue_settings
+from notifications.cluster.queue_connection import queue_settings
 from tests import environment
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from notifications import journal
-from notifications.logfile import LogFile, Outcome
+from notifications.log import journal
+from notifications.log.log_file import Outcome
+from notifications.log.records import RECORD
 from tests.log_scenes import (
     EARLIER,
     EVENTS,
@@ -26,6 +27,7 @@ from tests.log_scenes import (
     Event,
     Scene,
     Stage,
+    Tasks,
     copytruncate,
     key,
     nothing,
@@ -66,7 +68,7 @@ EACH = pytest.mark.parametrize(("event", "durable"), PROCESS + POWER)
 def assert_appended_once(scene: Scene, event: Event) -> None:
     """The retry, and a resubmission after it, leave one line for each task."""
     for _ in range(2):
-        scene.writer().append(LINE, key=KEY)
+        scene.writer().append(LINE, identity=KEY)
         lines = sorted(scene.text().splitlines(keepends=True))
         others = [LINE] if event is same_text else [b"of another program\n"] if b"another" in scene.text() else []
         assert lines == sorted([FIRST, LINE, *others])
@@ -75,7 +77,7 @@ def assert_appended_once(scene: Scene, event: Event) -> None:
 def assert_replaced_once(scene: Scene, event: Event) -> None:
     """The retry, and a resubmission, leave what the newest task wrote and what was added after it."""
     for _ in range(2):
-        scene.writer().replace(LINE, key=KEY)
+        scene.writer().replace(LINE, identity=KEY)
         text = scene.text()
         if event is same_text:
             assert text in (LINE + LINE, FIRST + LINE)  # the append, after the replacement or instead of it
@@ -84,7 +86,7 @@ def assert_replaced_once(scene: Scene, event: Event) -> None:
             assert text.replace(b"of another program\n", b"") in (LINE, FIRST + LINE)
         if event is nothing:
             assert text == LINE
-        assert not list(scene.folder.glob(".*")), "a stray temporary file"
+        assert not list(scene.folder.glob(".*.notifier")), "a stray temporary file"
 
 
 @EACH
@@ -110,7 +112,7 @@ def test_append__the_first_line_and_killed_at_each_line(memory: Path, event: Eve
     stage = Stage(memory, empty=True)
     for _ in killed_at_each_line(stage.append):
         event(stage.scene)
-        stage.scene.writer().append(LINE, key=KEY)
+        stage.scene.writer().append(LINE, identity=KEY)
         assert stage.scene.text() == LINE
 
 
@@ -135,18 +137,19 @@ def test_replace__the_clock_was_set_back_and_killed_at_each_line(memory: Path) -
     stage, future = Stage(memory), key(time.time_ns() // 1_000_000 + 3_600_000)
 
     def job(number: int) -> Job:
-        stage.set(number).writer().append(FIRST, key=future)
-        return lambda: stage.scene.writer().replace(LINE, key=KEY)
+        stage.set(number).writer().append(FIRST, identity=future)
+        return lambda: stage.scene.writer().replace(LINE, identity=KEY)
 
     for _ in killed_at_each_line(job):
-        stage.scene.writer().replace(LINE, key=KEY)
-        assert stage.scene.writer().replace(FIRST, key=key(1, 1)) is Outcome.SUPERSEDED
+        stage.scene.writer().replace(LINE, identity=KEY)
+        assert stage.scene.writer().replace(FIRST, identity=key(1, 1)) is Outcome.SUPERSEDED
         assert stage.scene.text() == LINE
 
 
 # Where a killed writer leaves its intent open: in which write, and after how many bytes.
 OPEN_APPENDS = [(2, 0), (2, 7), (2, len(LINE))]  # into the log
-OPEN_REPLACEMENTS = [(2, 7), (3, 0), (3, 1), (4, 0)]  # into the temporary file, before the rename, after it
+# Into the temporary file, before and after it is noted that it is complete, and after the rename.
+OPEN_REPLACEMENTS = [(2, 7), (3, 0), (3, RECORD.size + len(LINE)), (4, 0)]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +161,7 @@ def test_append__the_next_writer_is_killed_too(memory: Path, write: int, length:
     def retry(number: int) -> Job:
         assert not completes(stage.append(number), prepare=strike_in_write(write, length, kill))
         event(stage.scene)
-        return lambda: stage.scene.writer().append(LINE, key=KEY)
+        return lambda: stage.scene.writer().append(LINE, identity=KEY)
 
     for _ in killed_at_each_line(retry):
         assert_appended_once(stage.scene, event)
@@ -172,7 +175,7 @@ def test_replace__the_next_writer_is_killed_too(memory: Path, write: int, length
 
     def retry(number: int) -> Job:
         assert not completes(stage.replace(number), prepare=strike_in_write(write, length, kill))
-        return lambda: stage.scene.writer().replace(LINE, key=KEY)
+        return lambda: stage.scene.writer().replace(LINE, identity=KEY)
 
     for _ in killed_at_each_line(retry):
         event(stage.scene)
@@ -192,10 +195,10 @@ def test_writer__stopped_and_replaced_then_continued(memory: Path, work: Callabl
         scene.patience = 0.0
         write = scene.writer().append if work is Stage.append else scene.writer().replace
         with suppress(TimeoutError):
-            replaced += write(LINE, key=KEY) is Outcome.WRITTEN
+            replaced += write(LINE, identity=KEY) is Outcome.WRITTEN
         os.kill(pid, signal.SIGCONT)
         assert end_of(pid) == 0
-        assert write(LINE, key=KEY) is Outcome.WRITTEN_BEFORE
+        assert write(LINE, identity=KEY) is Outcome.WRITTEN_BEFORE
         assert scene.text() == (FIRST if work is Stage.append else b"") + LINE
     assert replaced > 5
     assert number > 2 * replaced, "the lock was never held"
@@ -220,10 +223,10 @@ def test_writer__interrupted_by_a_timeout(memory: Path, work: Callable[[Stage, i
 
         def write_twice() -> None:
             try:
-                write(LINE, key=KEY)
+                write(LINE, identity=KEY)
             except OverdueError:
                 outcome.touch()
-                write(LINE, key=KEY)
+                write(LINE, identity=KEY)
 
         return write_twice
 
@@ -257,29 +260,29 @@ def test_writer__the_disk_is_broken(memory: Path, work: Callable[[Stage, int], J
 def assert_written_by_retry(scene: Scene, work: Callable[[Stage, int], Job]) -> None:
     """Another writer comes first, and then the retry: once, whole."""
     between = b"in between\n"
-    scene.writer().append(between, key=key(1, 1))
+    scene.writer().append(between, identity=key(1, 1))
     if work is Stage.append:
-        scene.writer().append(LINE, key=KEY)
+        scene.writer().append(LINE, identity=KEY)
         assert scene.text() in (FIRST + between + LINE, FIRST + LINE + between)
     else:
-        scene.writer().replace(LINE, key=KEY)
+        scene.writer().replace(LINE, identity=KEY)
         assert scene.text() in (LINE, LINE + between)
 
 
 def test_append__takes_only_a_part(memory: Path) -> None:
     """A limit on the file's size, as a full disk: write(2) takes what fits."""
     scene = Scene(memory / "scene")
-    scene.writer().append(FIRST, key=EARLIER)
+    scene.writer().append(FIRST, identity=EARLIER)
 
     def attempt() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(scene.log.read_bytes()) + 5, resource.RLIM_INFINITY))
         with pytest.raises(OSError, match=r"File too large|took only 5 of 15 bytes"):
-            scene.writer().append(LINE, key=KEY)
+            scene.writer().append(LINE, identity=KEY)
 
     # The journal's records are longer than what the limit lets through, so they go first.
-    scene.writer().append(b"x" * 4096 + b"\n", key=key(1, 1))
+    scene.writer().append(b"x" * 4096 + b"\n", identity=key(1, 1))
     assert completes(attempt)
-    scene.writer().append(LINE, key=KEY)
+    scene.writer().append(LINE, identity=KEY)
     assert scene.text() == FIRST + b"x" * 4096 + b"\n" + LINE
 
 
@@ -294,17 +297,16 @@ def test_journal__killed_at_each_line_of_a_trimming(memory: Path) -> None:
 
     def job(number: int) -> Job:
         scene = stage.set(number)
-        scene.writer().append(LINE, key=KEY)
-        return lambda: LogFile(
-            scene.log, journal_path=scene.folder / "data" / "journal", finished=lambda ids: set(ids) - {EARLIER[:16]}
-        ).append(FILLER, key=LATER)
+        scene.writer().append(LINE, identity=KEY)
+        scene.database = Tasks(lambda task: task != EARLIER.task)
+        return lambda: scene.writer().append(FILLER, identity=LATER)
 
     for _ in killed_at_each_line(job):
         scene = stage.scene
-        assert scene.writer().append(FIRST, key=EARLIER) is Outcome.WRITTEN_BEFORE
-        assert scene.writer().replace(b"late\n", key=key(1, 1)) is Outcome.SUPERSEDED
+        assert scene.writer().append(FIRST, identity=EARLIER) is Outcome.WRITTEN_BEFORE
+        assert scene.writer().replace(b"late\n", identity=key(1, 1)) is Outcome.SUPERSEDED
         assert scene.log.read_bytes().startswith(FIRST + LINE)
-    assert (stage.scene.folder / "data" / "journal").stat().st_size < 1000, "it was never trimmed"
+    assert stage.scene.journal.stat().st_size < 1000, "it was never trimmed"
 
 
 def test_writer__two_of_them_beside_rotation(memory: Path) -> None:
@@ -316,7 +318,7 @@ def test_writer__two_of_them_beside_rotation(memory: Path) -> None:
         def lines() -> None:
             writer = scene.writer()
             for line in range(total):
-                writer.append(b"writer %d line %05d\n" % (number, line), key=key(number * total + line))
+                writer.append(b"writer %d line %05d\n" % (number, line), identity=key(number * total + line))
 
         return lines
 
@@ -345,7 +347,7 @@ def test_writer__killed_at_any_moment_again_and_again(memory: Path) -> None:
     def write() -> None:
         writer = scene.writer()
         for number in range(total):
-            writer.append(b"the same line\n", key=key(number))
+            writer.append(b"the same line\n", identity=key(number))
 
     kills = 0
     while len(scene.text()) < total * len(b"the same line\n"):
@@ -354,7 +356,7 @@ def test_writer__killed_at_any_moment_again_and_again(memory: Path) -> None:
             pass
         os.kill(pid, signal.SIGKILL)
         kills += end_of(pid) != 0
-    scene.writer().append(b"the end\n", key=key(total))
+    scene.writer().append(b"the end\n", identity=key(total))
     assert scene.text() == b"the same line\n" * total + b"the end\n"
     assert kills > 3
 
@@ -362,10 +364,10 @@ def test_writer__killed_at_any_moment_again_and_again(memory: Path) -> None:
 # What power costs is measured; that it is asked for in the right order is what can be tried without pulling the plug.
 
 
-APPENDED = "pwrite journal, fsync journal, write log.txt, fsync log.txt, pwrite journal"
+APPENDED = "pwrite log, fsync log, write log.txt, fsync log.txt, pwrite log"  # the journal is called "log"
 REPLACED = (
-    "pwrite journal, fsync journal, pwrite .log.txt.notifier, fsync .log.txt.notifier, fsync run-1, "
-    "pwrite journal, fsync journal, rename .log.txt.notifier, fsync run-1, pwrite journal"
+    "pwrite log, pwrite .log.txt.notifier, fsync .log.txt.notifier, fsync run-1, "
+    "pwrite log, fsync log, rename .log.txt.notifier, fsync run-1, pwrite log"
 )
 
 

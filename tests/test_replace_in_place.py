@@ -65,9 +65,9 @@ def assert_replaced_in_place(stage: FixedStage, event: Event) -> None:
     scene, before = stage.scene, stage.before
     event(scene)
     for _ in range(2):
-        scene.writer().replace(LINE, key=KEY)
+        scene.writer().replace(LINE, identity=KEY)
         assert fixed_text(scene) in ((LINE,) if event is nothing else (before + LINE, LINE + LINE))
-        assert not list(stage.log.parent.glob(".*")), "a stray temporary file"
+        assert not list(stage.log.parent.glob(".*.notifier")), "a stray temporary file"
 
 
 def fixed_text(scene: Scene) -> bytes:
@@ -80,5 +80,5 @@ def test_replace__in_place_on_a_full_disk(tmp_path: Path, fixed_log: Path, befor
     stage = FixedStage(tmp_path, fixed_log, before)
     for _ in fails_in_each(stage.replace, full_disk):
         assert fixed_text(stage.scene) == before
-        stage.scene.writer().replace(LINE, key=KEY)
+        stage.scene.writer().replace(LINE, identity=KEY)
         assert fixed_text(stage.scene) == LINE

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from django.apps import AppConfig
-from django.core.checks import register
+from django.apps import AppConfig, apps
+from django.core.checks import Tags, register
+from django.db.models.signals import post_migrate
 
 from notifications.cluster.identifiers import is_time_ordered, new_task_id
 
@@ -17,13 +18,17 @@ class ClusterConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks; give each task, however it is queued, an id that tells when."""
+        """Register the system checks; keep the indexes; give each task, however it is queued, an id that tells when."""
         from django_q.signals import pre_enqueue  # noqa: PLC0415 - its module needs the models to be loaded
 
-        from notifications.cluster.checks import check_q_cluster, check_sqlite  # noqa: PLC0415
+        from notifications.cluster.checks import check_indexes, check_q_cluster, check_sqlite  # noqa: PLC0415
+        from notifications.cluster.indexes import restore_after_migrate  # noqa: PLC0415
 
         register(check_q_cluster)
         register(check_sqlite)
+        register(check_indexes, Tags.database)
+        for app in (self, apps.get_app_config("django_q")):  # whichever comes last, the tables are there by then
+            post_migrate.connect(restore_after_migrate, sender=app, dispatch_uid="notifications.cluster")
         pre_enqueue.connect(_give_time_ordered_id, dispatch_uid="notifications.cluster")
 
 

@@ -23,7 +23,7 @@ from django_q.signing import SignedPackage
 from django_q.status import Stat, Status
 from django_q.tasks import async_chain, async_task
 
-from notifications.cluster import cached, table, wakeup
+from notifications.cluster import cached, lookup, table, wakeup
 from notifications.cluster.models import Attempt, DeadLetter, Worker
 from notifications.cluster.turns import Turn
 
@@ -127,7 +127,11 @@ class Broker(ORM):  # type: ignore[misc]
         return self.enqueue_all([task])
 
     def enqueue_all(self, tasks: Sequence[str]) -> int:
-        """Insert signed packages, all or none, in this order; return the last row's id."""
+        """Insert signed packages, all or none, in this order; return the last row's id.
+
+        Each can then be found by its task's id, save one that can't be read: it goes in as it is, for a worker to refuse.
+        """
+        tasks = [lookup.with_id_in_place(task) for task in tasks]
         connection = self.database
         if len(tasks) == 1 and connection.autocommit and not connection.in_atomic_block:
             return self._enqueue_announced(connection, tasks[0])

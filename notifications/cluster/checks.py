@@ -1,4 +1,4 @@
-"""System checks of what `Q_CLUSTER` says, before a worker stumbles over it, and of the SQLite that holds the queue."""
+"""System checks of what `Q_CLUSTER` says, before a worker stumbles over it, and of the database that holds the queue."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 from django.db import connections
 from django_q.conf import Conf
 
+from notifications.cluster import indexes
 from notifications.cluster.conf import cluster_conf
 from notifications.cluster.retry import DEFAULT, RetryPolicy
 
@@ -47,6 +48,8 @@ def _problems() -> Iterator[tuple[int, str, str, str]]:
             replace(DEFAULT, **policy)
         except (TypeError, ValueError):
             yield 3, "retry_policies", f"has {policy!r} for {path}", f"A policy may say {names}: numbers from 0 on."
+    if Conf.conf.get("compress"):
+        yield 4, "compress", "is on", "Remove it: a compressed task can't be found by its id."
 
 
 def check_sqlite(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
@@ -56,6 +59,19 @@ def check_sqlite(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list
     reason = f"SQLite {sqlite3.sqlite_version} may, very rarely, lose a commit that comes in the instant of a checkpoint."
     remedy = "Install SQLite 3.51.3 or later: `pip install pysqlite3` brings one, where it can be had as a wheel."
     return [Warning(reason, hint=remedy, id="cluster.W001")]
+
+
+def check_indexes(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Without its indexes the queue works, but reads whole tables for each task."""
+    remedy = "`manage.py migrate` makes them again, even where there is nothing to migrate."
+    lost = {using: ", ".join(indexes.missing(connections[using])) for using in databases or ()}
+    return [
+        Warning(f"The database {using!r} has lost indexes: {names}.", hint=remedy, id="cluster.W002")
+        for using, names in lost.items()
+        if names
+    ]
 
 
 def is_mended(version: tuple[int, int, int]) -> bool:

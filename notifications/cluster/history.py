@@ -9,7 +9,7 @@ from django_q.conf import Conf
 from django_q.models import Success, Task
 from django_q.signals import call_hook
 
-from notifications.cluster.models import Attempt, DeadLetter
+from notifications.cluster.models import Attempt, DeadLetter, Note
 
 BATCH = 500  # rows
 
@@ -21,6 +21,7 @@ def prune(keep: timedelta, *, using: str) -> int:
         _delete_some(Task.objects.using(using).filter(stopped__lt=before))
         + _delete_some(Attempt.objects.using(using).filter(stopped__lt=before))
         + _delete_some(DeadLetter.objects.using(using).filter(at__lt=before))
+        + _delete_some(Note.objects.using(using).filter(at__lt=before))
         + _prune_to_save_limit(using)
     )
 

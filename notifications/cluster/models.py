@@ -1,6 +1,16 @@
-"""What django-q2's tables lack: who works, what went wrong on the way, and what could not even be read."""
+"""What django-q2's tables lack: who works, what went wrong on the way, what could not even be read; and remarks on tasks."""
 
-from django.db import models
+from collections.abc import Iterable
+
+from django.db import connections, models
+from django.utils import timezone
+
+from notifications.cluster.turns import Turn
+
+NOTE_LENGTH = 1_000  # characters
+# UTF-8 of a note. PostgreSQL's index holds entries of 2,704 bytes at most, and an insert with a longer one fails
+# (https://www.postgresql.org/docs/current/btree.html); a task's id takes 32 of them.
+NOTE_BYTES = 2_500
 
 
 class Worker(models.Model):
@@ -61,3 +71,32 @@ class DeadLetter(models.Model):
 
     def __str__(self) -> str:
         return self.task_id
+
+
+class Note(models.Model):
+    """What else there is to say about a task, whatever became of it. The same remark is kept once, however often it is made."""
+
+    task_id = models.CharField(max_length=32)  # the constraint's index finds it
+    text = models.TextField()
+    at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        ordering = ("pk",)
+        constraints = (models.UniqueConstraint(fields=("task_id", "text"), name="cluster_note_once"),)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def keep_notes(notes: Iterable[tuple[str, str]], *, using: str) -> None:
+    """Keep notes, (task id, text) each, in their order; one that is kept already stays as it is. Raises django.db.Error."""
+    rows = [Note(task_id=task_id, text=_storable(text)) for task_id, text in notes]
+    with Turn(connections[using]):
+        Note.objects.using(using).bulk_create(rows, ignore_conflicts=True)
+
+
+def _storable(text: str) -> str:
+    """The text as both databases can store it, and index it: without NUL and lone surrogates, and not too long."""
+    # Cut first, for the text may be huge; and whole characters only.
+    encoded = text[:NOTE_LENGTH].encode("utf-8", "replace").replace(b"\0", "\ufffd".encode())
+    return encoded[:NOTE_BYTES].decode("utf-8", "ignore")

@@ -22,14 +22,14 @@ _KEY = hashlib.sha256(f"{Conf.PREFIX}signer{Conf.SECRET_KEY}".encode()).digest()
 # HMAC's two hashes (RFC 2104, section 2) as they are once they have taken in the key.
 _INNER, _OUTER = (hashlib.sha256(bytes(byte ^ pad for byte in _KEY.ljust(64, b"\0"))) for pad in (0x36, 0x5C))
 
+_PROTOCOL = 5  # pickle's highest, and so django-q2's. Another may have the id elsewhere: notifications/cluster/lookup.py
+
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 
 
 def dumps(package: dict[str, Any]) -> str:
-    """Pickle and sign a task package."""
-    if Conf.COMPRESSED:
-        return str(SignedPackage.dumps(package))
-    value = b"%b:%b" % (_base64(pickle.dumps(package, pickle.HIGHEST_PROTOCOL)), b62_encode(int(time.time())).encode())
+    """Pickle and sign a task package. Never compressed, whatever `Q_CLUSTER` says: its id would not be found."""
+    value = b"%b:%b" % (_base64(pickle.dumps(package, _PROTOCOL)), b62_encode(int(time.time())).encode())
     return (b"%b:%b" % (value, _signature(value))).decode()
 
 

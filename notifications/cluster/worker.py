@@ -5,6 +5,7 @@ next row of a batch that was claimed, `put` keeps the result until the batch is 
 the next is one transaction.
 """
 
+import functools
 import logging
 import os
 import pickle
@@ -27,18 +28,17 @@ from django_q.models import Task
 from django_q.signals import call_hook, post_execute
 from django_q.worker import worker as run_tasks
 
-from notifications.cluster import attempts, maintenance, processes, wakeup
+from notifications.cluster import attempts, lookup, maintenance, processes, queue_connection, running, signals, wakeup
 from notifications.cluster.broker import Broker, Lease, LeaseLostError, Row, Settlement
 from notifications.cluster.conf import cluster_conf
-from notifications.cluster.models import Worker
+from notifications.cluster.models import Worker, keep_notes
+from notifications.cluster.notes import Notes
 from notifications.cluster.progress import Progress
-from notifications.cluster.running import RunningTask, current_task
+from notifications.cluster.queue_connection import QUEUE, own_connection
+from notifications.cluster.running import AFTER, BEFORE, RunningTask, current_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-# The alias of the connections that the queue's own traffic has for itself: a task may leave the others in any state.
-QUEUE = "cluster_queue"
 
 TICK = 0.25  # seconds between two looks of the guard thread
 SETTLE_AFTER = 0.05  # seconds that a finished task waits for its batch: what a killed worker had finished in them runs again
@@ -85,12 +85,35 @@ class Stop:
 
 
 class Timer:
-    """What django-q2's worker loop takes for a shared `multiprocessing.Value`; ours is nobody else's."""
+    """What django-q2's worker loop takes for a shared `multiprocessing.Value`; ours is nobody else's.
 
-    value: float = -1
+    What the loop does with it tells how far it has come with a task: it says "idle", has receivers of `pre_execute` called,
+    notes the task's time limit, calls the task, and takes the lock before receivers of `post_execute_in_worker` are called
+    (django_q/worker.py).
+    """
+
+    _value: float = -1
+
+    @property
+    def value(self) -> float:
+        """The time limit of what runs, in seconds; negative while nothing does."""
+        return self._value
+
+    @value.setter
+    def value(self, value: float) -> None:
+        task = current_task.get()
+        if task and task.call == BEFORE:
+            if self._is_noted:
+                task.call = 0
+            self._is_noted = not self._is_noted
+        self._value = value
+
+    _is_noted = False  # whether the loop has said "idle" for the task in hand
 
     def get_lock(self) -> Any:
         """No lock: one that is shared dies with its holder."""
+        if task := current_task.get():
+            task.call = AFTER
         return nullcontext()
 
 
@@ -108,6 +131,8 @@ class Feed:
         self._run_once = run_once
         self._mutex = threading.Lock()  # between this process's two threads
         self._unstarted: deque[Row] = deque()
+        self._notes = Notes()
+        self._noted: list[tuple[str, str]] = []  # read, and not in the database yet
         self._returning: list[Row] = []  # given back, but the database may not know it yet
         self._unsure = False  # whether the last claim was committed
         self._untold: list[Lease] = []  # whose hooks and signals are still to come
@@ -154,8 +179,8 @@ class Feed:
                 except Exception as error:
                     task["success"] = False
                     task["result"] = f"Its result can't be pickled: {error} : {traceback.format_exc()}"
-            running = current_task.get()
-            function = running.function if running and running.function else (self._task["path"], self._func)
+            mine = current_task.get()
+            function = mine.function if mine and mine.function else (self._task["path"], self._func)
             self._finished.append(attempts.settle_finished(self._in_hand, task, str(self.me), function))
             self._end()
 
@@ -209,7 +234,7 @@ class Feed:
             self._task = attempts.read(row)
             timeout = attempts.timeout_of(self._task)
             self.progress.run(self._task["id"], 0.0 if timeout < 0 else time.monotonic() + timeout + LATE)
-            current_task.set(RunningTask(self._task["id"]))
+            running.begin(self._running(row, self._task))
             self._func, call = attempts.function_of(self._task)
         except attempts.RefusedError as error:
             _report()
@@ -226,9 +251,19 @@ class Feed:
             return None
         return {**self._task, "func": call, "timeout": timeout}
 
+    def _running(self, row: Row, task: dict[str, Any]) -> RunningTask:
+        held = functools.partial(self._is_held, row.id)
+        found = RunningTask(task["id"], task["path"], is_held=held, tell=self._notes.tell)
+        found.call = BEFORE
+        return found
+
+    def _is_held(self, row: int) -> bool:
+        with own_connection() as connection:
+            return self.me.lease is not None and lookup.is_held(connection, row, self.me.lease)
+
     def _end(self) -> None:
         self._in_hand = None
-        current_task.set(None)
+        running.end()
         self.progress.end()
 
     def _exchange_or_wait(self) -> bool:
@@ -256,6 +291,7 @@ class Feed:
         if self._run_once and pause > 0:
             return False
         if pause > 0:
+            self._keep_notes()  # a task's threads and children may outlive it
             self._hints = self._ear.wait(min(pause, self._pause))
             if not self._hints:
                 self._pause = min(self._pause * 1.5, POLL[1])
@@ -304,9 +340,19 @@ class Feed:
         self._unsure = False
         self._error_pause = PAUSE[0]
         self._last_exchange = time.monotonic()
+        self._keep_notes()
         self._finished, self._returning = [], []
         self._unstarted.extend(lease.rows)
         return lease
+
+    def _keep_notes(self) -> None:
+        self._noted += self._notes.read()
+        if self._noted:
+            try:
+                keep_notes(self._noted, using=self.broker.using)
+                self._noted = []
+            except DatabaseError as error:
+                logger.warning("%s could not keep %d notes yet: %s", self.me, len(self._noted), str(error).strip())
 
     def _recover(self) -> Lease | None:
         """The lease of an exchange that was committed, though its answer was lost; None when it wasn't."""
@@ -423,10 +469,12 @@ def main(birth: Birth, progress: Progress) -> None:
     processes.die_with_parent(birth.supervisor_pid)
     if Conf.CPU_AFFINITY:
         _bind_to_cpus(birth)
-    connections.settings[QUEUE] = queue_settings()
+    queue_connection.prepare_worker()
+    running.prepare_worker()
     broker = Broker(using=QUEUE)
     code = 0
     if me := _register(birth, stop, progress):
+        _tell_of_start()
         feed = Feed(broker, me, progress, stop, run_once=birth.run_once)
         threading.Thread(target=feed.guard, daemon=True).start()
         try:
@@ -443,21 +491,10 @@ def main(birth: Birth, progress: Progress) -> None:
     os._exit(code)
 
 
-def queue_settings() -> dict[str, Any]:
-    """The settings of the queue's own connection.
-
-    On PostgreSQL it goes by the indexes' order, and reads no table from end to end: while the server's statistics don't know
-    yet of 20,000 rows that came at once, or when a claim was prepared before they came, each claim would else read and sort
-    all of them (https://www.postgresql.org/docs/current/runtime-config-query.html, sql-prepare.html). And it compiles nothing,
-    which would seem worth its while for the few tables that have no other way.
-    """
-    alias = Conf.ORM or "default"
-    settings: dict[str, Any] = connections.settings[alias]
-    if connections[alias].vendor != "postgresql":
-        return settings
-    off = ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit")
-    options = " ".join((settings["OPTIONS"].get("options") or "", *(f"-c {option}=off" for option in off)))
-    return settings | {"OPTIONS": settings["OPTIONS"] | {"options": options.strip()}}
+def _tell_of_start() -> None:
+    for receiver, error in signals.worker_started.send_robust(sender="notifications.cluster"):
+        if isinstance(error, Exception):
+            logger.error("worker_started receiver %s failed: %s", receiver, error)
 
 
 def _report() -> None:

@@ -10,9 +10,9 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
-from notifications.cluster.admin.pages import ReadOnlyAdmin, attempts_table, duration, moment, preformatted
+from notifications.cluster.admin.pages import ReadOnlyAdmin, attempts_table, duration, moment, notes_list, preformatted
 from notifications.cluster.identifiers import queued_at
-from notifications.cluster.models import Attempt, DeadLetter
+from notifications.cluster.models import Attempt, DeadLetter, Note
 from notifications.cluster.preview import shown
 from notifications.cluster.resubmission import NotKeptError, submit_again
 
@@ -41,14 +41,15 @@ class HistoryAdmin(ReadOnlyAdmin):
         return queryset.filter(pk__in=newest, name__icontains=search_term.strip()), False
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
-        """Delete a task, with its attempts and its payload: they hold the same personal data."""
+        """Delete a task, with its attempts, its notes and its payload: they hold the same personal data."""
         self.delete_queryset(request, self.model._default_manager.filter(pk=obj.pk))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        """Delete tasks, with their attempts and payloads."""
+        """Delete tasks, with their attempts, notes and payloads."""
         ids = list(queryset.values_list("pk", flat=True))
         with transaction.atomic():
             Attempt.objects.filter(task_id__in=ids).delete()
+            Note.objects.filter(task_id__in=ids).delete()
             DeadLetter.objects.filter(task_id__in=ids).delete()
             self.model._default_manager.filter(pk__in=ids).delete()
 
@@ -93,6 +94,11 @@ class HistoryAdmin(ReadOnlyAdmin):
         """What went wrong on the way."""
         return attempts_table(Attempt.objects.filter(task_id=task.id))
 
+    @admin.display(description="Notes")
+    def notes(self, task: Any) -> SafeString | None:
+        """What else there is to say about it."""
+        return notes_list(task.id)
+
 
 class SuccessAdmin(HistoryAdmin):
     """Tasks that succeeded."""
@@ -100,7 +106,7 @@ class SuccessAdmin(HistoryAdmin):
     list_display = ("name", "function", "ended", "took")
     fields = (
         *("name", "id", "func", "arguments", "keyword_arguments", "returned"),
-        *("queued", "began", "ended", "took", "attempt_count", "attempts", "group", "hook", "cluster"),
+        *("queued", "began", "ended", "took", "attempt_count", "attempts", "notes", "group", "hook", "cluster"),
     )
     readonly_fields = fields
 
@@ -117,7 +123,7 @@ class FailureAdmin(HistoryAdmin):
     actions = ("submit_again",)
     fields = (
         *("name", "id", "func", "arguments", "keyword_arguments", "traceback"),
-        *("queued", "began", "ended", "took", "attempt_count", "attempts", "dead_letter", "group", "hook", "cluster"),
+        *("queued", "began", "ended", "took", "attempt_count", "attempts", "notes", "dead_letter", "group", "hook", "cluster"),
     )
     readonly_fields = fields
 

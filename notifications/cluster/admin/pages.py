@@ -15,7 +15,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 
-from notifications.cluster.models import Attempt
+from notifications.cluster.models import Attempt, Note
 from notifications.cluster.preview import shortened
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ else:  # neither can be subscripted when it runs
 
 LISTED = 10_000  # rows that a list pages through; counting all of five million takes seconds
 ATTEMPTS_SHOWN = 50
+NOTES_SHOWN = 50
 
 
 class CappedPaginator(Pages):
@@ -97,6 +98,12 @@ def attempts_table(attempts: Iterable[Attempt]) -> SafeString | None:
     for attempt in listed:
         attempt.error = shortened(attempt.error)
     return render_to_string("cluster/attempts.html", {"attempts": listed})
+
+
+def notes_list(task_id: str) -> SafeString | None:
+    """What else there is to say about a task; None when there is nothing."""
+    listed = list(Note.objects.filter(task_id=task_id))[-NOTES_SHOWN:]
+    return render_to_string("cluster/notes.html", {"notes": listed}) if listed else None
 
 
 def moment(at: datetime) -> str:

@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 from django_q.models import OrmQ
 
-from notifications.cluster.admin.pages import ReadOnlyAdmin, attempts_table, moment, preformatted
+from notifications.cluster.admin.pages import ReadOnlyAdmin, attempts_table, moment, notes_list, preformatted
 from notifications.cluster.broker import LEASES
 from notifications.cluster.identifiers import queued_at
 from notifications.cluster.models import Attempt, Worker
@@ -53,7 +53,7 @@ class QueueAdmin(ReadOnlyAdmin):
     actions = ("delete_selected",)
     fields = (
         *("task", "task_id", "func", "arguments", "keyword_arguments", "problem"),
-        *("state", "queued", "due", "attempts", "options", "key"),
+        *("state", "queued", "due", "attempts", "notes", "options", "key"),
     )
     readonly_fields = fields
 
@@ -186,6 +186,11 @@ class QueueAdmin(ReadOnlyAdmin):
         """What went wrong so far; of a task that was submitted again, before that too."""
         of_task = Q(task_id=preview(row).id) if preview(row).id else Q()
         return attempts_table(Attempt.objects.filter(Q(row=row.pk) | of_task))
+
+    @admin.display(description="Notes")
+    def notes(self, row: Any) -> SafeString | None:
+        """What else there is to say about its task so far."""
+        return notes_list(preview(row).id)
 
 
 def preview(row: Any) -> Preview:

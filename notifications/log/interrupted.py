@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from notifications.disk import read_all
-from notifications.journal_records import Intent
+from notifications.log.disk import read_all
+from notifications.log.records import File, Intent
 
 LOOK = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
 WINDOW = 1 << 20  # bytes after the noted place in which the text is looked for: others may append, too
@@ -18,16 +18,16 @@ def stands_appended(intent: Intent, log: Path, *, since: int, durable: bool) -> 
 
     `log`: its path, without symbolic links. `since`: when the intent was noted (in ns, by the file system's clock).
     """
-    return any(_stands(path, intent, durable=durable) for path in _places(intent, log, since=since))
+    return any(_stands(path, intent, durable=durable) for path in places(intent.file, log, since=since))
 
 
-def is_same(status: os.stat_result, intent: Intent) -> bool:
-    """Whether this is the file that the intent was about."""
-    return (status.st_dev, status.st_ino) == (intent.device, intent.inode)
+def is_same(status: os.stat_result, file: File) -> bool:
+    """Whether this is the file that an intent was about."""
+    return (status.st_dev, status.st_ino) == (file.device, file.inode)
 
 
-def _places(intent: Intent, log: Path, *, since: int) -> Iterator[Path]:
-    """Where the intent's file may be now: at the log's path, beside it under another name, or in a copy made since."""
+def places(file: File, log: Path, *, since: int) -> Iterator[Path]:
+    """Where an intent's file may be now: at the log's path, beside it under another name, or in a copy made since."""
     names: list[str] = []
     with suppress(OSError):  # a folder that may be entered and not read
         names = os.listdir(log.parent)
@@ -35,7 +35,7 @@ def _places(intent: Intent, log: Path, *, since: int) -> Iterator[Path]:
         with suppress(OSError):
             status = path.stat()
             is_copy = path != log and path.name.startswith(log.name) and status.st_mtime_ns >= since
-            if is_copy or is_same(status, intent):
+            if is_copy or is_same(status, file):
                 yield path
 
 
@@ -47,13 +47,13 @@ def _stands(path: Path, intent: Intent, *, durable: bool) -> bool:
     try:
         if not stat.S_ISREG(os.fstat(log).st_mode):
             return False
-        text = intent.text
-        rest = read_all(log, len(text) + WINDOW, intent.size)
+        text, size = intent.text, intent.file.size
+        rest = read_all(log, len(text) + WINDOW, size)
         if rest.startswith(text) or (text.endswith(b"\n") and b"\n" + text in rest):
             return True
-        if rest and _is_torn(rest, text, durable=durable) and os.fstat(log).st_size == intent.size + len(rest):
+        if rest and _is_torn(rest, text, durable=durable) and os.fstat(log).st_size == size + len(rest):
             with suppress(OSError):  # the file may be an append-only one
-                os.ftruncate(log, intent.size)
+                os.ftruncate(log, size)
         return False
     finally:
         os.close(log)

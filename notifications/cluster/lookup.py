@@ -1,0 +1,84 @@
+"""Find a task's queue row by its id. The table has no column for it; an index finds it within the payload.
+
+A payload is the base64 of a pickled dict whose first key is "id". What pickle writes before the id takes 21 bytes, whatever
+follows; so the first 30 characters of an id are always the payload's 29th to 68th.
+"""
+
+import json
+from base64 import urlsafe_b64encode
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from notifications.cluster import signing, table
+
+# The index and the queries must say it alike, numbers included: SQLite passes over the index for one that is a parameter, as
+# Django's Substr() has it. "C" compares bytes, so that the index outlives an update of the server's locales.
+PART = {"sqlite": 'substr("payload", 29, 40)', "postgresql": 'substr("payload", 29, 40) COLLATE "C"'}
+
+LARGEST = 500  # ids in one statement
+
+
+def part_of(task_id: str) -> str:
+    """What stands at that place for a task id of 32 ASCII characters."""
+    return urlsafe_b64encode(task_id[:30].encode()).decode()
+
+
+def has_id_in_place(payload: str) -> bool:
+    """Whether the index finds a payload by its id."""
+    # Protocol 5, and then: the end of a frame's length, a dict, "id", and the head of a text of 32 bytes.
+    return payload[12:28] == "AAB9lCiMAmlklIwg" and payload.startswith("gAWV")
+
+
+def with_id_in_place(payload: str) -> str:
+    """The same task as a payload that the index finds; what can't be read, or has no such id, as it is. Never raises."""
+    if has_id_in_place(payload):
+        return payload
+    try:
+        task = signing.loads(payload)
+        if isinstance(task, dict) and isinstance(task["id"], str):
+            signed = signing.dumps({"id": task["id"], **task})
+            return signed if has_id_in_place(signed) else payload
+    except BaseException:  # noqa: S110 - unpickling runs code of others; a worker will say what is wrong with it
+        pass
+    return payload
+
+
+def ended(connection: BaseDatabaseWrapper, task_ids: Collection[str]) -> set[str]:
+    """Those of the ids (32 hexadecimal digits each) whose task is neither queued nor among the failed ones.
+
+    A task counts as queued when its id has the first 30 characters of one that is. Raises django.db.Error.
+    """
+    ids = list(task_ids)
+    found: set[str] = set()
+    for start in range(0, len(ids), LARGEST):
+        found.update(_ended(connection, ids[start : start + LARGEST]))
+    return found
+
+
+def _ended(connection: BaseDatabaseWrapper, ids: Sequence[str]) -> list[str]:
+    parts = [part_of(task_id) for task_id in ids]
+    if connection.vendor == "postgresql":
+        asked, values = "unnest(%s::text[], %s::text[]) AS asked(id, part)", [table._array(ids), table._array(parts)]
+    else:
+        asked = "(SELECT key AS id, value AS part FROM json_each(%s)) AS asked"
+        values = [json.dumps(dict(zip(ids, parts, strict=True)))]
+    # One statement, and so one snapshot: between two, a task could go from one table to the other unseen. With scalar
+    # subqueries, which PostgreSQL makes no joins of: whatever its statistics say, each id is looked up in both indexes.
+    rows = table.run(
+        connection,
+        f"""
+            SELECT asked.id FROM {asked}
+            WHERE (SELECT count(*) FROM {table.QUEUE} WHERE {PART[connection.vendor]} = asked.part) = 0
+            AND (SELECT success FROM {table.HISTORY} AS done WHERE done.id = asked.id) IS NOT FALSE
+        """,  # noqa: S608
+        values,
+    )
+    return [task_id for (task_id,) in rows]
+
+
+def is_held(connection: BaseDatabaseWrapper, row: int, lease: datetime) -> bool:
+    """Whether the lease of this name still holds the queue row with this id. Raises django.db.Error."""
+    sql = f"SELECT 1 FROM {table.QUEUE} WHERE id = %s AND lock = %s"  # noqa: S608
+    return bool(table.run(connection, sql, (row, table._moment(connection, lease))))

@@ -1,0 +1,25 @@
+"""The index that finds a task's queue row by its id: notifications/cluster/lookup.py."""
+
+from django.apps.registry import Apps
+from django.db import migrations
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+
+
+def create_index(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
+    """SQLite compares bytes anyway, and knows no "C"."""
+    collate = ' COLLATE "C"' if schema_editor.connection.vendor == "postgresql" else ""
+    schema_editor.execute(f'CREATE INDEX "cluster_task" ON "django_q_ormq" (substr("payload", 29, 40){collate})')
+
+
+def drop_index(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
+    """The reverse."""
+    schema_editor.execute('DROP INDEX "cluster_task"')
+
+
+class Migration(migrations.Migration):
+    dependencies = [
+        ("cluster", "0005_lease_without_index"),
+        ("django_q", "0019_alter_task_options_alter_ormq_key_alter_ormq_lock_and_more"),
+    ]
+
+    operations = [migrations.RunPython(create_index, drop_index)]

@@ -1,0 +1,60 @@
+"""The connections for the queue's own traffic: a task may leave the others in any state."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.utils import load_backend
+from django_q.conf import Conf
+
+# The database alias of a worker's own connections.
+QUEUE = "cluster_queue"
+
+_worker = 0  # the worker process whose main thread has a connection under that alias
+
+
+def queue_settings() -> dict[str, Any]:
+    """The settings of the queue's own connections.
+
+    On PostgreSQL they go by the indexes' order, and read no table from end to end: while the server's statistics don't know
+    yet of 20,000 rows that came at once, or when a claim was prepared before they came, each claim would else read and sort
+    all of them (https://www.postgresql.org/docs/current/runtime-config-query.html, sql-prepare.html). And they compile
+    nothing, which would seem worth its while for the few tables that have no other way.
+    """
+    alias = Conf.ORM or "default"
+    settings: dict[str, Any] = connections.settings[alias]
+    if connections[alias].vendor != "postgresql":
+        return settings
+    off = ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit")
+    options = " ".join((settings["OPTIONS"].get("options") or "", *(f"-c {option}=off" for option in off)))
+    return settings | {"OPTIONS": settings["OPTIONS"] | {"options": options.strip()}}
+
+
+def prepare_worker() -> None:
+    """Give this worker process its alias."""
+    global _worker  # noqa: PLW0603
+    connections.settings[QUEUE] = queue_settings()
+    _worker = os.getpid()
+
+
+@contextmanager
+def own_connection() -> Iterator[BaseDatabaseWrapper]:
+    """A connection in autocommit mode, in no transaction of a task, from wherever a task may call: threads, forked children.
+
+    It is the worker's own in its main thread; elsewhere one that is closed at the end.
+    """
+    if os.getpid() == _worker and threading.current_thread() is threading.main_thread():
+        own = connections[QUEUE]
+        if not own.in_atomic_block:
+            yield own
+            return
+    settings = queue_settings()
+    connection = load_backend(settings["ENGINE"]).DatabaseWrapper(settings, QUEUE)
+    try:
+        yield connection
+    finally:
+        connection.close()

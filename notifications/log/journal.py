@@ -1,0 +1,325 @@
+"""The journal of a data folder: what its tasks have written to the log, and what somebody was about to write.
+
+A file of records, and its own lock: nobody reads or writes it without. A record is an intent, put down before the log is
+touched; one byte of it then says what became of it. Whoever takes the lock and finds an intent open knows that its
+writer is gone, and decides it before anything else. So nobody ever remembers an open intent, and a byte is enough.
+"""
+
+import fcntl
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from notifications.log.disk import read_all, sync_folder, write_all
+from notifications.log.identity import FRESH, IDENTITY, TASK, made_at
+from notifications.log.records import (
+    HEADER,
+    KEPT,
+    NEWEST,
+    NO_FILE,
+    NO_TASK,
+    OPEN,
+    PLACE,
+    PLACES,
+    WRITTEN,
+    File,
+    Intent,
+    header,
+    newest,
+    packed,
+    packed_settled,
+    parse,
+    read_header,
+)
+
+FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+TRIM_FROM = 1 << 20  # bytes that are added before the journal is trimmed
+YIELDS = 50  # tries to get the lock that only let others run in between: a holder is done within some 10 µs
+PAUSES = (0.00005, 0.001)  # then, shortest and longest pause (seconds) between two tries
+PATIENCE = 8.0  # seconds to wait for the lock; a holder that is stopped is killed by its supervisor after 5
+
+
+# Looks at the log, under the lock, and says what became of an open intent: WRITTEN or VOID.
+Decide = Callable[[Intent], bytes]
+
+# The records, beside the header, that a new journal begins with.
+Inherit = Callable[[], bytes]
+
+
+class Journal:
+    """The journal as this process knows it. Its threads share one object, so that each record is read once."""
+
+    def __init__(self, path: Path, *, durable: bool = False, patience: float = PATIENCE) -> None:
+        """`durable`: an intent is on the disk before the log is touched. `patience`: seconds to wait for the lock."""
+        self.path = path
+        self.trims = -1  # how often it has been trimmed, as far as we know
+        self.learned = 0.0  # when (monotonic) this process learned that number
+        self.databases: dict[bytes, int] = {}  # of each database, the last trim that dropped identities of its tasks
+        self.written: dict[bytes, set[bytes]] = {}  # identities, by the database that their task is in
+        self.places: dict[bytes, set[bytes]] = {}  # the same, of version 0.1
+        self.newest = NO_TASK  # the newest task that has written, of those whose id tells when they were queued
+        self.overgrown = False  # somebody has to trim it, and it is us
+        self._durable = durable
+        self._patience = patience
+        self._threads = threading.RLock()
+        self._fd = -1
+        self._forget()
+        _journals.add(self)
+
+    def __del__(self) -> None:
+        self.close()
+
+    # The lock.
+
+    def take(self, decide: Decide, inherit: Inherit = bytes) -> None:
+        """Take the lock, learn what others have written, and have decided what somebody left open.
+
+        Raises TimeoutError and OSError, and may hold the lock then: call `let_go` in a `finally` that covers this call.
+        """
+        deadline = time.monotonic() + self._patience
+        # A lock between threads first: flock(2) belongs to the open file, which they share.
+        if not self._threads.acquire(timeout=self._patience):
+            raise TimeoutError(f"{self.path} was locked by another thread for {self._patience:g} s")
+        while True:
+            if self._fd < 0:
+                self._open()
+            self._lock(deadline)
+            size = self._size_in_place()
+            if size is None:
+                self.close()  # it was trimmed, or deleted: another file has its name, or none
+                continue
+            if size != self._end:
+                self._read(size, decide)
+            if self._end:
+                return
+            self._rewrite(header(0, {}) + inherit())
+
+    def let_go(self) -> None:
+        """Release the lock, if this thread holds it."""
+        while self._threads._is_owned():  # type: ignore[attr-defined]  # more than once, if an exception kept us from it
+            if self._fd >= 0:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+            self._threads.release()
+
+    def close(self) -> None:
+        """Close the file, which releases its lock, and forget what was read."""
+        fd, self._fd = self._fd, -1
+        self._forget()
+        if fd >= 0:
+            os.close(fd)
+
+    def after_fork(self) -> None:
+        """In a forked child: an inherited file would share the parent's lock, and a thread that held ours is not here."""
+        self._threads = threading.RLock()
+        self.close()
+
+    def _forget(self) -> None:
+        self.databases, self.newest = {}, NO_TASK
+        self.written, self.places = defaultdict(set), defaultdict(set)
+        self._end = 0  # up to here it has been read; all intents before are decided
+        self._base = 0  # what the last trim left
+
+    def _open(self) -> None:
+        try:
+            self._fd = os.open(self.path, FLAGS, 0o600)
+        except FileNotFoundError:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._fd = os.open(self.path, FLAGS, 0o600)
+        if self._durable:
+            sync_folder(self.path.parent)
+            sync_folder(self.path.parent.parent)
+
+    def _lock(self, deadline: float) -> None:
+        """Wait for the lock, but not for ever: flock(2) has no limit of its own."""
+        if self._is_locked_now():
+            return
+        for pause in _pauses():
+            if pause:
+                time.sleep(pause)
+            else:
+                os.sched_yield()
+            if self._is_locked_now():
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.path} was locked by another process for {self._patience:g} s")
+
+    def _is_locked_now(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _size_in_place(self) -> int | None:
+        """The journal's size; None when our file is not the one at its path, however many links it has."""
+        ours = os.fstat(self._fd)
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        return ours.st_size if os.path.samestat(ours, there) else None
+
+    # Under the lock.
+
+    def has(self, identity: bytes, place: bytes) -> bool:
+        """Whether the write of this identity, or of this place in version 0.1's way of counting, stands in the log."""
+        for written in self.written.values():
+            if identity in written:
+                return True
+        return any(place in places for places in self.places.values())
+
+    def begin(self, kind: bytes, database: bytes, identity: bytes, file: File, text: bytes) -> Intent:
+        """Note what is about to be written, and to which file. Raises OSError, and then it counts as not noted.
+
+        The file of a RENAME may still have to be made (NO_FILE); then `name_file` has to follow.
+        """
+        return self._note(Intent(self._end, OPEN, kind, database, identity, file, text))
+
+    def name_file(self, intent: Intent, file: File) -> Intent:
+        """Note which file an intent is about. Raises OSError, and then it counts as not noted."""
+        return self._note(intent._replace(file=file))
+
+    def _note(self, intent: Intent) -> Intent:
+        record = packed(intent.kind, intent.database, intent.identity, intent.file, intent.text)
+        try:
+            write_all(self._fd, record, intent.position)
+            if self._durable and intent.file != NO_FILE:
+                os.fsync(self._fd)
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
+        return intent
+
+    def settle(self, intent: Intent, state: bytes) -> None:
+        """Note what became of an intent, WRITTEN or VOID. One byte that is there already: it needs no room."""
+        os.pwrite(self._fd, state, intent.position)
+        self._learn(intent, state)
+        # One process crosses the line. Twice what was kept, so that the cost for each write stays the same.
+        step = TRIM_FROM + 2 * self._base
+        self.overgrown |= (self._end - self._base) // step > (intent.position - self._base) // step
+
+    def withdraw(self, intent: Intent) -> None:
+        """Take back the intent that was noted last: nothing came of it, and nobody has read it."""
+        os.ftruncate(self._fd, intent.position)
+
+    def forget_newest(self) -> None:
+        """From here on, any task may count as the newest."""
+        mark = newest(NO_TASK)
+        write_all(self._fd, mark, self._end)
+        self.newest, self._end = NO_TASK, self._end + len(mark)
+
+    @property
+    def touched(self) -> int:
+        """When (in ns, by the file system's clock) a record was last written: so, when an open intent was."""
+        return os.fstat(self._fd).st_mtime_ns
+
+    # Trimming.
+
+    def tasks_of(self, database: bytes) -> set[bytes]:
+        """The ids of the database's tasks that something is remembered of. Waits for other threads."""
+        with self._threads:
+            known = itertools.chain(self.written.get(database, ()), self.places.get(database, ()))
+            return {name[:TASK] for name in known}
+
+    def trim(self, number: int, database: bytes, ended: Collection[bytes], decide: Decide) -> None:
+        """Drop what is remembered of the database's tasks that have ended. `number`: of this trim.
+
+        Does nothing when the journal has been trimmed as often already. To be called without the lock; raises as `take`,
+        and as there, `let_go` has to follow.
+        """
+        self.take(decide)
+        if number <= self.trims:
+            return
+        self.written[database] = {name for name in self.written[database] if name[:TASK] not in ended}
+        self.places[database] = {name for name in self.places[database] if name[:TASK] not in ended}
+        kept = [packed_settled(KEPT, b"".join(names), database=of) for of, names in self.written.items() if names]
+        kept += [packed_settled(PLACES, b"".join(names), database=of) for of, names in self.places.items() if names]
+        self._rewrite(b"".join((header(number, {**self.databases, database: number}), newest(self.newest), *kept)))
+
+    def _rewrite(self, records: bytes) -> None:
+        """Put another file in the journal's place. The lock goes with the old one."""
+        temporary = self.path.with_name(f"{self.path.name}.new")
+        fd = os.open(temporary, FLAGS | os.O_TRUNC, 0o600)
+        try:
+            write_all(fd, records, 0)
+            if self._durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, self.path)
+        if self._durable:
+            sync_folder(self.path.parent)
+        self.close()
+
+    # Reading.
+
+    def _read(self, size: int, decide: Decide) -> None:
+        """Learn what was added up to `size`; decide what is open, and cut off what is torn."""
+        if size < self._end:
+            self._forget()  # somebody has cut it
+        start, buffer = self._end, read_all(self._fd, size - self._end, self._end)
+        while self._end < size:
+            record = parse(buffer, self._end - start)
+            if not record or (self._end == 0 and record.kind != HEADER):
+                os.ftruncate(self._fd, self._end)  # its writer was killed, or the disk full: it had not touched the log
+                return
+            record = record._replace(position=self._end)
+            if record.state == OPEN:
+                self.settle(record, decide(record))
+            else:
+                self._learn(record, record.state)
+
+    def _learn(self, record: Intent, state: bytes) -> None:
+        """Take in a record that is decided. Interrupted anywhere, it can be done over."""
+        if state == WRITTEN:
+            self._learn_written(record)
+        self._end = record.end
+
+    def _learn_written(self, record: Intent) -> None:
+        if record.kind == HEADER:
+            trims, self.databases = read_header(record.text)
+            if trims != self.trims:
+                self.trims, self.learned = trims, time.monotonic()
+        elif record.kind == NEWEST:
+            self.newest = record.identity[:TASK]
+        elif record.kind == KEPT:
+            self.written[record.database].update(_each(record.text, IDENTITY))
+            self._base = record.end
+        elif record.kind == PLACES:
+            self.places[record.database].update(_each(record.text, PLACE))
+            self._base = record.end
+        else:
+            if record.identity[TASK:] != FRESH:
+                self.written[record.database].add(record.identity)
+            task = record.identity[:TASK]
+            if task > self.newest and made_at(task):
+                self.newest = task
+
+
+def _each(text: bytes, length: int) -> Iterator[bytes]:
+    return (text[at : at + length] for at in range(0, len(text), length))
+
+
+def _pauses() -> Iterator[float]:
+    """The seconds to wait between one try and the next, without end."""
+    yield from itertools.repeat(0.0, YIELDS)
+    pause, longest = PAUSES
+    while True:
+        yield pause
+        pause = min(2 * pause, longest)
+
+
+_journals: "weakref.WeakSet[Journal]" = weakref.WeakSet()
+
+
+def _start_afresh() -> None:
+    for journal in tuple(_journals):
+        journal.after_fork()
+
+
+os.register_at_fork(after_in_child=_start_afresh)

@@ -1,0 +1,35 @@
+"""The id of a data folder's journal, in a file beside it: a journal that was deleted and begun anew keeps it."""
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+
+def read_or_make_id(path: Path) -> str:
+    """The 32 hexadecimal digits in this file, which is made when there is none. Raises OSError."""
+    found = read_id(path)
+    if found:
+        return found
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}")
+    temporary.write_text(f"{uuid4().hex}\n")
+    try:
+        if found is None:
+            with suppress(FileExistsError):  # another process was quicker
+                os.link(temporary, path)
+        else:
+            os.replace(temporary, path)  # what is there is no id
+    finally:
+        temporary.unlink(missing_ok=True)
+    return read_or_make_id(path)
+
+
+def read_id(path: Path) -> str | None:
+    """The id in this file; None when there is no such file, "" when it holds something else. Raises OSError."""
+    try:
+        text = path.read_text("ascii", errors="replace")
+    except FileNotFoundError:
+        return None
+    return text.strip() if re.fullmatch(r"[0-9a-f]{32}\n?", text) else ""

@@ -1,0 +1,324 @@
+"""Write to a log that others may read, rotate or delete at any time, and each thing once. Knows no Django.
+
+The log's format leaves no room for ids, so the proof of what stands in it is kept beside it: notifications/log/journal.py.
+docs/exactly-once.md goes through each point at which a writer may be killed.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Callable, Collection
+from enum import Enum
+from logging import getLogger
+from pathlib import Path
+from typing import Protocol
+from weakref import WeakKeyDictionary, WeakSet
+
+from notifications.log import legacy, owner
+from notifications.log.disk import NEW_FILE_MODE, sync_folder
+from notifications.log.identity import FRESH, Identity, made_at
+from notifications.log.interrupted import stands_appended
+from notifications.log.journal import PATIENCE, Journal
+from notifications.log.journal_id import read_id, read_or_make_id
+from notifications.log.records import APPEND, NO_DATABASE, VOID, WRITTEN, File, Intent
+from notifications.log.replacement import Replacement
+
+logger = getLogger(__name__)
+
+# Opened anew for each write, so that a log that was renamed, deleted or truncated in between simply goes on.
+# O_NONBLOCK: a FIFO without a reader is an error at once (ENXIO), not a worker that hangs; files don't mind it.
+TO_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class Outcome(Enum):
+    """What became of a write."""
+
+    WRITTEN = "written"
+    WRITTEN_BEFORE = "it stood in the log already"
+    SUPERSEDED = "superseded by a newer write"
+
+
+class AttemptLostError(RuntimeError):
+    """The attempt that wants to write was taken for dead, and its task was given to another worker."""
+
+
+class Attempt(Protocol):
+    """One attempt at a task, as long as it goes on."""
+
+    began: float  # monotonic
+
+    def is_held(self) -> bool:
+        """Whether the attempt's worker still holds the task. Raises when nobody can tell."""
+
+
+class Database(Protocol):
+    """The database that the tasks are in: it knows which of them can come back. Each raises when it can't tell."""
+
+    def id_for(self, journal: str) -> bytes:
+        """The database's name (8 bytes), another one for each database, as kept for this journal."""
+
+    def ended(self, tasks: Collection[bytes]) -> Collection[bytes]:
+        """Of these tasks (16 bytes each) the ones that can't come back."""
+
+    def note_trim(self, journal: str, number: int) -> int:
+        """Note that the journal is about to be trimmed for this time; return the number, or a greater one that it gets."""
+
+    def catch_up(self, journal: str, number: int) -> bool:
+        """Whether the database knew of an earlier trim only; from now on it knows of this one."""
+
+
+class LogFile:
+    """A log that any number of processes of one host write to, with any number of threads each."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        journal_path: Path,
+        durable: bool = False,
+        database: Database | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
+        """`durable`: what is written outlives a power cut as well, at the cost of two or more fsync(2) a write.
+
+        `database`: with it, the journal is trimmed. `patience`: seconds to wait for other writers.
+        """
+        self.path = path
+        self._journal = Journal(journal_path, durable=durable, patience=patience)
+        self._replacement = Replacement(self._journal, durable=durable)
+        self._durable = durable
+        self._database = database
+        self._database_id = NO_DATABASE
+        self._hold: owner.Hold | None = None
+        self._held = (0, 0)  # device and inode of the log when it was last seen to be ours
+        self._vouched: WeakKeyDictionary[Attempt, int] = WeakKeyDictionary()
+        _log_files.add(self)
+
+    def append(self, text: bytes, *, identity: Identity, attempt: Attempt | None = None) -> Outcome:
+        """Add `text` at the end, in one write(2), once for each identity.
+
+        Raises OSError (TimeoutError and OwnedError among them), AttemptLostError, and what the database raises; then
+        nothing of it stands in the log.
+        """
+        return self._write(self._append, text, identity, attempt)
+
+    def replace(self, text: bytes, *, identity: Identity, attempt: Attempt | None = None) -> Outcome:
+        """Put `text` in the place of all that the log holds, unless a newer task has written, by either method.
+
+        A reader sees the old text or the new one, whole; a symbolic link is followed; permissions and owner are kept.
+        Where nothing can be renamed over the log, it is overwritten. Raises as `append`, and then the log is as it was.
+        """
+        return self._write(self._replace, text, identity, attempt)
+
+    def open(self) -> None:
+        """Get ready to write: make the log ours, and read the journal. Raises as `append`."""
+        self._name_database()
+        try:
+            self._journal.take(self._decide, self._old_records)
+            target = self._real_path()
+            if _is_regular_or_absent(target):
+                self._make_ours(target)
+        finally:
+            self._journal.let_go()
+
+    def forgotten_trim(self) -> int:
+        """Once it is open: the number of a trim that the database has forgotten, since it was restored from an older copy.
+
+        0 when it has not; it is said once.
+        """
+        trims = self._journal.databases.get(self._database_id, 0)
+        return trims if trims and self._database and self._database.catch_up(self._journal_id(), trims) else 0
+
+    def after_fork(self) -> None:
+        """In a forked child: nothing that the parent holds is ours."""
+        self._hold, self._held = None, (0, 0)
+
+    def close(self) -> None:
+        """Close the journal and let go of the log; both are opened again when needed."""
+        self._journal.close()
+        self.after_fork()
+
+    def _write(
+        self, put: Callable[[bytes, Identity], Outcome], text: bytes, identity: Identity, attempt: Attempt | None
+    ) -> Outcome:
+        if identity.mark != FRESH:
+            self._name_database()
+        try:
+            self._journal.take(self._decide, self._old_records)
+            if attempt:
+                self._vouch(attempt)
+            is_known = identity.mark != FRESH and self._journal.has(identity.name, identity.place)
+            outcome = Outcome.WRITTEN_BEFORE if is_known else put(text, identity)
+        except OSError as error:
+            if error.errno and not error.filename:
+                error.filename = str(self.path)
+            raise
+        finally:
+            self._journal.let_go()
+        if self._journal.overgrown and self._database:
+            self._trim(self._database)
+        return outcome
+
+    def _name_database(self) -> None:
+        if self._database_id == NO_DATABASE and self._database:
+            self._database_id = self._database.id_for(self._journal_id())
+
+    def _vouch(self, attempt: Attempt) -> None:
+        """Before an attempt that began before the last trim may write, ask whether its task is still its own.
+
+        Another worker may have ended the task meanwhile, and what that one wrote been forgotten by the trim.
+        """
+        trims = self._journal.trims
+        if attempt.began > self._journal.learned or self._vouched.get(attempt, -1) == trims:
+            return
+        if not attempt.is_held():
+            raise AttemptLostError("This attempt was taken for dead, and its task was given to another worker.")
+        self._vouched[attempt] = trims
+
+    def _trim(self, database: Database) -> None:
+        journal = self._journal
+        journal.overgrown = False
+        try:
+            ended = database.ended(journal.tasks_of(self._database_id))
+            # Before the trim: a database with an older number than the journal's is one from before it, restored.
+            number = database.note_trim(self._journal_id(), journal.trims + 1)
+            journal.trim(number, self._database_id, ended, self._decide)
+        except Exception:
+            logger.exception("The journal %s could not be trimmed; it will be tried again", journal.path)
+        finally:
+            journal.let_go()
+
+    def _journal_id(self) -> str:
+        return read_or_make_id(self._journal.path.with_name("id"))
+
+    def _old_records(self) -> bytes:
+        known = legacy.read_old_journals(self._journal.path.parent, self._real_path())
+        if known.identities or known.places:
+            self._name_database()
+        return known.records(self._database_id)
+
+    # Whose log it is.
+
+    def _make_ours(self, target: Path) -> None:
+        if self._hold is None:
+            self._hold = owner.Hold(journal_owner(self._journal.path))
+        self._hold.take(target)
+
+    # Appending.
+
+    def _append(self, text: bytes, identity: Identity) -> Outcome:
+        log = os.open(self.path, TO_APPEND, NEW_FILE_MODE)
+        try:
+            status = os.fstat(log)
+            if stat.S_ISREG(status.st_mode):
+                if self._held != (status.st_dev, status.st_ino):
+                    self._make_ours(self._real_path())
+                    self._held = (status.st_dev, status.st_ino)
+                seen = File(status.st_dev, status.st_ino, status.st_size)
+                self._add(log, self._journal.begin(APPEND, self._database_id, identity.name, seen, text))
+            else:
+                _pour(log, text)
+        finally:
+            os.close(log)
+        return Outcome.WRITTEN
+
+    def _add(self, log: int, intent: Intent) -> None:
+        written = 0
+        try:
+            written = os.write(log, intent.text)
+            if written < len(intent.text):
+                raise OSError(f"{self.path} took only {written} of {len(intent.text)} bytes")
+            if self._durable:
+                os.fsync(log)
+                if not intent.file.size:
+                    sync_folder(self._real_path().parent)
+        except OSError:
+            stands = not self._take_back(log, written) and written == len(intent.text)
+            self._journal.settle(intent, WRITTEN if stands else VOID)
+            raise
+        self._journal.settle(intent, WRITTEN)
+
+    def _take_back(self, log: int, written: int) -> bool:
+        """Cut off what this process has just appended, unless somebody has appended since."""
+        end = os.lseek(log, 0, os.SEEK_CUR)
+        if not written or os.fstat(log).st_size != end:
+            return not written
+        os.ftruncate(log, end - written)
+        return True
+
+    # Replacing.
+
+    def _replace(self, text: bytes, identity: Identity) -> Outcome:
+        if self._is_superseded(identity.task):
+            return Outcome.SUPERSEDED
+        target = self._real_path()
+        try:
+            before = target.stat()
+        except FileNotFoundError:
+            before = None
+        if before and not stat.S_ISREG(before.st_mode):
+            return self._append(text, identity)
+        self._make_ours(target)
+        self._replacement.put(target, before, text, database=self._database_id, identity=identity.name)
+        return Outcome.WRITTEN
+
+    def _is_superseded(self, task: bytes) -> bool:
+        newest = self._journal.newest
+        if not made_at(task) or task >= newest:
+            return False
+        if made_at(newest) > time.time_ns() // 1_000_000:
+            self._journal.forget_newest()  # the clock was set back: no telling which one is newer
+            return False
+        return True
+
+    def _real_path(self) -> Path:
+        return self.path.resolve()
+
+    # What became of an interrupted write.
+
+    def _decide(self, intent: Intent) -> bytes:
+        target, since = self._real_path(), self._journal.touched
+        if intent.kind == APPEND:
+            stands = stands_appended(intent, target, since=since, durable=self._durable)
+        else:
+            stands = self._replacement.stands(intent, target, since=since)
+        return WRITTEN if stands else VOID
+
+
+def journal_owner(journal: Path) -> owner.Owner:
+    """The journal as the file beside the log names it. Raises OSError."""
+    name = read_or_make_id(journal.with_name("id"))
+    return owner.Owner(journal=name, folder=str(journal.parent.parent.resolve()), inode=journal.parent.stat().st_ino)
+
+
+def other_owner(log: Path, journal: Path) -> str | None:
+    """The data folder of another journal from which the log is being written to at this moment. Changes nothing."""
+    name = read_id(journal.with_name("id"))
+    me = journal_owner(journal) if name else None
+    log = log.resolve()
+    found = owner.other_owner(log, me) if _is_regular_or_absent(log) else None
+    return found.folder if found else None
+
+
+def _is_regular_or_absent(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return True
+
+
+def _pour(log: int, text: bytes) -> None:
+    """Write to what is no regular file: it can't be looked at afterwards, so this is done at least once."""
+    if (written := os.write(log, text)) < len(text):
+        raise OSError(f"It took only {written} of {len(text)} bytes")
+
+
+_log_files: "WeakSet[LogFile]" = WeakSet()
+
+
+def _start_afresh() -> None:
+    for log_file in tuple(_log_files):
+        log_file.after_fork()
+
+
+os.register_at_fork(after_in_child=_start_afresh)

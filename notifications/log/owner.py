@@ -1,0 +1,161 @@
+"""Which journal a log belongs to: a file beside the log says so, and each process that writes holds a shared lock on it.
+
+Two journals for one log know nothing of each other, so that a retry may write again what the other one knows to stand.
+"""
+
+import fcntl
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from logging import getLogger
+from pathlib import Path
+
+logger = getLogger(__name__)
+
+FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+PATIENCE = 1.0  # seconds in which another process of ours, which is taking the log over too, gets done
+PAUSE = 0.01
+LONGEST = 10_000  # bytes of such a file that are read
+
+
+class OwnedError(OSError):
+    """The log belongs to another data folder, whose processes are writing to it."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A journal, as the file beside the log names it."""
+
+    journal: str  # its id
+    folder: str  # the data folder, for people
+    inode: int  # of the journal's folder: a copy of a data folder has the same id
+
+    def is_same(self, other: "Owner | None") -> bool:
+        """Whether the other is this very journal; its folder may have been moved, or mounted elsewhere."""
+        return other is not None and (self.journal, self.inode) == (other.journal, other.inode)
+
+
+def owner_path(log: Path) -> Path:
+    """The file beside the log (its path without symbolic links) that names its owner."""
+    return log.with_name(f".{log.name}.owner")
+
+
+def other_owner(log: Path, me: Owner | None) -> Owner | None:
+    """Whoever holds the log at this moment and isn't `me`. Changes nothing."""
+    try:
+        file = os.open(owner_path(log), os.O_RDONLY | FLAGS)
+    except OSError:
+        return None
+    try:
+        found = _read(file)
+        if found is None or found.is_same(me) or _lock(file, fcntl.LOCK_EX):
+            return None
+        return found
+    finally:
+        os.close(file)
+
+
+class Hold:
+    """This process's hold on the log that it writes to."""
+
+    def __init__(self, me: Owner) -> None:
+        """Hold nothing yet."""
+        self.me = me
+        self._log: Path | None = None
+        self._file = -1
+        self._warned = False
+
+    def __del__(self) -> None:
+        self.release()
+
+    def take(self, log: Path) -> None:
+        """Hold this log (its path without symbolic links) from now on. Raises OwnedError when another journal's writer does.
+
+        Where the log's folder takes no new name, that is said once, and the log is written to all the same.
+        """
+        if log == self._log:
+            return
+        self.release()
+        try:
+            self._file = self._held(log)
+        except OwnedError:
+            raise
+        except OSError as error:
+            if not self._warned:
+                logger.warning("Nothing tells other data folders that %s is in use: %s", log, error)
+            self._warned = True
+        self._log = log
+
+    def release(self) -> None:
+        """Hold nothing any more."""
+        file, self._file, self._log = self._file, -1, None
+        if file >= 0:
+            os.close(file)
+
+    def _held(self, log: Path) -> int:
+        path = owner_path(log)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            file = _open(path)
+            try:
+                if _lock(file, fcntl.LOCK_SH):
+                    found = _read(file)
+                    if self.me.is_same(found):
+                        return file
+                    if _lock(file, fcntl.LOCK_EX):
+                        self._take_over(file, found, log)
+                        return file
+                else:
+                    found = _read(file)
+                if time.monotonic() > deadline:
+                    raise OwnedError(f"{log} {_in_use(found, self.me)}")
+            except BaseException:
+                os.close(file)
+                raise
+            os.close(file)
+            time.sleep(PAUSE)
+
+    def _take_over(self, file: int, before: Owner | None, log: Path) -> None:
+        os.ftruncate(file, 0)
+        os.pwrite(file, (json.dumps(asdict(self.me)) + "\n").encode(), 0)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        if before and before.journal != self.me.journal:
+            logger.warning(
+                "%s was written to from the data folder %s, and is from now on from %s, whose journal doesn't know what stands "
+                "in it: a task of that folder which comes back may write again what it had written.",
+                log,
+                before.folder,
+                self.me.folder,
+            )
+
+
+def _in_use(found: Owner | None, me: Owner) -> str:
+    other = found.folder if found else "that is not known"
+    return f"is written to from the data folder {other}, so {me.folder} can't be a second one; use one folder for both"
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | FLAGS, 0o644)
+    except PermissionError as error:
+        try:
+            return os.open(path, os.O_RDONLY | FLAGS)  # another user's: its lock can be shared
+        except FileNotFoundError:
+            raise error from None
+
+
+def _lock(file: int, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(file: int) -> Owner | None:
+    """Who is named in the file; None when it is empty, or holds something else."""
+    with suppress(ValueError, TypeError):
+        return Owner(**json.loads(os.pread(file, LONGEST, 0)))
+    return None

@@ -1,0 +1,101 @@
+"""How the journal's records look, in the file and in memory."""
+
+import struct
+from collections.abc import Mapping
+from typing import NamedTuple
+from zlib import crc32
+
+from notifications.log.identity import IDENTITY, TASK
+
+# Kinds of record. The first three are intents: what somebody is about to do.
+APPEND = b"a"
+RENAME = b"r"  # a file that holds the text is complete, and about to be renamed over the log
+OVERWRITE = b"p"  # the log is about to be overwritten in place
+HEADER = b"h"  # the first record: how often the journal was trimmed
+NEWEST = b"n"  # from here on, its task counts as the newest that has written
+KEPT = b"k"  # identities that outlived a trim
+PLACES = b"o"  # the same, of version 0.1: notifications/log/legacy.py
+
+# States of an intent; other records are WRITTEN.
+OPEN = b"o"  # its writer is at it, or dead
+WRITTEN = b"w"
+VOID = b"v"  # not written: the identity is free
+
+# State, checksum of all that follows it; kind, database, identity, device, inode, size, length of the text that comes then.
+RECORD = struct.Struct("<cIc8s32sQQQI")
+HEAD = struct.Struct("<cI")
+CHECKED = HEAD.size
+
+DATABASE = 8  # bytes that name a database; zeros: none
+NO_DATABASE = bytes(DATABASE)
+NO_IDENTITY = bytes(IDENTITY)
+NO_TASK = bytes(TASK)
+PLACE = 24  # bytes
+
+_TRIMS = struct.Struct("<Q")
+_TRIM_OF = struct.Struct("<8sQ")
+
+
+class File(NamedTuple):
+    """A file that an intent is about. For an append: the log and its size before. For RENAME: what becomes the log."""
+
+    device: int
+    inode: int
+    size: int
+
+
+NO_FILE = File(0, 0, 0)
+
+
+class Intent(NamedTuple):
+    """A record as it was read, or was just written; intents above all."""
+
+    position: int  # in the journal
+    state: bytes
+    kind: bytes
+    database: bytes
+    identity: bytes
+    file: File
+    text: bytes
+
+    @property
+    def end(self) -> int:
+        """Where the next record begins."""
+        return self.position + RECORD.size + len(self.text)
+
+
+def packed(kind: bytes, database: bytes, identity: bytes, file: File, text: bytes) -> bytes:
+    """An intent's bytes, open."""
+    checked = RECORD.pack(OPEN, 0, kind, database, identity, *file, len(text))[CHECKED:] + text
+    return HEAD.pack(OPEN, crc32(checked)) + checked
+
+
+def packed_settled(kind: bytes, text: bytes, *, database: bytes = NO_DATABASE, identity: bytes = NO_IDENTITY) -> bytes:
+    """The bytes of a record that is no intent."""
+    return WRITTEN + packed(kind, database, identity, NO_FILE, text)[1:]
+
+
+def header(trims: int, databases: Mapping[bytes, int]) -> bytes:
+    """The first record: the number of trims, and of each database the last one that dropped identities of its tasks."""
+    return packed_settled(HEADER, _TRIMS.pack(trims) + b"".join(_TRIM_OF.pack(*each) for each in databases.items()))
+
+
+def read_header(text: bytes) -> tuple[int, dict[bytes, int]]:
+    """What `header` was given."""
+    return _TRIMS.unpack_from(text)[0], dict(_TRIM_OF.iter_unpack(text[_TRIMS.size :]))
+
+
+def newest(task: bytes) -> bytes:
+    """A record that says which task counts as the newest."""
+    return packed_settled(NEWEST, b"", identity=task.ljust(IDENTITY, b"\0"))
+
+
+def parse(buffer: bytes, at: int) -> Intent | None:
+    """The record that begins at `at`, which becomes its position; None when it isn't whole."""
+    if at + RECORD.size > len(buffer):
+        return None
+    state, checksum, kind, database, identity, device, inode, size, length = RECORD.unpack_from(buffer, at)
+    end = at + RECORD.size + length
+    if end > len(buffer) or crc32(memoryview(buffer)[at + CHECKED : end]) != checksum:
+        return None
+    return Intent(at, state, kind, database, identity, File(device, inode, size), buffer[at + RECORD.size : end])

@@ -1,0 +1,14 @@
+"""What the log's journal has to know of a database, kept in that database."""
+
+from django.db import models
+
+
+class Journal(models.Model):
+    """A journal that remembers writes of this database's tasks (notifications/log/journal.py)."""
+
+    journal = models.CharField(max_length=32, primary_key=True, help_text="The journal's id.")
+    database = models.CharField(max_length=16, help_text="The name that this database has in the journal.")
+    trims = models.BigIntegerField(help_text="The number of the last trim that was made with this database's answers.")
+
+    def __str__(self) -> str:
+        return self.journal

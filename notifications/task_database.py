@@ -1,0 +1,47 @@
+"""What the log asks of the database that the tasks are in: notifications/log/log_file.py, `Database`."""
+
+import secrets
+from collections.abc import Collection
+
+from notifications.cluster import lookup, table
+from notifications.cluster.queue_connection import own_connection
+from notifications.cluster.turns import Turn
+from notifications.models import Journal
+
+JOURNALS = Journal._meta.db_table
+
+
+class TaskDatabase:
+    """The configured database. Each method raises django.db.Error when it can't tell, and then nothing has changed."""
+
+    def id_for(self, journal: str) -> bytes:
+        """The database's name for this journal, 8 bytes, made when it is asked for the first time."""
+        ask = f"SELECT database FROM {JOURNALS} WHERE journal = %s"  # noqa: S608
+        with own_connection() as connection:
+            found = table.run(connection, ask, (journal,))
+            if not found:
+                make = f"INSERT INTO {JOURNALS} (journal, database, trims) VALUES (%s, %s, 0) ON CONFLICT DO NOTHING"  # noqa: S608
+                with Turn(connection):
+                    table.run(connection, make, (journal, secrets.token_hex(8)))
+                found = table.run(connection, ask, (journal,))
+        return bytes.fromhex(found[0][0])
+
+    def ended(self, tasks: Collection[bytes]) -> set[bytes]:
+        """Of these tasks (16 bytes each) the ones that are neither queued nor among the failed ones."""
+        with own_connection() as connection:
+            return {bytes.fromhex(task) for task in lookup.ended(connection, [task.hex() for task in tasks])}
+
+    def note_trim(self, journal: str, number: int) -> int:
+        """Note that the journal is about to be trimmed for this time, or a later one; return which."""
+        later = "CASE WHEN trims >= %s THEN trims + 1 ELSE %s END"
+        sql = f"UPDATE {JOURNALS} SET trims = {later} WHERE journal = %s RETURNING trims"  # noqa: S608
+        self.id_for(journal)
+        with own_connection() as connection, Turn(connection):
+            ((noted,),) = table.run(connection, sql, (number, number, journal))
+        return int(noted)
+
+    def catch_up(self, journal: str, number: int) -> bool:
+        """Whether the database knew of an earlier trim only: so it is an older copy. From now on it knows of this one."""
+        sql = f"UPDATE {JOURNALS} SET trims = %s WHERE journal = %s AND trims < %s RETURNING trims"  # noqa: S608
+        with own_connection() as connection, Turn(connection):
+            return bool(table.run(connection, sql, (number, journal, number)))

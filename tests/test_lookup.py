@@ -1,0 +1,465 @@
+"""A task's queue row is found by the task's id, through an index that stays where it is."""
+
+import asyncio
+import json
+import pickle
+import random
+import re
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+from unittest import mock
+
+import pytest
+from django.apps import apps
+from django.core.checks import Tags, registry
+from django.core.management import call_command
+from django.db import DatabaseError, connection, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.functions import Substr
+from django.db.models.signals import post_migrate
+from django.db.utils import load_backend
+from django_q.conf import Conf
+from django_q.models import OrmQ, Task
+from django_q.signing import SignedPackage
+from django_q.tasks import async_task
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from notifications.cluster import checks, indexes, lookup, queueing, signing, table
+from notifications.cluster.broker import Broker
+from notifications.cluster.identifiers import new_task_id
+from notifications.cluster.models import Attempt
+from notifications.cluster.queue_connection import own_connection
+from tests import environment
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+TAKE_ONE = "tests.cluster_tasks.take_one"
+
+
+class RaisesWhenRead:
+    """An argument whose unpickling raises."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        """`error`: what it raises."""
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return raise_it, (self.error,)
+
+
+def raise_it(error: type[BaseException]) -> NoReturn:
+    """Raise."""
+    raise error
+
+
+def package(*args: Any) -> dict[str, Any]:
+    """A task package as django-q2 makes it."""
+    return queueing.package(TAKE_ONE, args, {}, name="a task")
+
+
+def with_id_last(task: Mapping[str, Any]) -> dict[str, Any]:
+    """The same package in another order."""
+    return {key: task[key] for key in [*(key for key in task if key != "id"), "id"]}
+
+
+def found(task_id: str) -> list[str]:
+    """The payloads that the database finds by an id."""
+    sql = f"SELECT payload FROM {table.QUEUE} WHERE {lookup.PART[connection.vendor]} = %s ORDER BY id"  # noqa: S608
+    return [payload for (payload,) in table.run(connection, sql, (lookup.part_of(task_id),))]
+
+
+def ended(*task_ids: str) -> set[str]:
+    """Which tasks have ended, as a worker asks."""
+    with own_connection() as own:
+        return lookup.ended(own, task_ids)
+
+
+def history(task_id: str, *, success: bool) -> Task:
+    """A row of the history, stored."""
+    now = datetime.now(UTC)
+    return Task.objects.create(id=task_id, name="a task", func=TAKE_ONE, started=now, stopped=now, success=success)
+
+
+ARGUMENTS = {
+    "none": (),
+    "unicode": ("ä€😀\0\ud800", {"ключ": "値"}),
+    "huge text": ("x" * 1_000_000,),
+    "huge list": (list(range(100_000)),),
+    "bytes": (bytes(range(256)) * 1000,),
+    "nested": (json.loads("[" * 200 + "]" * 200),),
+    "another's id": ({"id": new_task_id()}, "gAWV", "AAB9lCiMAmlklIwg"),
+    "a class": (datetime.now(UTC), uuid.uuid4(), Path),
+}
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS.values(), ids=ARGUMENTS)
+def test_enqueue__a_task_is_found_by_its_id(arguments: tuple[Any, ...]) -> None:
+    neighbours = [async_task(TAKE_ONE, number) for number in range(3)]
+    ours = queueing.enqueue(TAKE_ONE, arguments, {"group": "an argument"}, name="ours ä")
+    theirs = async_task(TAKE_ONE, *arguments, group="a group", hook=TAKE_ONE, task_name="theirs ä", timeout=5)
+    for task_id in (ours, theirs, *neighbours):
+        (payload,) = found(task_id)
+        assert signing.loads(payload)["id"] == task_id
+
+
+def test_enqueue__in_an_event_loop() -> None:
+    (payload,) = found(asyncio.run(queueing.aenqueue(TAKE_ONE, (1,), {}, name="a task")))
+    assert lookup.has_id_in_place(payload)
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["plain", "compressed"])
+@pytest.mark.parametrize("order", [dict, with_id_last], ids=["id first", "id last"])
+@pytest.mark.parametrize("arguments", ARGUMENTS.values(), ids=ARGUMENTS)
+def test_enqueue__a_package_of_another_making(arguments: tuple[Any, ...], order: Any, *, compressed: bool) -> None:
+    task = package(*arguments)
+    payload = SignedPackage.dumps(order(task), compressed=compressed)
+    Broker().enqueue(payload)
+    (stored,) = found(task["id"])
+    assert signing.loads(stored) == task
+    assert (stored == payload) is lookup.has_id_in_place(payload), "a usual one goes in as it is"
+
+
+def test_enqueue__a_usual_payload_is_not_unpickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = mock.Mock(side_effect=signing.loads)
+    monkeypatch.setattr(signing, "loads", read)
+    Broker().enqueue_all([signing.dumps(package(number)) for number in range(3)])
+    assert not read.called
+    Broker().enqueue(SignedPackage.dumps(package(), compressed=True))
+    assert read.called
+
+
+def test_enqueue__bad_payloads_beside_good_ones() -> None:
+    first, last, tampered = package(1), package(2), SignedPackage.dumps(package(3), compressed=True)
+    bad = [
+        "",
+        "no package",
+        "no:signature:at all ä",
+        tampered[:9] + ("A" if tampered[9] != "A" else "B") + tampered[10:],
+        SignedPackage.dumps(["a list"]),
+        SignedPackage.dumps({"name": "without an id"}),
+        SignedPackage.dumps({"id": 5, "name": "a number's"}),
+        SignedPackage.dumps({"name": "a short id's", "id": "short"}),
+        SignedPackage.dumps(with_id_last(package(RaisesWhenRead(ValueError)))),
+        SignedPackage.dumps(with_id_last(package(RaisesWhenRead(SystemExit)))),
+        SignedPackage.dumps(with_id_last(package(RaisesWhenRead(BaseException)))),
+    ]
+    good = [SignedPackage.dumps(task, compressed=True) for task in (first, last)]
+    Broker().enqueue_all([good[0], *bad, good[1]])
+    assert [*OrmQ.objects.order_by("id").values_list("payload", flat=True)][1:-1] == bad
+    for task in (first, last):
+        (payload,) = found(task["id"])
+        assert signing.loads(payload) == task
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | st.datetimes(),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values) | st.tuples(values, values),
+    max_leaves=8,
+)
+PACKAGES = st.builds(
+    lambda name, args, kwargs, options: {**options, "id": new_task_id(), "name": name, "args": args, "kwargs": kwargs},
+    st.text(),
+    st.lists(VALUES).map(tuple),
+    st.dictionaries(st.text(), VALUES),
+    st.dictionaries(st.sampled_from(["group", "hook", "timeout", "chain"]), VALUES),
+)
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(PACKAGES, st.booleans())
+def test_with_id_in_place__whatever_the_task(task: dict[str, Any], compressed: bool) -> None:
+    first = {"id": task["id"], **task}
+    assert signing.dumps(first)[28:68] == SignedPackage.dumps(first)[28:68] == lookup.part_of(task["id"])
+    payload = lookup.with_id_in_place(SignedPackage.dumps(task, compressed=compressed))
+    assert payload[28:68] == lookup.part_of(task["id"])
+    assert signing.loads(payload) == task
+    assert lookup.with_id_in_place(payload) is payload
+
+
+def test_has_id_in_place__another_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = package()
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        monkeypatch.setattr(signing, "_PROTOCOL", protocol)
+        payload = signing.dumps(task)
+        assert lookup.has_id_in_place(payload) is (protocol == 5)
+    monkeypatch.undo()
+    assert lookup.has_id_in_place(signing.dumps(task))
+
+
+def test_signing__compresses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Conf, "COMPRESSED", True)
+    assert lookup.has_id_in_place(signing.dumps(package("x" * 1000)))
+
+
+def test_q_cluster__compress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(Conf.conf, "compress", True)
+    (error,) = checks.check_q_cluster(None)
+    assert error.id == "cluster.E004"
+    assert "Q_CLUSTER['compress']" in error.msg
+    assert "Remove it" in str(error.hint)
+
+
+# Which tasks have ended.
+
+
+def test_ended__by_what_became_of_each() -> None:
+    queued, retried, failed, succeeded, unknown, again = (new_task_id() for _ in range(6))
+    Broker().enqueue_all([signing.dumps(package() | {"id": task_id}) for task_id in (queued, retried, again)])
+    OrmQ.objects.filter(payload=found(retried)[0]).update(lock=datetime.now(UTC) + timedelta(minutes=1))
+    row, now = OrmQ.objects.get(payload=found(retried)[0]), datetime.now(UTC)
+    Attempt.objects.create(row=row.pk, task_id=retried, number=1, outcome="failed", worker="alice", started=now, stopped=now)
+    history(failed, success=False)
+    history(succeeded, success=True)
+    history(again, success=True)  # it was queued once more since
+    assert ended(queued, retried, failed, succeeded, unknown, again) == {succeeded, unknown}
+
+
+def test_ended__of_none() -> None:
+    assert ended() == set()
+
+
+def test_ended__an_id_that_begins_like_a_queued_one_counts_as_queued() -> None:
+    task = package()
+    Broker().enqueue(signing.dumps(task))
+    task_id = task["id"]
+    digits = "0123456789abcdef"
+    like = [task_id[:30] + last + end for last in digits for end in digits]
+    assert ended(*like) == set()
+    other = task_id[:29] + ("0" if task_id[29] != "0" else "1") + task_id[30:]
+    assert ended(*like, other) == {other}
+
+
+@pytest.mark.parametrize("count", [499, 500, 501, 1700])
+def test_ended__of_many(count: int) -> None:
+    task_ids = [uuid.uuid4().hex for _ in range(count)]
+    kept = {task_ids[0], task_ids[-1], *random.sample(task_ids, 30)}
+    Broker().enqueue_all([signing.dumps(package() | {"id": task_id}) for task_id in kept])
+    kept.add(history(task_ids[count // 2], success=False).id)
+    assert ended(*task_ids) == set(task_ids) - kept
+
+
+def test_ended__while_a_task_goes_from_one_table_to_the_other() -> None:
+    task_id, done = new_task_id(), threading.Event()
+    payload = signing.dumps(package() | {"id": task_id})
+    Broker().enqueue(payload)
+
+    def fail_and_submit_again() -> None:
+        try:
+            while not done.is_set():
+                with transaction.atomic():
+                    OrmQ.objects.all().delete()
+                    history(task_id, success=False)
+                with transaction.atomic():
+                    Task.objects.all().delete()
+                    table.insert(connection, "notifier", [payload], datetime.now(UTC))
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor() as another, own_connection() as own:
+        going = another.submit(fail_and_submit_again)
+        try:
+            for _ in range(1000):
+                assert lookup.ended(own, [task_id]) == set()
+        finally:
+            done.set()
+        going.result(20)
+
+
+@pytest.mark.parametrize("name", [table.QUEUE, table.HISTORY])
+def test_ended__the_database_can_not_tell(name: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {name} RENAME TO away")
+    try:
+        with pytest.raises(DatabaseError, match=name):
+            ended(new_task_id())
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE away RENAME TO {name}")
+
+
+def test_is_held__by_this_lease_alone() -> None:
+    async_task(TAKE_ONE, 1)
+    row, lease = OrmQ.objects.get().pk, datetime(3026, 11, 24, 1, 2, 3, 4005, tzinfo=UTC)
+    assert not lookup.is_held(connection, row, lease)
+    OrmQ.objects.update(lock=lease)
+    assert lookup.is_held(connection, row, lease)
+    assert not lookup.is_held(connection, row + 1, lease)
+    assert not lookup.is_held(connection, row, lease + timedelta(microseconds=1))
+    OrmQ.objects.all().delete()
+    assert not lookup.is_held(connection, row, lease)
+
+
+# How the database goes about it.
+
+EXPLAIN = {"sqlite": "EXPLAIN QUERY PLAN", "postgresql": "EXPLAIN"}
+
+
+def plan_of(connection: BaseDatabaseWrapper, ask: Callable[[], object]) -> str:
+    """How the database runs the statements of this module."""
+    run = table.run
+    plans: list[str] = []
+
+    def explain(connection: BaseDatabaseWrapper, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
+        plans.extend(str(row[-1]) for row in run(connection, f"{EXPLAIN[connection.vendor]} {sql}", values))
+        return run(connection, sql, values)
+
+    with mock.patch.object(table, "run", explain):
+        ask()
+    return "\n".join(plans)
+
+
+def read_from_end_to_end(plan: str) -> list[str]:
+    """The scans in a plan that look no value up."""
+    if environment.DATABASE == "sqlite":
+        return re.findall(r"SCAN (?:django_q_\w+|done)\b.*", plan)
+    nodes = re.split(r"->|\bSubPlan\b", plan)
+    return [node for node in nodes if " Scan " in node and "django_q_" in node and "Index Cond" not in node]
+
+
+@pytest.mark.parametrize("analyzed", ["never", "when empty", "when full"])
+def test_ended__goes_by_both_indexes(analyzed: str) -> None:
+    with own_connection() as own, own.cursor() as cursor:
+        analyze = f"ANALYZE {table.QUEUE}", f"ANALYZE {table.HISTORY}"
+        # Tables that the server knows nothing of, like new ones.
+        cursor.execute("SELECT 1" if own.vendor == "sqlite" else f"TRUNCATE {table.QUEUE}, {table.HISTORY}")
+        if analyzed == "when empty":
+            for statement in analyze:
+                cursor.execute(statement)
+        tasks = [package(number) for number in range(3000)]
+        Broker().enqueue_all([signing.dumps(task) for task in tasks])
+        now = datetime.now(UTC)
+        Task.objects.bulk_create(
+            Task(id=new_task_id(), name="t", func="f", started=now, stopped=now, success=False) for _ in range(3000)
+        )
+        if analyzed == "when full":
+            for statement in analyze:
+                cursor.execute(statement)
+        try:
+            plan = plan_of(own, lambda: lookup.ended(own, [task["id"] for task in tasks[:500]]))
+        finally:
+            if own.vendor == "sqlite":
+                cursor.execute("DROP TABLE IF EXISTS sqlite_stat1")
+    assert "cluster_task" in plan
+    assert read_from_end_to_end(plan) == []
+
+
+def test_is_held__goes_by_the_row() -> None:
+    Broker().enqueue_all([signing.dumps(package(number)) for number in range(1000)])
+    with own_connection() as own:
+        plan = plan_of(own, lambda: lookup.is_held(own, OrmQ.objects.latest("pk").pk, datetime.now(UTC)))
+    assert read_from_end_to_end(plan) == []
+
+
+def test_plan__of_an_expression_with_parameters_reads_all() -> None:
+    """What the literals of `lookup.PART` are for; and these tests would notice."""
+    Broker().enqueue_all([signing.dumps(package(number)) for number in range(1000)])
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1" if connection.vendor == "sqlite" else "SET enable_seqscan = off")
+        try:
+            plan = OrmQ.objects.alias(part=Substr("payload", 29, 40)).filter(part=lookup.part_of(new_task_id())).explain()
+        finally:
+            cursor.execute("SELECT 1" if connection.vendor == "sqlite" else "RESET enable_seqscan")
+    assert "cluster_task" not in plan
+    assert len(read_from_end_to_end(plan)) == 1
+
+
+# The indexes on django-q2's tables.
+
+
+def definitions() -> dict[str, str]:
+    """The indexes of both tables, as the database says them."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'")
+        else:
+            cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index'")
+        return dict(cursor.fetchall())
+
+
+def lost() -> list[str]:
+    """What the system check says."""
+    return [str(warning.msg) for warning in checks.check_indexes(None, databases=["default"])]
+
+
+@pytest.fixture
+def dropped() -> Iterator[list[str]]:
+    """All of the indexes are gone."""
+    with connection.cursor() as cursor:
+        for name in indexes.INDEXES:
+            cursor.execute(f'DROP INDEX "{name}"')
+    yield list(indexes.INDEXES)
+    indexes.restore_missing("default")
+
+
+def test_restore_missing__makes_what_the_migrations_made() -> None:
+    made = definitions()
+    with connection.cursor() as cursor:
+        for name in indexes.INDEXES:
+            cursor.execute(f'DROP INDEX "{name}"')
+    assert indexes.restore_missing("default") == list(indexes.INDEXES)
+    assert definitions() == made
+    assert indexes.restore_missing("default") == []
+
+
+@pytest.mark.parametrize("app", ["cluster", "django_q"])
+def test_restore_missing__after_a_migration_of_either_app(dropped: list[str], app: str) -> None:
+    assert not set(dropped) & set(definitions())
+    for _ in range(2):
+        sender = apps.get_app_config(app)
+        post_migrate.send(sender, app_config=sender, verbosity=0, interactive=False, using="default", apps=apps)
+        assert set(dropped) <= set(definitions())
+
+
+def test_check__names_what_is_missing_and_migrate_makes_it_again() -> None:
+    assert lost() == []
+    before = definitions()
+    if connection.vendor == "sqlite":  # as a migration of django-q2's would do it
+        with connection.schema_editor() as editor:
+            editor._remake_table(OrmQ)  # type: ignore[attr-defined]
+    else:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP INDEX cluster_task; DROP INDEX cluster_claim")
+    (message,) = lost()
+    assert "cluster_claim, cluster_task" in message
+    assert checks.check_indexes(None) == checks.check_indexes(None, databases=[]) == []
+    call_command("migrate", verbosity=0, skip_checks=True)
+    assert definitions() == before
+    assert lost() == []
+
+
+def test_check__is_registered_for_databases() -> None:
+    registered: list[Any] = registry.registry.get_checks()
+    assert {check: check.tags for check in registered}[checks.check_indexes] == (Tags.database,)
+
+
+def test_restore_missing__leaves_out_what_is_not_migrated_yet() -> None:
+    before = definitions()
+    try:
+        call_command("migrate", "cluster", "0005", verbosity=0, skip_checks=True)
+        assert set(indexes.INDEXES) - set(definitions()) == {"cluster_task"}
+        call_command("migrate", "cluster", "0001", verbosity=0, skip_checks=True)
+        assert not set(indexes.INDEXES) & set(definitions())
+        assert lost() == []
+    finally:
+        call_command("migrate", verbosity=0, skip_checks=True)
+    assert set(definitions()) == set(before)
+
+
+def test_missing__in_a_database_without_the_tables(tmp_path: Path) -> None:
+    engine = "django.db.backends.sqlite3"
+    settings = connections.settings["default"] | {"ENGINE": engine, "NAME": tmp_path / "other", "OPTIONS": {}}
+    other = load_backend(engine).DatabaseWrapper(settings, "default")
+    try:
+        assert indexes.missing(other) == []
+    finally:
+        other.close()
+
+
+def test_makemigrations__has_nothing_to_make() -> None:
+    call_command("makemigrations", "cluster", check_changes=True, dry_run=True, verbosity=0)
