@@ -460,7 +460,11 @@ def host(name: str) -> Iterator[psutil.Process]:
     """A cluster in a pid namespace, with a host's name and a data folder of its own: the database is all it has in common."""
     inner = f"hostname {name} && exec {sys.executable} manage.py qcluster --workers {WORKERS}"
     command = ["unshare", "--pid", "--uts", "--fork", "--mount-proc", "--kill-child", "sh", "-c", inner]
-    env = {"NOTIFIER_DATA_DIR": str(FOLDER / name), "SECRET_KEY": settings.SECRET_KEY}
+    env = {
+        "NOTIFIER_DATA_DIR": str(FOLDER / name),
+        "NOTIFIER_LOG_FILE": str(FOLDER / f"{name}.txt"),
+        "SECRET_KEY": settings.SECRET_KEY,
+    }
     with running(command, env=env, output=OUTPUT) as process:
         wait_until(lambda: Worker.objects.filter(host=_host_of(name)).count() == WORKERS, what=f"{name} works")
         yield psutil.Process(process.pid)

@@ -17,6 +17,7 @@ from django.conf import settings
 
 from notifications.background import run_in_order
 from notifications.cluster.running import current_task
+from notifications.log.journal import TRIM_FROM
 from notifications.tasks import write_log, write_notification
 
 
@@ -234,3 +235,26 @@ def _id() -> str:
 def write_of_hook(task: Any) -> None:
     """A hook that writes."""
     write_log("hook\n")
+
+
+# Installations.
+
+
+def write_until_allowed(text: str) -> None:
+    """Write, then fail, until somebody has made the file "allowed"."""
+    write_log(text)
+    if not (marks() / "allowed").exists():
+        raise RuntimeError("not yet")
+
+
+def write_once_told(text: str) -> None:
+    """Write as soon as somebody has made the file "told"."""
+    (marks() / f"waits-{os.uname().nodename}").touch()
+    while not (marks() / "told").exists():
+        time.sleep(0.01)
+    write_log(text)
+
+
+def write_much() -> None:
+    """So much that the journal is trimmed."""
+    write_log("x" * TRIM_FROM + "\n")

@@ -37,7 +37,7 @@ def with_id_in_place(payload: str) -> str:
         return payload
     try:
         task = signing.loads(payload)
-        if isinstance(task, dict) and isinstance(task["id"], str):
+        if isinstance(task, dict):
             signed = signing.dumps({"id": task["id"], **task})
             return signed if has_id_in_place(signed) else payload
     except BaseException:  # noqa: S110 - unpickling runs code of others; a worker will say what is wrong with it
