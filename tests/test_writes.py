@@ -81,6 +81,14 @@ def test_receiver__writes_beside_the_calls(signal: str, log_file: Path, run_clus
     assert lines_of(log_file) == {"audit": 1, "found query: hello": 1, "message to alice": 1}
 
 
+def test_receiver__writes_where_another_branch_goes_on(log_file: Path, run_cluster: RunCluster) -> None:
+    """After the attempt that fails before the second write."""
+    queue("write_fail_write", name="post_execute_in_worker: audit")
+    run_cluster()
+    assert_all_succeeded()
+    assert lines_of(log_file) == {"one": 1, "two": 1, "audit": 1}
+
+
 def test_receiver__writes_the_same_text_as_the_task(log_file: Path, run_cluster: RunCluster) -> None:
     queue("write_and_fail_once", "same\n", name="pre_execute: same")
     run_cluster()
@@ -211,11 +219,12 @@ def test_write_notification__in_the_order_of_the_task(
 def test_write_log__with_the_context_in_threads(
     function: str, lines: dict[str, int], log_file: Path, run_cluster: RunCluster
 ) -> None:
-    task_id = queue(function)
+    for _ in range(5):
+        queue(function)
     run_cluster()
-    assert_all_succeeded()
-    assert lines_of(log_file) == lines
-    assert not Note.objects.filter(task_id=task_id).exists()
+    assert_all_succeeded(5)
+    assert lines_of(log_file) == {line: 5 * count for line, count in lines.items()}
+    assert not Note.objects.exists()
 
 
 OTHERS = [

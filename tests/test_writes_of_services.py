@@ -119,6 +119,7 @@ def test_database__restored_from_before_a_trim(env: dict[str, str], tmp_path: Pa
     with copied_database(env, tmp_path) as url:
         allow(env)
         submit_failed_again(env)
+        run(env)
         queue("write_much", env=env)
         run(env)
         restored = env | {"DATABASE_URL": url}

@@ -54,6 +54,13 @@ def write_and_fail_once(*texts: str) -> None:
     fail_once()
 
 
+def write_fail_write() -> None:
+    """A failure between two writes."""
+    write_log("one\n")
+    fail_once()
+    write_log("two\n")
+
+
 def report_failure() -> None:
     """Another branch in the second attempt than in the first."""
     try:
