@@ -98,7 +98,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A figure of one contestant's over all pairs. What a tree doesn't have, and a ratio to nothing but 0, is None."""
+    """A figure of one contestant's over all pairs. None is what a tree doesn't have, and a ratio when the other's are all 0."""
 
     figure: str
     this: float | None  # medians

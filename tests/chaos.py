@@ -43,6 +43,7 @@ from django_q.tasks import async_task  # noqa: E402
 
 from notifications.cluster import queueing, signing  # noqa: E402
 from notifications.cluster.models import Attempt, DeadLetter, Worker  # noqa: E402
+from tests import chaos_writes  # noqa: E402
 
 FOLDER = environment.FOLDER
 OUTPUT = FOLDER / "output"
@@ -239,23 +240,9 @@ def _kill_once(manager: psutil.Process, find: Callable[[], list[psutil.Process]]
 def chaos(quick: bool) -> str:
     """Many tasks while a random process of the cluster is killed every 0.2 s: worker, maintenance or supervisor."""
     count = 1000 if quick else 5000
-    killed: set[int] = set()
     with managed_cluster() as manager:
         ids = enqueue(count, 0.005)
-        kills_done = 0
-        deadline = time.monotonic() + 300
-        while not drained():
-            assert time.monotonic() < deadline, f"{OrmQ.objects.count()} rows are left"
-            supervisor = supervisor_of(manager)
-            with contextlib.suppress(psutil.Error):
-                # A supervisor that is about to start is no victim: killed each time, it would never get on.
-                if workers_of(supervisor) and supervisor:
-                    victims = [supervisor, *supervisor.children()]
-                    victim = random.choice(victims)
-                    killed |= {process.pid for process in victims} if victim is supervisor else {victim.pid}
-                    victim.kill()
-                    kills_done += 1
-            time.sleep(0.2)
+        kills_done, killed = _kill_until_drained(manager)
         wait_until(lambda: Success.objects.count() == count, what="every task has succeeded")
         assert set(Success.objects.values_list("pk", flat=True)) == set(ids)
         runs: dict[int, list[int]] = {}
@@ -269,6 +256,39 @@ def chaos(quick: bool) -> str:
     repeated = sum(len(pids) - 1 for pids in runs.values())
     lost = Attempt.objects.filter(outcome=Attempt.Outcome.LOST).count()
     return f"{count} tasks, {kills_done} kills: each has one success; {repeated} ran again, {lost} lost attempts on record"
+
+
+def _kill_until_drained(manager: psutil.Process) -> tuple[int, set[int]]:
+    """Kill a random process every 0.2 s while something is queued; how many times, and who died of it, by pid."""
+    kills_done, killed = 0, set[int]()
+    deadline = time.monotonic() + 300
+    while not drained():
+        assert time.monotonic() < deadline, f"{OrmQ.objects.count()} rows are left"
+        supervisor = supervisor_of(manager)
+        with contextlib.suppress(psutil.Error):
+            # A supervisor that is about to start is no victim: killed each time, it would never get on.
+            if workers_of(supervisor) and supervisor:
+                victims = [supervisor, *supervisor.children()]
+                victim = random.choice(victims)
+                killed |= {process.pid for process in victims} if victim is supervisor else {victim.pid}
+                victim.kill()
+                kills_done += 1
+        time.sleep(0.2)
+    return kills_done, killed
+
+
+def writes(quick: bool) -> str:
+    """Tasks that fail, branch, resume and repeat themselves, under the same kills: each line as often as promised."""
+    count = 400 if quick else 5000
+    ids = chaos_writes.enqueue(count)
+    with managed_cluster() as manager:
+        kills_done, _ = _kill_until_drained(manager)
+        assert not Failure.objects.exists(), list(Failure.objects.values_list("result", flat=True))
+        assert set(Success.objects.values_list("pk", flat=True)) == set(ids)
+        assert_attempts_add_up()
+    lost = Attempt.objects.filter(outcome=Attempt.Outcome.LOST).count()
+    # Only now, since what a task has forked outlives a kill of its worker.
+    return f"{count} tasks, {kills_done} kills, {lost} lost attempts: {chaos_writes.compare(count, settings.NOTIFIER_LOG_FILE)}"
 
 
 def poison(quick: bool) -> str:
@@ -507,7 +527,8 @@ def _has_more_successes_than(count: int) -> bool:
     return Success.objects.count() > count or drained()
 
 
-EVERYWHERE = [kills, chaos, poison, stops, fairness, idle, paused, chaos_over_http.posts, chaos_over_http.log_disk_full]
+EVERYWHERE = [kills, chaos, writes, poison, stops, fairness, idle, paused]
+EVERYWHERE += [chaos_over_http.posts, chaos_over_http.log_disk_full]
 ONLY_ON = {"sqlite": [chaos_over_http.data_disk_full], "postgresql": [hosts, restarts]}
 SCENARIOS = {scenario.__name__: scenario for scenario in EVERYWHERE + ONLY_ON[environment.DATABASE]}
 NAMES = [scenario.__name__ for scenario in itertools.chain(EVERYWHERE, *ONLY_ON.values())]

@@ -9,7 +9,7 @@ import pytest
 from tests.environment import DATABASE
 from tests.processes import PROJECT
 
-SCENARIOS = ["kills", "chaos", "poison", "stops", "fairness", "idle", "paused", "posts", "log_disk_full"]
+SCENARIOS = ["kills", "chaos", "writes", "poison", "stops", "fairness", "idle", "paused", "posts", "log_disk_full"]
 SCENARIOS += ["hosts", "restarts"] if DATABASE == "postgresql" else ["data_disk_full"]
 
 

@@ -176,7 +176,7 @@ def interrupt_overwriting(scene: Scene) -> None:
         def rename(*_: object) -> NoReturn:
             raise OSError(18, "Invalid cross-device link")
 
-        os.rename = rename
+        os.rename = rename  # type: ignore[assignment]
         strike_in_write(5, 4, kill)()
 
     job = scene.writer()
