@@ -7,6 +7,8 @@ import asyncio
 import json
 import os
 import random
+import signal
+import threading
 import time
 import uuid
 from functools import partial
@@ -155,9 +157,9 @@ def shuffle(task: int) -> None:
 
 
 @patient
-def repeat(task: int) -> None:
-    """One text, another number of times in each attempt, with another text in between."""
-    writer = Writer(task)
+def repeat(task: int, call: int) -> None:
+    """One text, another number of times in each attempt, in each call of a request."""
+    writer = Writer(task, call)
     for _ in range(random.randint(1, 10)):
         writer.write("again")
         if random.random() < 0.3:
@@ -166,12 +168,13 @@ def repeat(task: int) -> None:
 
 
 @patient
-def write_long(task: int) -> None:
-    """Lines so long that a kill may tear them."""
+def die(task: int) -> None:
+    """Killed at a random moment of its writes: by a thread, which gets its turn where they wait for the system."""
     writer = Writer(task)
-    for key in (None, None, "long"):
-        writer.write(f"long {SHORT}", key)
-    stumble()
+    if writer.mark("killed"):
+        threading.Timer(random.random() * 0.002, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    for number in range(20):
+        writer.write("dying" if number % 5 else f"dying {SHORT}", f"{number}" if number % 2 else None)
 
 
 @patient
@@ -212,7 +215,7 @@ async def gather(task: int) -> None:
     writer = Writer(task)
     texts = ["gathered", "gathered", "gathered", "one", "two"]
     await asyncio.gather(*(asyncio.to_thread(writer.write, text) for text in random.sample(texts, len(texts))))
-    stumble()
+    stumble(0.3)
 
 
 @patient
@@ -223,7 +226,7 @@ def fork(task: int) -> None:
     writer.write("forked", "parent")
     for child in children:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    stumble()
+    stumble(0.3)
 
 
 def _in_child(function: partial[None]) -> int:

@@ -59,12 +59,25 @@ def another_replacement(one: bytes, two: bytes, three: bytes) -> tuple[list[Step
     return [("append", one), ("replace", two)], [("append", one), ("replace", b"other: " + three)], b"other: " + three
 
 
+def replacement_by_what_was_appended(one: bytes, two: bytes, three: bytes) -> tuple[list[Step], list[Step], bytes]:
+    """An append is no replacement, though the text is the same."""
+    return [("append", one), ("append", two)], [("replace", one)], one
+
+
 Shape = Callable[[bytes, bytes, bytes], tuple[list[Step], list[Step], bytes]]
 
 
 @pytest.mark.parametrize(
     "shape",
-    [append_twice, replace_twice, append_then_replace, replace_then_append, another_branch, another_replacement],
+    [
+        append_twice,
+        replace_twice,
+        append_then_replace,
+        replace_then_append,
+        another_branch,
+        another_replacement,
+        replacement_by_what_was_appended,
+    ],
     ids=lambda shape: shape.__name__,
 )
 def test_retry__leaves_what_both_attempts_asked_for(shape: Shape, tmp_path: Path) -> None:

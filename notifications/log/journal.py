@@ -19,6 +19,7 @@ from notifications.log.disk import read_all, sync_folder, write_all
 from notifications.log.identity import FRESH, IDENTITY, TASK, made_at
 from notifications.log.records import (
     HEADER,
+    INTENTS,
     KEPT,
     NEWEST,
     NO_FILE,
@@ -26,6 +27,7 @@ from notifications.log.records import (
     OPEN,
     PLACE,
     PLACES,
+    RECORD,
     WRITTEN,
     File,
     Intent,
@@ -67,7 +69,9 @@ class Journal:
         self._durable = durable
         self._patience = patience
         self._threads = threading.RLock()
+        self._name = os.fspath(path)
         self._fd = -1
+        self._file = (0, 0)  # its device and inode
         self._forget()
         _journals.add(self)
 
@@ -81,14 +85,13 @@ class Journal:
 
         Raises TimeoutError and OSError, and may hold the lock then: call `let_go` in a `finally` that covers this call.
         """
-        deadline = time.monotonic() + self._patience
         # A lock between threads first: flock(2) belongs to the open file, which they share.
-        if not self._threads.acquire(timeout=self._patience):
+        if not self._threads.acquire(blocking=False) and not self._threads.acquire(timeout=self._patience):
             raise TimeoutError(f"{self.path} was locked by another thread for {self._patience:g} s")
         while True:
             if self._fd < 0:
                 self._open()
-            self._lock(deadline)
+            self._lock()
             size = self._size_in_place()
             if size is None:
                 self.close()  # it was trimmed, or deleted: another file has its name, or none
@@ -130,14 +133,17 @@ class Journal:
         except FileNotFoundError:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(self.path, FLAGS, 0o600)
+        status = os.fstat(self._fd)
+        self._file = (status.st_dev, status.st_ino)
         if self._durable:
             sync_folder(self.path.parent)
             sync_folder(self.path.parent.parent)
 
-    def _lock(self, deadline: float) -> None:
+    def _lock(self) -> None:
         """Wait for the lock, but not for ever: flock(2) has no limit of its own."""
         if self._is_locked_now():
             return
+        deadline = time.monotonic() + self._patience
         for pause in _pauses():
             if pause:
                 time.sleep(pause)
@@ -157,12 +163,11 @@ class Journal:
 
     def _size_in_place(self) -> int | None:
         """The journal's size; None when our file is not the one at its path, however many links it has."""
-        ours = os.fstat(self._fd)
         try:
-            there = os.stat(self.path)
+            there = os.stat(self._name)
         except FileNotFoundError:
             return None
-        return ours.st_size if os.path.samestat(ours, there) else None
+        return there.st_size if (there.st_dev, there.st_ino) == self._file else None
 
     # Under the lock.
 
@@ -171,29 +176,35 @@ class Journal:
         for written in self.written.values():
             if identity in written:
                 return True
-        return any(place in places for places in self.places.values())
+        for places in self.places.values():
+            if place in places:
+                return True
+        return False
 
     def begin(self, kind: bytes, database: bytes, identity: bytes, file: File, text: bytes) -> Intent:
         """Note what is about to be written, and to which file. Raises OSError, and then it counts as not noted.
 
         The file of a RENAME may still have to be made (NO_FILE); then `name_file` has to follow.
         """
-        return self._note(Intent(self._end, OPEN, kind, database, identity, file, text))
+        intent = Intent(self._end, OPEN, kind, database, identity, file, text)
+        self._note(intent)
+        return intent
 
     def name_file(self, intent: Intent, file: File) -> Intent:
         """Note which file an intent is about. Raises OSError, and then it counts as not noted."""
-        return self._note(intent._replace(file=file))
+        intent = intent._replace(file=file)
+        self._note(intent)
+        return intent
 
-    def _note(self, intent: Intent) -> Intent:
-        record = packed(intent.kind, intent.database, intent.identity, intent.file, intent.text)
+    def _note(self, intent: Intent) -> None:
+        position, _, *content = intent
         try:
-            write_all(self._fd, record, intent.position)
+            write_all(self._fd, packed(*content), position)
             if self._durable and intent.file != NO_FILE:
                 os.fsync(self._fd)
         except OSError as error:
             error.filename = str(self.path)
             raise
-        return intent
 
     def settle(self, intent: Intent, state: bytes) -> None:
         """Note what became of an intent, WRITTEN or VOID. One byte that is there already: it needs no room."""
@@ -264,11 +275,10 @@ class Journal:
             self._forget()  # somebody has cut it
         start, buffer = self._end, read_all(self._fd, size - self._end, self._end)
         while self._end < size:
-            record = parse(buffer, self._end - start)
+            record = parse(buffer, start, self._end)
             if not record or (self._end == 0 and record.kind != HEADER):
                 os.ftruncate(self._fd, self._end)  # its writer was killed, or the disk full: it had not touched the log
                 return
-            record = record._replace(position=self._end)
             if record.state == OPEN:
                 self.settle(record, decide(record))
             else:
@@ -277,28 +287,30 @@ class Journal:
     def _learn(self, record: Intent, state: bytes) -> None:
         """Take in a record that is decided. Interrupted anywhere, it can be done over."""
         if state == WRITTEN:
-            self._learn_written(record)
-        self._end = record.end
+            if record.kind in INTENTS:
+                self._learn_write(record.database, record.identity)
+            else:
+                self._learn_more(record)
+        self._end = record.position + RECORD.size + len(record.text)
 
-    def _learn_written(self, record: Intent) -> None:
+    def _learn_write(self, database: bytes, identity: bytes) -> None:
+        task, mark = identity[:TASK], identity[TASK:]
+        if mark != FRESH:
+            self.written[database].add(identity)
+        if task > self.newest and made_at(task):
+            self.newest = task
+
+    def _learn_more(self, record: Intent) -> None:
         if record.kind == HEADER:
             trims, self.databases = read_header(record.text)
             if trims != self.trims:
                 self.trims, self.learned = trims, time.monotonic()
         elif record.kind == NEWEST:
             self.newest = record.identity[:TASK]
-        elif record.kind == KEPT:
-            self.written[record.database].update(_each(record.text, IDENTITY))
-            self._base = record.end
-        elif record.kind == PLACES:
-            self.places[record.database].update(_each(record.text, PLACE))
-            self._base = record.end
         else:
-            if record.identity[TASK:] != FRESH:
-                self.written[record.database].add(record.identity)
-            task = record.identity[:TASK]
-            if task > self.newest and made_at(task):
-                self.newest = task
+            known, length = (self.written, IDENTITY) if record.kind == KEPT else (self.places, PLACE)
+            known[record.database].update(_each(record.text, length))
+            self._base = record.position + RECORD.size + len(record.text)
 
 
 def _each(text: bytes, length: int) -> Iterator[bytes]:

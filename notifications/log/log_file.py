@@ -84,6 +84,7 @@ class LogFile:
         `database`: with it, the journal is trimmed. `patience`: seconds to wait for other writers.
         """
         self.path = path
+        self._name = os.fspath(path)
         self._journal = Journal(journal_path, durable=durable, patience=patience)
         self._replacement = Replacement(self._journal, durable=durable)
         self._durable = durable
@@ -207,7 +208,7 @@ class LogFile:
     # Appending.
 
     def _append(self, text: bytes, identity: Identity) -> Outcome:
-        log = os.open(self.path, TO_APPEND, NEW_FILE_MODE)
+        log = os.open(self._name, TO_APPEND, NEW_FILE_MODE)
         try:
             status = os.fstat(log)
             if stat.S_ISREG(status.st_mode):

@@ -11,6 +11,7 @@ from notifications.log.identity import IDENTITY, TASK
 APPEND = b"a"
 RENAME = b"r"  # a file that holds the text is complete, and about to be renamed over the log
 OVERWRITE = b"p"  # the log is about to be overwritten in place
+INTENTS = APPEND + RENAME + OVERWRITE
 HEADER = b"h"  # the first record: how often the journal was trimmed
 NEWEST = b"n"  # from here on, its task counts as the newest that has written
 KEPT = b"k"  # identities that outlived a trim
@@ -58,11 +59,6 @@ class Intent(NamedTuple):
     file: File
     text: bytes
 
-    @property
-    def end(self) -> int:
-        """Where the next record begins."""
-        return self.position + RECORD.size + len(self.text)
-
 
 def packed(kind: bytes, database: bytes, identity: bytes, file: File, text: bytes) -> bytes:
     """An intent's bytes, open."""
@@ -90,12 +86,14 @@ def newest(task: bytes) -> bytes:
     return packed_settled(NEWEST, b"", identity=task.ljust(IDENTITY, b"\0"))
 
 
-def parse(buffer: bytes, at: int) -> Intent | None:
-    """The record that begins at `at`, which becomes its position; None when it isn't whole."""
+def parse(buffer: bytes, start: int, position: int) -> Intent | None:
+    """The record at this position of the journal; None when it isn't whole. `start`: the position of the buffer's first byte."""
+    at = position - start
     if at + RECORD.size > len(buffer):
         return None
     state, checksum, kind, database, identity, device, inode, size, length = RECORD.unpack_from(buffer, at)
     end = at + RECORD.size + length
     if end > len(buffer) or crc32(memoryview(buffer)[at + CHECKED : end]) != checksum:
         return None
-    return Intent(at, state, kind, database, identity, File(device, inode, size), buffer[at + RECORD.size : end])
+    text = buffer[at + RECORD.size : end]
+    return Intent(position, state, kind, database, identity, File(device, inode, size), text)
