@@ -1,7 +1,6 @@
 """What a worker calls: each takes plain values and makes one write to the log, once however often it is called again."""
 
 import os
-import struct
 from functools import lru_cache
 from logging import getLogger
 from pathlib import Path
@@ -9,14 +8,14 @@ from pathlib import Path
 from django.conf import settings
 
 from notifications.cluster.identifiers import new_task_id
-from notifications.cluster.running import RunningTask, current_task, task_of_caller
+from notifications.cluster.running import RunningTask, current_attempt, task_of_caller
 from notifications.log.identity import Identity, mark_of_key, mark_of_repetition, mark_of_text
 from notifications.log.log_file import LogFile, Outcome
 from notifications.task_database import TaskDatabase
 
 logger = getLogger(__name__)
 
-PLACE = struct.Struct(">16sII")  # what version 0.1 called a write: task, call, how many writes the call had made before
+APPEND, REPLACE = "append", "replace"
 SHOWN = 200  # characters of a text in the service's output
 
 NOT_ITS_OWN = (
@@ -30,7 +29,7 @@ def write_notification(email: str, message: str = "", *, key: str | None = None)
 
     `key`: as for `write_log`. A replacement by a newer task is never undone.
     """
-    return _write("replace", f"notification for {email}: {message}", key)
+    return _write(REPLACE, f"notification for {email}: {message}", key)
 
 
 def write_log(message: str, *, key: str | None = None) -> str | None:
@@ -41,7 +40,7 @@ def write_log(message: str, *, key: str | None = None) -> str | None:
 
     Raises TypeError or ValueError for a key that is no text or empty, OSError when the log can't be written to.
     """
-    return _write("append", message, key)
+    return _write(APPEND, message, key)
 
 
 def open_log() -> None:
@@ -61,11 +60,13 @@ def _write(kind: str, text: str, key: str | None) -> str | None:
         raise TypeError(f"The key {key!r} is no text: write key=str(…).")
     if key == "":
         raise ValueError("The key is empty: name what is written, such as an order's number.")
-    task, content = task_of_caller(), text.encode()
+    attempt = current_attempt()
+    task = attempt or task_of_caller()
+    content = text.encode()
     identity = identify(task, kind, content, key)
     log = _log_file(settings.NOTIFIER_LOG_FILE)
-    put = log.append if kind == "append" else log.replace
-    outcome = put(content, identity=identity, attempt=task if task and task.is_in_hand else None)
+    put = log.append if kind == APPEND else log.replace
+    outcome = put(content, identity=identity, attempt=attempt or (task if task and task.is_in_hand else None))
     if outcome is Outcome.WRITTEN:
         return None
     shown = repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
@@ -77,17 +78,18 @@ def identify(task: RunningTask | None, kind: str, text: bytes, key: str | None) 
     """Which write of the task this is, called by `task_of_caller`. Outside of a task it is one that never comes again."""
     if task is None:
         return Identity(bytes.fromhex(new_task_id()))
-    name, place = bytes.fromhex(task.id), b""
-    is_its_own = task.is_here and task.is_in_hand and current_task.get() is task
-    if is_its_own and task.call >= 0:
-        place = PLACE.pack(name, task.call, task.count(task.call))
-    if key is not None:
-        return Identity(name, mark_of_key(key), place)
-    if not is_its_own:
+    name = bytes.fromhex(task.id)
+    if task is not current_attempt():
+        if key is not None:
+            return Identity(name, mark_of_key(key))
         task.note(NOT_ITS_OWN)
         return Identity(name)
-    mark = mark_of_text(kind, task.call, text)
-    return Identity(name, mark_of_repetition(mark, task.count(mark)), place)
+    call = task.call
+    mark = mark_of_text(kind, call, text) if key is None else mark_of_key(key)
+    if key is None and (before := task.count(mark)):
+        mark = mark_of_repetition(mark, before)
+    task.writes += 1
+    return Identity(name, mark, (call, task.writes - 1))
 
 
 @lru_cache(maxsize=8)

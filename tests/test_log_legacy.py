@@ -11,6 +11,7 @@ import pytest
 from notifications.log import legacy
 from notifications.log.identity import Identity, mark_of_key, mark_of_repetition, mark_of_text
 from notifications.log.log_file import LogFile, Outcome
+from notifications.log.records import PLACE
 from tests.log_scenes import LINE, Scene, Tasks, key
 
 # Written by that version: task 1's key alone (it was trimmed), a replacement by task 3, two calls of task 4, three writes of 5.
@@ -31,7 +32,7 @@ def text(number: int, kind: str, content: bytes, *, call: int = 0, again: int = 
     """A write without a key, as notifications/tasks.py names it."""
     task = key(number).task
     mark = mark_of_repetition(mark_of_text(kind, call, content), again)
-    return Identity(task, mark, legacy.PLACE.pack(task, call, count))
+    return Identity(task, mark, (call, count))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def text(number: int, kind: str, content: bytes, *, call: int = 0, again: int = 
         ("append", text(5, "append", b"twice\n", again=1, count=1)),
         ("append", text(5, "append", b"once\n", count=2)),
         ("append", text(1, "append", b"kept by its place\n")),
-        ("append", Identity(key(1).task, mark_of_key("new"), legacy.PLACE.pack(key(1).task, 0, 0))),
+        ("append", Identity(key(1).task, mark_of_key("new"), (0, 0))),
     ],
 )
 def test_legacy__stands_already(scene: Scene, kind: str, identity: Identity) -> None:
@@ -102,7 +103,7 @@ OLD_RECORD = struct.Struct("<cIc24sQQQI")
 def interrupted(scene: Scene, kind: bytes, state: bytes, content: bytes, size: int) -> Identity:
     """Add what a killed writer of version 0.1 left: an intent of task 7 for the log as it is."""
     status = scene.log.stat()
-    place = legacy.PLACE.pack(key(7).task, 0, 0)
+    place = PLACE.pack(key(7).task, 0, 0)
     body = OLD_RECORD.pack(state, 0, kind, place, status.st_dev, status.st_ino, size, len(content))[5:] + content
     with scene.journal.with_name(NAME).open("ab") as journal:
         journal.write(state + struct.pack("<I", crc32(body)) + body)

@@ -11,7 +11,7 @@ import pytest
 
 from notifications.cluster import running
 from notifications.cluster.notes import Notes
-from notifications.cluster.running import RunningTask, task_of_caller
+from notifications.cluster.running import RunningTask, current_attempt, task_of_caller
 
 PATH = "notifications.background.run_in_order"
 
@@ -95,6 +95,7 @@ def test_task_of_caller__a_thread_that_outlives_its_task(begin: Callable[[str], 
 def test_task_of_caller__a_thread_from_before_all_tasks(begin: Callable[[str], RunningTask]) -> None:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(task_of_caller).result()
+        running.note_threads()
         begin("a")
         assert pool.submit(task_of_caller).result() is None
 
@@ -110,21 +111,7 @@ def test_task_of_caller__a_pool_within_its_task_and_after_it(begin: Callable[[st
 
 def test_task_of_caller__a_forked_child(begin: Callable[[str], RunningTask]) -> None:
     task = begin("a")
-    assert in_child(lambda: task_of_caller() is task and task.is_in_hand and not task.is_here)
-
-
-def test_is_in_hand__as_a_forked_child_sees_it(begin: Callable[[str], RunningTask]) -> None:
-    task = begin("a")
-    ready, told = os.pipe()
-    child = os.fork()
-    if not child:
-        os.read(ready, 1)
-        os._exit(1 if task.is_in_hand else 0)
-    running.end()
-    os.write(told, b"!")
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    os.close(ready)
-    os.close(told)
+    assert in_child(lambda: task_of_caller() is task and task.is_in_hand and current_attempt() is None)
 
 
 def test_count__in_many_threads() -> None:
@@ -149,9 +136,25 @@ def test_enter_calls__only_the_payload_s_own(begin: Callable[[str], RunningTask]
 # Notes.
 
 
+class Keeper:
+    """A worker that keeps notes."""
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+
+    def is_held(self, row: int) -> bool:
+        return True
+
+    def is_in_hand(self, task_id: str) -> bool:
+        return True
+
+    def tell(self, task_id: str, text: str) -> None:
+        self.notes.tell(task_id, text)
+
+
 def test_notes__are_read_once_in_their_order() -> None:
     notes = Notes()
-    task = RunningTask("a" * 32, tell=notes.tell)
+    task = RunningTask("a" * 32, keeper=Keeper(notes))
     for text in ("one", "two \U0001f600", "one"):
         task.note(text)
     assert in_child(partial(task.note, "of a child"))

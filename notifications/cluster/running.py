@@ -4,16 +4,15 @@ The context goes along with `asyncio.to_thread`, `sync_to_async`, `asyncio.gathe
 (https://docs.python.org/3/library/contextvars.html): `task_of_caller` tells whom it works for.
 """
 
-import mmap
+import itertools
 import os
-import struct
 import sys
 import threading
 import time
 import weakref
-from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from contextvars import ContextVar
+from typing import Protocol
 
 # Calls that are none of the task's own: the receivers of `pre_execute` and of `post_execute_in_worker`.
 BEFORE, AFTER = -2, -1
@@ -22,34 +21,36 @@ BEFORE, AFTER = -2, -1
 POOLS = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
 
 
+class Keeper(Protocol):
+    """The worker that runs an attempt, as far as the attempt needs it."""
+
+    def is_held(self, row: int) -> bool:
+        """Whether the worker still holds the queue row with this id. Raises django.db.Error when nobody can tell."""
+
+    def is_in_hand(self, task_id: str) -> bool:
+        """Whether the worker runs this task now, also as a forked child of the worker sees it."""
+
+    def tell(self, task_id: str, text: str) -> None:
+        """Keep a note of the task."""
+
+
 class RunningTask:
     """One attempt at a task. Its id stays the same in every attempt, and when a failed task is submitted again."""
 
-    def __init__(
-        self,
-        id: str,  # noqa: A002
-        path: str = "",
-        *,
-        is_held: Callable[[], bool] = lambda: True,
-        tell: Callable[[str, str], None] | None = None,
-    ) -> None:
-        """`path`: the dotted path of the task's function.
+    call = 0  # the index of the call in hand among the task's calls
+    function: tuple[str, object] | None = None  # the call's function, by its dotted path: its retry policy holds
+    writes = 0  # how many the call in hand has made: which of them version 0.1 called which (notifications/log/legacy.py)
+    _has_calls = False
+    _told: frozenset[str] = frozenset()
 
-        `is_held`: whether the worker still holds the task. `tell`: keeps a note of the task with this id.
-        """
+    def __init__(self, id: str, path: str = "", *, row: int = 0, keeper: Keeper | None = None) -> None:  # noqa: A002
+        """`path`: the dotted path of the task's function. `row`: the id of its queue row."""
         self.id = id  # 32 hexadecimal digits, in the order of queueing (notifications/cluster/identifiers.py)
         self.path = path
-        self.call = 0  # the index of the call in hand among the task's calls
-        self.function: tuple[str, object] | None = None  # the call's function, by its dotted path: its retry policy holds
+        self.row = row
         self.began = time.monotonic()
-        self.is_held = is_held
-        self._tell = tell
-        self._told: set[str] = set()
-        self._pid = os.getpid()
-        self.number = -1  # among the attempts of its worker, once it is in hand
-        self._has_calls = False
-        self._asked: Counter[Hashable] = Counter()
-        self._mutex = threading.Lock()
+        self._keeper = keeper
+        self._asked: dict[Hashable, itertools.count[int]] = {}
 
     def enter_calls(self, path: str) -> bool:
         """Whether the function with this path, which runs several calls in order, is the task's own, and runs its calls now.
@@ -62,72 +63,48 @@ class RunningTask:
 
     def begin_call(self, index: int, path: str, func: object) -> None:
         """Go on to the next of the task's calls."""
-        self.call, self.function = index, (path, func)
+        self.call, self.function, self.writes = index, (path, func), 0
 
     def count(self, what: Hashable) -> int:
-        """How often this attempt has asked for this before. Threads may ask at once."""
-        with self._mutex:
-            self._asked[what] += 1
-            return self._asked[what] - 1
+        """How often this attempt has asked for this before. Threads may ask at once: each step is atomic."""
+        asked = self._asked.get(what)
+        if asked is None:
+            asked = self._asked.setdefault(what, itertools.count())
+        return next(asked)
 
     @property
     def is_in_hand(self) -> bool:
         """Whether this attempt goes on, seen from any thread and from forked children."""
-        return _process.in_hand.number == self.number
+        if _process.inherited and self._keeper:
+            return self._keeper.is_in_hand(self.id)
+        return self is (_process.task or _process.inherited)
 
-    @property
-    def is_here(self) -> bool:
-        """Whether this process runs the attempt: a forked child has a copy, whose counts are its own."""
-        return self._pid == os.getpid()
+    def is_held(self) -> bool:
+        """Whether its worker still holds the task. Raises django.db.Error when nobody can tell."""
+        return self._keeper is None or self._keeper.is_held(self.row)
 
     def note(self, text: str) -> None:
         """Have the task's history say this, once, whatever becomes of it. For any thread, and for forked children.
 
-        At most some 400 bytes are kept. It is lost when the worker is killed in the next moment.
+        At most 400 bytes are kept. It is lost when the worker is killed in the next moment.
         """
-        if self._tell and text not in self._told:
-            self._told.add(text)
-            self._tell(self.id, text)
+        if self._keeper and text not in self._told:
+            self._told |= {text}
+            self._keeper.tell(self.id, text)
 
 
 current_task: ContextVar[RunningTask | None] = ContextVar("current_task", default=None)
-
-
-class InHand:
-    """The number of the attempt in hand, in memory that a worker shares with the children that its tasks fork."""
-
-    _NUMBER = struct.Struct("=Q")
-
-    def __init__(self) -> None:
-        """Nothing is in hand."""
-        self._shared = mmap.mmap(-1, self._NUMBER.size)
-        self._begun = 0
-
-    def begin(self) -> int:
-        """Number another attempt, which is the one in hand from now on."""
-        self._begun += 1
-        self._NUMBER.pack_into(self._shared, 0, self._begun)
-        return self._begun
-
-    def end(self) -> None:
-        """Nothing is in hand any more."""
-        self._NUMBER.pack_into(self._shared, 0, 0)
-
-    @property
-    def number(self) -> int:
-        """That of the attempt in hand; 0 when there is none."""
-        found: int = self._NUMBER.unpack_from(self._shared)[0]
-        return found
 
 
 class _Process:
     """What this process knows of its tasks."""
 
     def __init__(self) -> None:
-        self.in_hand = InHand()
-        self.task: RunningTask | None = None
+        self.task: RunningTask | None = None  # in hand, and run by this very process
+        self.inherited: RunningTask | None = None  # in a forked child: the one that was in hand at the fork
         self.alive: list[threading.Thread] = []
         self.started_under: weakref.WeakKeyDictionary[threading.Thread, RunningTask | None] = weakref.WeakKeyDictionary()
+        self.note_threads()
 
     def note_threads(self) -> None:
         """Note of each thread the task that was in hand when it started, or that none was."""
@@ -137,14 +114,17 @@ class _Process:
             for thread in alive:
                 self.started_under.setdefault(thread, self.task)
 
+    def become_child(self) -> None:
+        """In a forked child: it runs no attempt; those that it knows are its parent's."""
+        self.task, self.inherited = None, self.task or self.inherited
+
 
 _process = _Process()
+os.register_at_fork(after_in_child=_process.become_child)
 
 
 def begin(task: RunningTask) -> None:
     """Make this the task in hand, and the context's."""
-    _process.note_threads()
-    task.number = _process.in_hand.begin()
     _process.task = task
     current_task.set(task)
 
@@ -154,12 +134,17 @@ def end() -> None:
     _process.note_threads()
     _process.task = None
     current_task.set(None)
-    _process.in_hand.end()
 
 
-def prepare_worker() -> None:
-    """In a new worker: share no memory with others."""
-    _process.in_hand = InHand()
+def note_threads() -> None:
+    """Between two tasks, after other people's code has run: threads that it has started are none of the next task's."""
+    _process.note_threads()
+
+
+def current_attempt() -> RunningTask | None:
+    """The attempt in hand, for those that carry its context in the process that runs it: they share its counts."""
+    task = current_task.get()
+    return task if task is _process.task else None
 
 
 def task_of_caller() -> RunningTask | None:
@@ -169,9 +154,10 @@ def task_of_caller() -> RunningTask | None:
     its task nobody can tell: it may work for another one by now.
     """
     task = current_task.get()
-    if task and task.is_here:
+    if task and not _process.inherited:
         return task
-    task = task or _process.started_under.get(threading.current_thread(), _process.task)
+    in_hand = _process.task or _process.inherited
+    task = task or _process.started_under.get(threading.current_thread(), in_hand)
     return None if task is None or (not task.is_in_hand and _is_in_pool()) else task
 
 

@@ -5,7 +5,6 @@ next row of a batch that was claimed, `put` keeps the result until the batch is 
 the next is one transaction.
 """
 
-import functools
 import logging
 import os
 import pickle
@@ -25,7 +24,7 @@ from django.db import close_old_connections, connections
 from django.utils import timezone
 from django_q.conf import Conf, error_reporter, logger
 from django_q.models import Task
-from django_q.signals import call_hook, post_execute
+from django_q.signals import call_hook, post_execute, post_execute_in_worker, pre_execute
 from django_q.worker import worker as run_tasks
 
 from notifications.cluster import attempts, lookup, maintenance, processes, queue_connection, running, signals, wakeup
@@ -85,36 +84,55 @@ class Stop:
 
 
 class Timer:
-    """What django-q2's worker loop takes for a shared `multiprocessing.Value`; ours is nobody else's.
+    """What django-q2's worker loop takes for a shared `multiprocessing.Value`; ours is nobody else's."""
 
-    What the loop does with it tells how far it has come with a task: it says "idle", has receivers of `pre_execute` called,
-    notes the task's time limit, calls the task, and takes the lock before receivers of `post_execute_in_worker` are called
-    (django_q/worker.py).
-    """
-
-    _value: float = -1
-
-    @property
-    def value(self) -> float:
-        """The time limit of what runs, in seconds; negative while nothing does."""
-        return self._value
-
-    @value.setter
-    def value(self, value: float) -> None:
-        task = current_task.get()
-        if task and task.call == BEFORE:
-            if self._is_noted:
-                task.call = 0
-            self._is_noted = not self._is_noted
-        self._value = value
-
-    _is_noted = False  # whether the loop has said "idle" for the task in hand
+    value: float = -1
 
     def get_lock(self) -> Any:
-        """No lock: one that is shared dies with its holder."""
-        if task := current_task.get():
+        """No lock: one that is shared dies with its holder. The loop asks for it right after the call."""
+        if post_execute_in_worker.receivers and (task := current_task.get()):
             task.call = AFTER
         return nullcontext()
+
+
+def _begin_call(**_: object) -> None:
+    """The last receiver of `pre_execute`: the call comes next."""
+    if task := current_task.get():
+        task.call = 0
+
+
+def _has_receivers_before() -> bool:
+    """Whether `pre_execute` has receivers; then `_begin_call` comes after all of them."""
+    if not pre_execute.receivers:
+        return False
+    if pre_execute.receivers[-1][1] is not _begin_call:
+        pre_execute.disconnect(_begin_call)
+        pre_execute.connect(_begin_call, weak=False)
+    return True
+
+
+class Keeper:
+    """What the attempts of a worker need of it: notifications/cluster/running.py."""
+
+    def __init__(self, me: Worker, progress: Progress) -> None:
+        """`me`: the worker's row. `progress`: its file, whose memory forked children share."""
+        self._me = me
+        self._progress = progress
+        self.notes = Notes()
+
+    def is_held(self, row: int) -> bool:
+        """Whether the worker's lease holds a queue row, by the database."""
+        with own_connection() as connection:
+            return self._me.lease is not None and lookup.is_held(connection, row, self._me.lease)
+
+    def is_in_hand(self, task_id: str) -> bool:
+        """Whether the worker runs this task now, also as a forked child of the worker sees it."""
+        in_hand = self._progress.in_hand
+        return in_hand is not None and in_hand.task_id == task_id
+
+    def tell(self, task_id: str, text: str) -> None:
+        """Keep a note of a task."""
+        self.notes.tell(task_id, text)
 
 
 class Feed:
@@ -131,7 +149,7 @@ class Feed:
         self._run_once = run_once
         self._mutex = threading.Lock()  # between this process's two threads
         self._unstarted: deque[Row] = deque()
-        self._notes = Notes()
+        self._keeper = Keeper(me, progress)
         self._noted: list[tuple[str, str]] = []  # read, and not in the database yet
         self._returning: list[Row] = []  # given back, but the database may not know it yet
         self._unsure = False  # whether the last claim was committed
@@ -234,8 +252,11 @@ class Feed:
             self._task = attempts.read(row)
             timeout = attempts.timeout_of(self._task)
             self.progress.run(self._task["id"], 0.0 if timeout < 0 else time.monotonic() + timeout + LATE)
-            running.begin(self._running(row, self._task))
+            attempt = RunningTask(self._task["id"], self._task["path"], row=row.id, keeper=self._keeper)
+            running.begin(attempt)
             self._func, call = attempts.function_of(self._task)
+            if _has_receivers_before():
+                attempt.call = BEFORE
         except attempts.RefusedError as error:
             _report()
             self._finished.append(attempts.settle_refused(row, str(error), str(self.me), self._task))
@@ -250,16 +271,6 @@ class Feed:
             self._end()
             return None
         return {**self._task, "func": call, "timeout": timeout}
-
-    def _running(self, row: Row, task: dict[str, Any]) -> RunningTask:
-        held = functools.partial(self._is_held, row.id)
-        found = RunningTask(task["id"], task["path"], is_held=held, tell=self._notes.tell)
-        found.call = BEFORE
-        return found
-
-    def _is_held(self, row: int) -> bool:
-        with own_connection() as connection:
-            return self.me.lease is not None and lookup.is_held(connection, row, self.me.lease)
 
     def _end(self) -> None:
         self._in_hand = None
@@ -346,7 +357,7 @@ class Feed:
         return lease
 
     def _keep_notes(self) -> None:
-        self._noted += self._notes.read()
+        self._noted += self._keeper.notes.read()
         if self._noted:
             try:
                 keep_notes(self._noted, using=self.broker.using)
@@ -399,6 +410,7 @@ class Feed:
                 self.progress.expect(0.0)
             for settlement in lease.settled:
                 self._tell_of(settlement)
+            running.note_threads()
 
     def _tell_of(self, settlement: Settlement) -> None:
         if settlement.retry_at is None:
@@ -470,7 +482,6 @@ def main(birth: Birth, progress: Progress) -> None:
     if Conf.CPU_AFFINITY:
         _bind_to_cpus(birth)
     queue_connection.prepare_worker()
-    running.prepare_worker()
     broker = Broker(using=QUEUE)
     code = 0
     if me := _register(birth, stop, progress):

@@ -16,7 +16,7 @@ def read_all(fd: int, length: int, offset: int) -> bytes:
 
 def write_all(fd: int, text: bytes, offset: int) -> None:
     """Write to a regular file, whole. Raises OSError: the second try tells why the first one stopped short."""
-    written = os.pwrite(fd, text, offset)
+    written = os.pwrite(fd, text, offset) if text else 0
     while written < len(text):
         written += os.pwrite(fd, text[written:], offset + written)
 

@@ -1,5 +1,6 @@
 """What makes two writes the same write. Order is another matter: there only the task's id counts (`made_at`)."""
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -14,12 +15,7 @@ class Identity(NamedTuple):
 
     task: bytes  # the task's id, 16 bytes
     mark: bytes = FRESH
-    place: bytes = b""  # the name of this write in a journal of version 0.1: notifications/log/legacy.py
-
-    @property
-    def name(self) -> bytes:
-        """The 32 bytes by which the journal remembers it."""
-        return self.task + self.mark
+    place: tuple[int, int] | None = None  # its call, and how many writes the call had made before: as version 0.1 counted
 
 
 def mark_of_key(key: str) -> bytes:
@@ -32,7 +28,12 @@ def mark_of_key(key: str) -> bytes:
 
 def mark_of_text(kind: str, call: int, text: bytes) -> bytes:
     """The mark of the first write of a text in a call (its index in the task); `kind` tells an append from a replacement."""
-    return blake2b(b"text:%b:%d:%b" % (kind.encode(), call, text), digest_size=MARK).digest()
+    return blake2b(_prefix(kind, call) + text, digest_size=MARK).digest()
+
+
+@lru_cache(maxsize=1024)
+def _prefix(kind: str, call: int) -> bytes:
+    return b"text:%b:%d:" % (kind.encode(), call)
 
 
 def mark_of_repetition(mark: bytes, number: int) -> bytes:

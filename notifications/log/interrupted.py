@@ -23,7 +23,7 @@ def stands_appended(intent: Intent, log: Path, *, since: int, durable: bool) -> 
 
 def is_same(status: os.stat_result, file: File) -> bool:
     """Whether this is the file that an intent was about."""
-    return (status.st_dev, status.st_ino) == (file.device, file.inode)
+    return (status.st_dev, status.st_ino) == file[:2]
 
 
 def places(file: File, log: Path, *, since: int) -> Iterator[Path]:
@@ -47,7 +47,7 @@ def _stands(path: Path, intent: Intent, *, durable: bool) -> bool:
     try:
         if not stat.S_ISREG(os.fstat(log).st_mode):
             return False
-        text, size = intent.text, intent.file.size
+        text, (_, _, size) = intent.text, intent.file
         rest = read_all(log, len(text) + WINDOW, size)
         if rest.startswith(text) or (text.endswith(b"\n") and b"\n" + text in rest):
             return True

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from notifications.log.disk import read_all, sync_folder, write_all
-from notifications.log.identity import FRESH, IDENTITY, TASK, made_at
+from notifications.log.identity import FRESH, IDENTITY, TASK, Identity, made_at
 from notifications.log.records import (
     HEADER,
     INTENTS,
@@ -171,36 +171,38 @@ class Journal:
 
     # Under the lock.
 
-    def has(self, identity: bytes, place: bytes) -> bool:
-        """Whether the write of this identity, or of this place in version 0.1's way of counting, stands in the log."""
+    def has(self, identity: Identity, name: bytes) -> bool:
+        """Whether the write of this identity, whose name this is, stands in the log."""
         for written in self.written.values():
-            if identity in written:
+            if name in written:
                 return True
-        for places in self.places.values():
-            if place in places:
-                return True
-        return False
+        # What version 0.1 has left goes by places; mostly, there is nothing.
+        return bool(self.places) and self._has_place(identity)
+
+    def _has_place(self, identity: Identity) -> bool:
+        if identity.place is None or identity.place[0] < 0:
+            return False
+        place = PLACE.pack(identity.task, *identity.place)
+        return any(place in places for places in self.places.values())
 
     def begin(self, kind: bytes, database: bytes, identity: bytes, file: File, text: bytes) -> Intent:
         """Note what is about to be written, and to which file. Raises OSError, and then it counts as not noted.
 
         The file of a RENAME may still have to be made (NO_FILE); then `name_file` has to follow.
         """
-        intent = Intent(self._end, OPEN, kind, database, identity, file, text)
-        self._note(intent)
-        return intent
+        self._note(self._end, packed(kind, database, identity, file, text), is_named=file != NO_FILE)
+        return Intent(self._end, OPEN, kind, database, identity, file, text)
 
     def name_file(self, intent: Intent, file: File) -> Intent:
         """Note which file an intent is about. Raises OSError, and then it counts as not noted."""
-        intent = intent._replace(file=file)
-        self._note(intent)
-        return intent
+        record = packed(intent.kind, intent.database, intent.identity, file, intent.text)
+        self._note(intent.position, record, is_named=True)
+        return intent._replace(file=file)
 
-    def _note(self, intent: Intent) -> None:
-        position, _, *content = intent
+    def _note(self, position: int, record: bytes, *, is_named: bool) -> None:
         try:
-            write_all(self._fd, packed(*content), position)
-            if self._durable and intent.file != NO_FILE:
+            write_all(self._fd, record, position)
+            if self._durable and is_named:
                 os.fsync(self._fd)
         except OSError as error:
             error.filename = str(self.path)
@@ -308,7 +310,7 @@ class Journal:
         elif record.kind == NEWEST:
             self.newest = record.identity[:TASK]
         else:
-            known, length = (self.written, IDENTITY) if record.kind == KEPT else (self.places, PLACE)
+            known, length = (self.written, IDENTITY) if record.kind == KEPT else (self.places, PLACE.size)
             known[record.database].update(_each(record.text, length))
             self._base = record.position + RECORD.size + len(record.text)
 

@@ -20,7 +20,7 @@ from zlib import crc32
 from notifications.log.disk import read_all
 from notifications.log.identity import TASK, made_at, mark_of_repetition, mark_of_text
 from notifications.log.interrupted import places, stands_appended
-from notifications.log.records import KEPT, NO_TASK, PLACES, File, Intent, newest, packed_settled
+from notifications.log.records import KEPT, NO_TASK, PLACE, PLACES, File, Intent, newest, packed_settled
 
 JOURNAL = re.compile(r"[0-9a-f]{16}-(?!.*\.new$)")
 
@@ -28,7 +28,6 @@ APPEND, REPLACE, NEWEST, OLD_KEPT = b"a", b"r", b"n", b"k"
 WRITTEN, VOID, READY = b"w", b"v", b"y"
 RECORD = struct.Struct("<cIc24sQQQI")
 CHECKED = struct.calcsize("<cI")
-PLACE = struct.Struct(">16sII")  # task, call, count
 PATIENCE = 8.0  # seconds to wait for the lock of one
 
 
@@ -98,7 +97,7 @@ def _parsed(buffer: bytes) -> Iterator[_Record]:
         start, end = at + RECORD.size, at + RECORD.size + length
         if end > len(buffer) or crc32(buffer[at + CHECKED : end]) != checksum:
             return  # its writer was killed, or the disk full: it had not touched the log
-        yield _Record(state, kind, place, File(device, inode, size), buffer[start:end])
+        yield _Record(state, kind, place, (device, inode, size), buffer[start:end])
         at = end
 
 

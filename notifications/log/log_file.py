@@ -16,11 +16,11 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from notifications.log import legacy, owner
 from notifications.log.disk import NEW_FILE_MODE, sync_folder
-from notifications.log.identity import FRESH, Identity, made_at
+from notifications.log.identity import FRESH, TASK, Identity, made_at
 from notifications.log.interrupted import stands_appended
 from notifications.log.journal import PATIENCE, Journal
 from notifications.log.journal_id import read_id, read_or_make_id
-from notifications.log.records import APPEND, NO_DATABASE, VOID, WRITTEN, File, Intent
+from notifications.log.records import APPEND, NO_DATABASE, VOID, WRITTEN, Intent
 from notifications.log.replacement import Replacement
 
 logger = getLogger(__name__)
@@ -140,16 +140,17 @@ class LogFile:
         self.after_fork()
 
     def _write(
-        self, put: Callable[[bytes, Identity], Outcome], text: bytes, identity: Identity, attempt: Attempt | None
+        self, put: Callable[[bytes, bytes], Outcome], text: bytes, identity: Identity, attempt: Attempt | None
     ) -> Outcome:
+        name = identity.task + identity.mark
         if identity.mark != FRESH:
             self._name_database()
         try:
             self._journal.take(self._decide, self._old_records)
-            if attempt:
+            if attempt and attempt.began <= self._journal.learned:
                 self._vouch(attempt)
-            is_known = identity.mark != FRESH and self._journal.has(identity.name, identity.place)
-            outcome = Outcome.WRITTEN_BEFORE if is_known else put(text, identity)
+            is_known = identity.mark != FRESH and self._journal.has(identity, name)
+            outcome = Outcome.WRITTEN_BEFORE if is_known else put(text, name)
         except OSError as error:
             if error.errno and not error.filename:
                 error.filename = str(self.path)
@@ -170,7 +171,7 @@ class LogFile:
         Another worker may have ended the task meanwhile, and what that one wrote been forgotten by the trim.
         """
         trims = self._journal.trims
-        if attempt.began > self._journal.learned or self._vouched.get(attempt, -1) == trims:
+        if self._vouched.get(attempt, -1) == trims:
             return
         if not attempt.is_held():
             raise AttemptLostError("This attempt was taken for dead, and its task was given to another worker.")
@@ -207,7 +208,7 @@ class LogFile:
 
     # Appending.
 
-    def _append(self, text: bytes, identity: Identity) -> Outcome:
+    def _append(self, text: bytes, identity: bytes) -> Outcome:
         log = os.open(self._name, TO_APPEND, NEW_FILE_MODE)
         try:
             status = os.fstat(log)
@@ -215,8 +216,8 @@ class LogFile:
                 if self._held != (status.st_dev, status.st_ino):
                     self._make_ours(self._real_path())
                     self._held = (status.st_dev, status.st_ino)
-                seen = File(status.st_dev, status.st_ino, status.st_size)
-                self._add(log, self._journal.begin(APPEND, self._database_id, identity.name, seen, text))
+                seen = (status.st_dev, status.st_ino, status.st_size)
+                self._add(log, self._journal.begin(APPEND, self._database_id, identity, seen, text))
             else:
                 _pour(log, text)
         finally:
@@ -231,7 +232,7 @@ class LogFile:
                 raise OSError(f"{self.path} took only {written} of {len(intent.text)} bytes")
             if self._durable:
                 os.fsync(log)
-                if not intent.file.size:
+                if not intent.file[2]:
                     sync_folder(self._real_path().parent)
         except OSError:
             stands = not self._take_back(log, written) and written == len(intent.text)
@@ -249,8 +250,8 @@ class LogFile:
 
     # Replacing.
 
-    def _replace(self, text: bytes, identity: Identity) -> Outcome:
-        if self._is_superseded(identity.task):
+    def _replace(self, text: bytes, identity: bytes) -> Outcome:
+        if self._is_superseded(identity[:TASK]):
             return Outcome.SUPERSEDED
         target = self._real_path()
         try:
@@ -260,7 +261,7 @@ class LogFile:
         if before and not stat.S_ISREG(before.st_mode):
             return self._append(text, identity)
         self._make_ours(target)
-        self._replacement.put(target, before, text, database=self._database_id, identity=identity.name)
+        self._replacement.put(target, before, text, database=self._database_id, identity=identity)
         return Outcome.WRITTEN
 
     def _is_superseded(self, task: bytes) -> bool:

@@ -31,21 +31,15 @@ DATABASE = 8  # bytes that name a database; zeros: none
 NO_DATABASE = bytes(DATABASE)
 NO_IDENTITY = bytes(IDENTITY)
 NO_TASK = bytes(TASK)
-PLACE = 24  # bytes
+PLACE = struct.Struct(">16sII")  # what version 0.1 called a write: task, call, how many writes the call had made before
 
 _TRIMS = struct.Struct("<Q")
 _TRIM_OF = struct.Struct("<8sQ")
 
 
-class File(NamedTuple):
-    """A file that an intent is about. For an append: the log and its size before. For RENAME: what becomes the log."""
-
-    device: int
-    inode: int
-    size: int
-
-
-NO_FILE = File(0, 0, 0)
+# A file that an intent is about: its device, inode and size. For an append the log before it; for RENAME what becomes the log.
+File = tuple[int, int, int]
+NO_FILE = (0, 0, 0)
 
 
 class Intent(NamedTuple):
@@ -87,7 +81,7 @@ def newest(task: bytes) -> bytes:
 
 
 def parse(buffer: bytes, start: int, position: int) -> Intent | None:
-    """The record at this position of the journal; None when it isn't whole. `start`: the position of the buffer's first byte."""
+    """The record at this position of the journal; None when it isn't whole. `start`: where the buffer was read from."""
     at = position - start
     if at + RECORD.size > len(buffer):
         return None
@@ -96,4 +90,4 @@ def parse(buffer: bytes, start: int, position: int) -> Intent | None:
     if end > len(buffer) or crc32(memoryview(buffer)[at + CHECKED : end]) != checksum:
         return None
     text = buffer[at + RECORD.size : end]
-    return Intent(position, state, kind, database, identity, File(device, inode, size), text)
+    return Intent(position, state, kind, database, identity, (device, inode, size), text)

@@ -90,10 +90,10 @@ class Replacement:
             os.close(file)
         if self._durable:
             sync_folder(path.parent)
-        return File(made.st_dev, made.st_ino, made.st_size)
+        return made.st_dev, made.st_ino, made.st_size
 
     def _overwrite(self, target: Path, before: os.stat_result, text: bytes, database: bytes, identity: bytes) -> None:
-        seen = File(before.st_dev, before.st_ino, before.st_size)
+        seen = before.st_dev, before.st_ino, before.st_size
         intent = self._journal.begin(OVERWRITE, database, identity, seen, text)
         try:
             if not self._write_over(target, intent):
@@ -108,7 +108,7 @@ class Replacement:
 
         A killed writer's work is done over by the next one. Raises OSError: no room, and then the log is as it was.
         """
-        text, size = intent.text, intent.file.size
+        text, (_, _, size) = intent.text, intent.file
         log = os.open(target, WRITE_OVER)
         try:
             if not is_same(os.fstat(log), intent.file):

@@ -1,4 +1,4 @@
-"""The index that finds a task's queue row by its id: notifications/cluster/lookup.py."""
+"""The indexes that find a task by its id: its queue row, and whether it failed (notifications/cluster/lookup.py)."""
 
 from django.apps.registry import Apps
 from django.db import migrations
@@ -22,4 +22,10 @@ class Migration(migrations.Migration):
         ("django_q", "0019_alter_task_options_alter_ormq_key_alter_ormq_lock_and_more"),
     ]
 
-    operations = [migrations.RunPython(create_index, drop_index)]
+    operations = [
+        migrations.RunPython(create_index, drop_index),
+        migrations.RunSQL(
+            sql='CREATE INDEX "cluster_failed" ON "django_q_task" ("id") WHERE NOT "success"',
+            reverse_sql='DROP INDEX "cluster_failed"',
+        ),
+    ]
