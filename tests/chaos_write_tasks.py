@@ -20,8 +20,8 @@ from django.conf import settings
 from notifications.cluster.retry import retry
 from notifications.tasks import write_log
 
-# Failed at random, again and again, a task must not run out of attempts: the kills need them.
-patient = retry(attempts=0, base=0.1, factor=1.0)
+# What fails is soon tried again. (What is killed goes by the settings: the first time at once.)
+patient = retry(base=0.1, factor=1.0)
 
 # Lines that take many pages, so that a kill may tear them; notes and messages have the short form.
 LONG, SHORT = "x" * 100_000, "…"
@@ -75,6 +75,17 @@ class Writer:
         """Whether an attempt has marked this."""
         return self._path(what).exists()
 
+    def stumble(self, share: float = 0.1) -> None:
+        """Fail at random, twice at most: after a kill, what has failed often waits for minutes."""
+        time.sleep(random.random() * 0.005)
+        if random.random() < share:
+            self.fail()
+
+    def fail(self) -> None:
+        """Fail, unless two attempts have done so."""
+        if self.mark("failed once") or self.mark("failed twice"):
+            raise RuntimeError("it fails at random")
+
     def _path(self, what: str) -> Path:
         return folder() / f"{self._task}-{what}"
 
@@ -96,13 +107,6 @@ def notes_of(task: int) -> list[Note]:
         except ValueError:
             continue  # empty, or torn by a kill: before the write, or after one of which nobody knows then that it was done
     return notes
-
-
-def stumble(share: float = 0.1) -> None:
-    """Fail, at random."""
-    time.sleep(random.random() * 0.005)
-    if random.random() < share:
-        raise RuntimeError("failed at random")
 
 
 # One call.
@@ -131,9 +135,9 @@ def branch_at_random(task: int) -> None:
     writer.write("begun")
     if random.random() < 0.3:
         writer.write("failed")
-        raise RuntimeError("this branch fails")
+        writer.fail()
     writer.write("done")
-    stumble()
+    writer.stumble()
 
 
 @patient
@@ -143,7 +147,7 @@ def resume(task: int, *, equal: bool, keyed: bool) -> None:
     for item in range(5):
         if not writer.has_mark(f"item-{item}"):
             writer.write("sent" if equal else f"sent {item}", f"item {item}" if keyed else None)
-            stumble()
+            writer.stumble()
             writer.mark(f"item-{item}")
 
 
@@ -153,7 +157,7 @@ def shuffle(task: int) -> None:
     writer = Writer(task)
     for item in random.sample(range(5), 5):
         writer.write(f"item {item}")
-        stumble(0.05)
+        writer.stumble(0.05)
 
 
 @patient
@@ -164,7 +168,7 @@ def repeat(task: int, call: int) -> None:
         writer.write("again")
         if random.random() < 0.3:
             writer.write("beside")
-    stumble()
+    writer.stumble()
 
 
 @patient
@@ -183,7 +187,7 @@ def stamp(task: int) -> None:
     writer = Writer(task)
     for key in random.sample(("first", "second"), 2):
         writer.write(f"{key} at {time.monotonic_ns()}", key)
-        stumble()
+        writer.stumble()
 
 
 @patient
@@ -193,7 +197,7 @@ def mix(task: int) -> None:
     keys = (None, "one", "another")
     for key in random.sample(keys, len(keys)):
         writer.write("mixed", key)
-        stumble(0.05)
+        writer.stumble(0.05)
 
 
 @patient
@@ -202,7 +206,7 @@ def share(task: int, call: int) -> None:
     writer = Writer(task, call)
     writer.write_of_all("for all")
     writer.write_of_all("for all, by key", "same")
-    stumble()
+    writer.stumble()
     writer.write_of_all("for all")
 
 
@@ -215,7 +219,7 @@ async def gather(task: int) -> None:
     writer = Writer(task)
     texts = ["gathered", "gathered", "gathered", "one", "two"]
     await asyncio.gather(*(asyncio.to_thread(writer.write, text) for text in random.sample(texts, len(texts))))
-    stumble(0.3)
+    writer.stumble(0.3)
 
 
 @patient
@@ -226,7 +230,7 @@ def fork(task: int) -> None:
     writer.write("forked", "parent")
     for child in children:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    stumble(0.3)
+    writer.stumble(0.3)
 
 
 def _in_child(function: partial[None]) -> int:

@@ -34,10 +34,25 @@ def queue_settings() -> dict[str, Any]:
     return settings | {"OPTIONS": settings["OPTIONS"] | {"options": options.strip()}}
 
 
+class _Unlisted(dict[str, Any]):
+    """The settings of all databases, without the queue's own in the list of them.
+
+    `close_old_connections`, which django-q2 calls before each task, and a task's `connections.close_all()` go by that list.
+    The first would ask after a connection that was used a moment ago, the second close what isn't the task's.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__({**settings, QUEUE: queue_settings()})
+        self._listed = tuple(settings)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listed)
+
+
 def prepare_worker() -> None:
     """Give this worker process its alias."""
     global _worker  # noqa: PLW0603
-    connections.settings[QUEUE] = queue_settings()
+    connections.settings = _Unlisted(connections.settings)
     _worker = os.getpid()
 
 

@@ -103,11 +103,14 @@ class _Process:
         self.task: RunningTask | None = None  # in hand, and run by this very process
         self.inherited: RunningTask | None = None  # in a forked child: the one that was in hand at the fork
         self.alive: list[threading.Thread] = []
+        self.own = 0  # how many of them are the worker's, and live as long as it does
         self.started_under: weakref.WeakKeyDictionary[threading.Thread, RunningTask | None] = weakref.WeakKeyDictionary()
         self.note_threads()
 
     def note_threads(self) -> None:
         """Note of each thread the task that was in hand when it started, or that none was."""
+        if threading.active_count() == self.own == len(self.alive):
+            return
         alive = threading.enumerate()
         if alive != self.alive:
             self.alive = alive
@@ -139,6 +142,12 @@ def end() -> None:
 def note_threads() -> None:
     """Between two tasks, after other people's code has run: threads that it has started are none of the next task's."""
     _process.note_threads()
+
+
+def prepare_worker() -> None:
+    """In a new worker, once its own threads have started: those that are alive now live as long as it does."""
+    _process.note_threads()
+    _process.own = len(_process.alive)
 
 
 def current_attempt() -> RunningTask | None:

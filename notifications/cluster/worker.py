@@ -488,6 +488,7 @@ def main(birth: Birth, progress: Progress) -> None:
         _tell_of_start()
         feed = Feed(broker, me, progress, stop, run_once=birth.run_once)
         threading.Thread(target=feed.guard, daemon=True).start()
+        running.prepare_worker()
         try:
             _work(feed)
         except LeaseLostError:

@@ -41,6 +41,11 @@ def mark_of_repetition(mark: bytes, number: int) -> bytes:
     return blake2b(b"again:%b:%d" % (mark, number), digest_size=MARK).digest() if number else mark
 
 
+def tells_time(task: bytes) -> bool:
+    """Whether a task's id tells when it was queued: a UUID of version 7 (RFC 9562, section 5.7)."""
+    return task[6] >> 4 == 7  # noqa: PLR2004
+
+
 def made_at(task: bytes) -> int:
-    """When a task was queued, in ms since 1970; 0 when its id is no UUID version 7 (RFC 9562, section 5.7)."""
-    return int.from_bytes(task[:6], "big") if task[6] >> 4 == 7 else 0  # noqa: PLR2004
+    """When a task was queued, in ms since 1970; 0 when its id doesn't tell."""
+    return int.from_bytes(task[:6], "big") if tells_time(task) else 0

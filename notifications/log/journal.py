@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from notifications.log.disk import read_all, sync_folder, write_all
-from notifications.log.identity import FRESH, IDENTITY, TASK, Identity, made_at
+from notifications.log.identity import FRESH, IDENTITY, TASK, Identity, tells_time
 from notifications.log.records import (
     HEADER,
     INTENTS,
@@ -299,7 +299,7 @@ class Journal:
         task, mark = identity[:TASK], identity[TASK:]
         if mark != FRESH:
             self.written[database].add(identity)
-        if task > self.newest and made_at(task):
+        if task > self.newest and tells_time(task):
             self.newest = task
 
     def _learn_more(self, record: Intent) -> None:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from notifications.log.disk import read_all
-from notifications.log.identity import TASK, made_at, mark_of_repetition, mark_of_text
+from notifications.log.identity import TASK, mark_of_repetition, mark_of_text, tells_time
 from notifications.log.interrupted import places, stands_appended
 from notifications.log.records import KEPT, NO_TASK, PLACE, PLACES, File, Intent, newest, packed_settled
 
@@ -112,7 +112,7 @@ def _take_in(records: list[_Record], log: Path, touched: int, known: Known) -> N
             task, call, count = PLACE.unpack(record.place)
             kind, text = ("append", record.text) if record.kind == APPEND else ("replace", record.text.partition(b"\0")[2])
             texts[task, call, kind, text].append(count)
-            if made_at(task):
+            if tells_time(task):
                 known.newest = max(known.newest, task)
     for (task, call, kind, text), counts in texts.items():
         mark = mark_of_text(kind, call, text)

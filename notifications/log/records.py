@@ -23,9 +23,8 @@ WRITTEN = b"w"
 VOID = b"v"  # not written: the identity is free
 
 # State, checksum of all that follows it; kind, database, identity, device, inode, size, length of the text that comes then.
-RECORD = struct.Struct("<cIc8s32sQQQI")
-HEAD = struct.Struct("<cI")
-CHECKED = HEAD.size
+HEAD, CHECKED = struct.Struct("<cI"), struct.Struct("<c8s32sQQQI")
+RECORD = struct.Struct("<cIc8s32sQQQI")  # the one, and then the other
 
 DATABASE = 8  # bytes that name a database; zeros: none
 NO_DATABASE = bytes(DATABASE)
@@ -56,7 +55,7 @@ class Intent(NamedTuple):
 
 def packed(kind: bytes, database: bytes, identity: bytes, file: File, text: bytes) -> bytes:
     """An intent's bytes, open."""
-    checked = RECORD.pack(OPEN, 0, kind, database, identity, *file, len(text))[CHECKED:] + text
+    checked = CHECKED.pack(kind, database, identity, *file, len(text)) + text
     return HEAD.pack(OPEN, crc32(checked)) + checked
 
 
@@ -87,7 +86,7 @@ def parse(buffer: bytes, start: int, position: int) -> Intent | None:
         return None
     state, checksum, kind, database, identity, device, inode, size, length = RECORD.unpack_from(buffer, at)
     end = at + RECORD.size + length
-    if end > len(buffer) or crc32(memoryview(buffer)[at + CHECKED : end]) != checksum:
+    if end > len(buffer) or crc32(memoryview(buffer)[at + HEAD.size : end]) != checksum:
         return None
     text = buffer[at + RECORD.size : end]
     return Intent(position, state, kind, database, identity, (device, inode, size), text)
