@@ -5,7 +5,7 @@ follows; so the first 30 characters of an id are always the payload's 29th to 68
 """
 
 import json
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
@@ -17,12 +17,14 @@ from notifications.cluster import signing, table
 # Django's Substr() has it. "C" compares bytes, so that the index outlives an update of the server's locales.
 PART = {"sqlite": 'substr("payload", 29, 40)', "postgresql": 'substr("payload", 29, 40) COLLATE "C"'}
 
+_TO_URL = bytes.maketrans(b"+/", b"-_")
+
 LARGEST = 500  # ids in one statement
 
 
 def part_of(task_id: str) -> str:
     """What stands at that place for a task id of 32 ASCII characters."""
-    return urlsafe_b64encode(task_id[:30].encode()).decode()
+    return b2a_base64(task_id[:30].encode(), newline=False).translate(_TO_URL).decode()
 
 
 def has_id_in_place(payload: str) -> bool:
