@@ -7,7 +7,7 @@ worker needs 1.8 times as long for a task. All else in this package goes through
 import functools
 import pickle
 import time
-from base64 import b64encode
+from binascii import b2a_base64
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -346,7 +346,14 @@ def _text(value: object, length: int) -> str | None:
 
 def _pickled(value: object) -> str | None:
     """As `picklefield.fields.dbsafe_encode` does it, save for a deep copy that only lookups by value need."""
-    return None if value is None else b64encode(pickle.dumps(value, protocol=_PICKLE)).decode()
+    if value is None:
+        return None
+    if type(value) is dict and not value:
+        return _NO_KWARGS
+    return b2a_base64(pickle.dumps(value, protocol=_PICKLE), newline=False).decode()
+
+
+_NO_KWARGS = b2a_base64(pickle.dumps({}, protocol=_PICKLE), newline=False).decode()  # of most tasks
 
 
 def _moment(connection: BaseDatabaseWrapper, moment: datetime) -> Any:

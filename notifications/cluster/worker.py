@@ -190,7 +190,7 @@ class Feed:
         with self._mutex:
             if self._in_hand is None:
                 return
-            task = {**self._task, **task, "func": self._task["func"], "started": self._started}
+            task = {**task, "func": self._task["func"], "started": self._started}
             if task["success"] and not isinstance(task["result"], SIMPLE):
                 try:
                     pickle.dumps(task["result"])
@@ -210,7 +210,7 @@ class Feed:
                 text = f"{error!r} : {''.join(traceback.format_exception(error))}"
             except Exception:
                 text = f"{type(error).__name__}, which can't be shown"
-            self.put({"success": False, "result": text, "stopped": timezone.now()})
+            self.put({**self._task, "success": False, "result": text, "stopped": timezone.now()})
         else:
             logger.error("%s goes on after an error", self.me, exc_info=error)
             time.sleep(PAUSE[1])

@@ -143,13 +143,14 @@ class LogFile:
         self, put: Callable[[bytes, bytes], Outcome], text: bytes, identity: Identity, attempt: Attempt | None
     ) -> Outcome:
         name = identity.task + identity.mark
-        if identity.mark != FRESH:
+        is_fresh = identity.mark == FRESH
+        if self._database_id == NO_DATABASE and not is_fresh:
             self._name_database()
         try:
             self._journal.take(self._decide, self._old_records)
             if attempt and attempt.began <= self._journal.learned:
                 self._vouch(attempt)
-            is_known = identity.mark != FRESH and self._journal.has(identity, name)
+            is_known = not is_fresh and self._journal.has(identity, name)
             outcome = Outcome.WRITTEN_BEFORE if is_known else put(text, name)
         except OSError as error:
             if error.errno and not error.filename:
@@ -162,7 +163,7 @@ class LogFile:
         return outcome
 
     def _name_database(self) -> None:
-        if self._database_id == NO_DATABASE and self._database:
+        if self._database and self._database_id == NO_DATABASE:
             self._database_id = self._database.id_for(self._journal_id())
 
     def _vouch(self, attempt: Attempt) -> None:
