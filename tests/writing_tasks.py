@@ -265,3 +265,8 @@ def write_once_told(text: str) -> None:
 def write_much() -> None:
     """So much that the journal is trimmed."""
     write_log("x" * TRIM_FROM + "\n")
+
+
+def write_once_told_then_wait(text: str) -> None:
+    """In the data folder of version 0.1 (tests/fixtures) its worker was killed while it waited, after the write."""
+    write_log(text)
