@@ -3,6 +3,9 @@
 import secrets
 from collections.abc import Collection
 
+from django.db import connections
+from django_q.conf import Conf
+
 from notifications.cluster import lookup, table
 from notifications.cluster.queue_connection import own_connection
 from notifications.cluster.turns import Turn
@@ -13,6 +16,11 @@ JOURNALS = Journal._meta.db_table
 
 class TaskDatabase:
     """The configured database. Each method raises django.db.Error when it can't tell, and then nothing has changed."""
+
+    def is_ours_alone(self) -> bool:
+        """Whether the caller is in a transaction on SQLite, which lets in one writer at a time."""
+        connection = connections[Conf.ORM or "default"]
+        return connection.vendor == "sqlite" and connection.in_atomic_block
 
     def id_for(self, journal: str) -> bytes:
         """The database's name for this journal, 8 bytes, made when it is asked for the first time."""

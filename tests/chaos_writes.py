@@ -110,7 +110,7 @@ class Expected:
     def assert_stands(self, lines: Sequence[str]) -> None:
         """Fail if a line is not as it was asked for, is missing, or is one too many."""
         torn = set(lines) - self.texts
-        assert not torn, f"torn, or not asked for: {len(torn)}, the first {[line[:100] for line in list(torn)[:3]]}"
+        assert not torn, f"torn, or not asked for in time: {len(torn)}, the first {[line[:100] for line in list(torn)[:3]]}"
         found = Counter(without_time(line) for line in lines)
         lost = {line: (found[line], least) for line, least in self.least.items() if found[line] < least}
         doubled = {line: (number, self.most[line]) for line, number in found.items() if number > self.most[line]}

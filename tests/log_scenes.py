@@ -28,6 +28,9 @@ class Tasks:
     trims: int = 0
     looks: int = 0
 
+    def is_ours_alone(self) -> bool:
+        return False
+
     def id_for(self, journal: str) -> bytes:
         return self.name
 

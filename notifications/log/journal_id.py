@@ -2,7 +2,6 @@
 
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,11 +15,11 @@ def read_or_make_id(path: Path) -> str:
     temporary = path.with_name(f"{path.name}.{uuid4().hex}")
     temporary.write_text(f"{uuid4().hex}\n")
     try:
-        if found is None:
-            with suppress(FileExistsError):  # another process was quicker
-                os.link(temporary, path)
-        else:
-            os.replace(temporary, path)  # what is there is no id
+        try:
+            os.link(temporary, path)
+        except OSError:
+            if read_id(path) in (None, ""):  # what is there is no id, or the file system knows no links
+                os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return read_or_make_id(path)

@@ -54,6 +54,9 @@ class Attempt(Protocol):
 class Database(Protocol):
     """The database that the tasks are in: it knows which of them can come back. Each raises when it can't tell."""
 
+    def is_ours_alone(self) -> bool:
+        """Whether the caller has it locked, so that a trim would wait for the caller."""
+
     def id_for(self, journal: str) -> bytes:
         """The database's name (8 bytes), another one for each database, as kept for this journal."""
 
@@ -158,12 +161,13 @@ class LogFile:
             raise
         finally:
             self._journal.let_go()
-        if self._journal.overgrown and self._database:
+        if self._journal.overgrown and self._database and not self._database.is_ours_alone():
             self._trim(self._database)
         return outcome
 
     def _name_database(self) -> None:
-        if self._database and self._database_id == NO_DATABASE:
+        # Where that would wait for the caller, this write is remembered for good.
+        if self._database and self._database_id == NO_DATABASE and not self._database.is_ours_alone():
             self._database_id = self._database.id_for(self._journal_id())
 
     def _vouch(self, attempt: Attempt) -> None:
