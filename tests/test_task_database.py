@@ -195,15 +195,12 @@ def test_write_log__trims_in_no_transaction_of_the_task(
 ) -> None:
     """On SQLite it would wait for the very task that writes; the next write makes up for it."""
     attempt(new_task_id())
-    trims = Journal.objects.values_list("trims", flat=True)
     started = time.monotonic()
     with transaction.atomic():
         Attempt.objects.create(row=1, number=1, started=timezone.now(), stopped=timezone.now())
         write_log("x" * TRIM_FROM + "\n")
         write_log("within\n")
     assert time.monotonic() - started < 1.5
-    before = sum(trims)
     write_log("after\n")
-    assert sum(trims) >= before
-    assert sum(trims) == 1
+    assert Journal.objects.get().trims == 1
     assert not caplog.text
