@@ -69,6 +69,14 @@ stdout_logfile_maxbytes=0
 redirect_stderr=true
 """
 
+# Where tasks are killed and fail again and again: none of them runs out of attempts, or waits for minutes.
+PATIENT_SETTINGS = """
+from notifier_project.settings import *
+from notifier_project.settings import Q_CLUSTER
+
+Q_CLUSTER |= {"max_attempts": 0, "backoff_base": 0.1, "backoff_factor": 1.0}
+"""
+
 
 # The cluster under test.
 
@@ -78,7 +86,7 @@ def managed_cluster(settings_module: str = "notifier_project.settings") -> Itera
     """A cluster under the process manager, which starts it again whenever it is gone."""
     config = FOLDER / "supervisord.conf"
     config.write_text(MANAGER.format(folder=FOLDER, python=sys.executable, workers=WORKERS, project=PROJECT, output=OUTPUT))
-    env = {"DJANGO_SETTINGS_MODULE": settings_module}
+    env = {"DJANGO_SETTINGS_MODULE": settings_module, "PYTHONPATH": str(FOLDER)}
     start = f"from pathlib import Path; from notifier_project.manager import manage; manage(Path({str(config)!r}))"
     with running([sys.executable, "-c", start], env=env, output=OUTPUT) as process:
         manager = psutil.Process(process.pid)
@@ -281,7 +289,8 @@ def writes(quick: bool) -> str:
     """Tasks that fail, branch, resume and repeat themselves, under the same kills: each line as often as promised."""
     count = 400 if quick else 5000
     ids = chaos_writes.enqueue(count)
-    with managed_cluster() as manager:
+    (FOLDER / "patient_settings.py").write_text(PATIENT_SETTINGS)
+    with managed_cluster("patient_settings") as manager:
         kills_done, _ = _kill_until_drained(manager)
         assert not Failure.objects.exists(), list(Failure.objects.values_list("result", flat=True))
         assert set(Success.objects.values_list("pk", flat=True)) == set(ids)

@@ -17,11 +17,7 @@ from typing import NamedTuple
 
 from django.conf import settings
 
-from notifications.cluster.retry import retry
 from notifications.tasks import write_log
-
-# What fails is soon tried again. (What is killed goes by the settings: the first time at once.)
-patient = retry(base=0.1, factor=1.0)
 
 # Lines that take many pages, so that a kill may tear them; notes and messages have the short form.
 LONG, SHORT = "x" * 100_000, "…"
@@ -75,17 +71,6 @@ class Writer:
         """Whether an attempt has marked this."""
         return self._path(what).exists()
 
-    def stumble(self, share: float = 0.1) -> None:
-        """Fail at random, twice at most: after a kill, what has failed often waits for minutes."""
-        time.sleep(random.random() * 0.005)
-        if random.random() < share:
-            self.fail()
-
-    def fail(self) -> None:
-        """Fail, unless two attempts have done so."""
-        if self.mark("failed once") or self.mark("failed twice"):
-            raise RuntimeError("it fails at random")
-
     def _path(self, what: str) -> Path:
         return folder() / f"{self._task}-{what}"
 
@@ -109,16 +94,21 @@ def notes_of(task: int) -> list[Note]:
     return notes
 
 
+def stumble(share: float = 0.1) -> None:
+    """Take a while, and fail at random."""
+    time.sleep(random.random() * 0.005)
+    if random.random() < share:
+        raise RuntimeError("it fails at random")
+
+
 # One call.
 
 
-@patient
 def plain(task: int, call: int) -> None:
     """The same text in each call of a request."""
     Writer(task, call).write("plain")
 
 
-@patient
 def branch_by_mark(task: int) -> None:
     """One branch in the first attempt, another one in the later ones."""
     writer = Writer(task)
@@ -128,39 +118,35 @@ def branch_by_mark(task: int) -> None:
     writer.write("done")
 
 
-@patient
 def branch_at_random(task: int) -> None:
     """One branch or the other, whatever the attempts before have done."""
     writer = Writer(task)
     writer.write("begun")
     if random.random() < 0.3:
         writer.write("failed")
-        writer.fail()
+        raise RuntimeError("this branch fails")
     writer.write("done")
-    writer.stumble()
+    stumble()
 
 
-@patient
 def resume(task: int, *, equal: bool, keyed: bool) -> None:
     """Go on where the attempt before has stopped. Equal texts without keys: fewer lines than items, as documented."""
     writer = Writer(task)
     for item in range(5):
         if not writer.has_mark(f"item-{item}"):
             writer.write("sent" if equal else f"sent {item}", f"item {item}" if keyed else None)
-            writer.stumble()
+            stumble()
             writer.mark(f"item-{item}")
 
 
-@patient
 def shuffle(task: int) -> None:
     """Another order in each attempt, and a failure anywhere."""
     writer = Writer(task)
     for item in random.sample(range(5), 5):
         writer.write(f"item {item}")
-        writer.stumble(0.05)
+        stumble(0.05)
 
 
-@patient
 def repeat(task: int, call: int) -> None:
     """One text, another number of times in each attempt, in each call of a request."""
     writer = Writer(task, call)
@@ -168,10 +154,9 @@ def repeat(task: int, call: int) -> None:
         writer.write("again")
         if random.random() < 0.3:
             writer.write("beside")
-    writer.stumble()
+    stumble()
 
 
-@patient
 def die(task: int) -> None:
     """Killed at a random moment of its writes: by a thread, which gets its turn where they wait for the system."""
     writer = Writer(task)
@@ -181,48 +166,43 @@ def die(task: int) -> None:
         writer.write("dying" if number % 5 else f"dying {SHORT}", f"{number}" if number % 2 else None)
 
 
-@patient
 def stamp(task: int) -> None:
     """Texts that are others in each attempt, under keys."""
     writer = Writer(task)
     for key in random.sample(("first", "second"), 2):
         writer.write(f"{key} at {time.monotonic_ns()}", key)
-        writer.stumble()
+        stumble()
 
 
-@patient
 def mix(task: int) -> None:
     """One text without a key, with one, and with another one."""
     writer = Writer(task)
     keys = (None, "one", "another")
     for key in random.sample(keys, len(keys)):
         writer.write("mixed", key)
-        writer.stumble(0.05)
+        stumble(0.05)
 
 
-@patient
 def share(task: int, call: int) -> None:
     """What other tasks write too, under keys that are theirs too."""
     writer = Writer(task, call)
     writer.write_of_all("for all")
     writer.write_of_all("for all, by key", "same")
-    writer.stumble()
+    stumble()
     writer.write_of_all("for all")
 
 
 # Threads that carry the context, and children.
 
 
-@patient
 async def gather(task: int) -> None:
     """Texts that are equal and texts that are not, all at once."""
     writer = Writer(task)
     texts = ["gathered", "gathered", "gathered", "one", "two"]
     await asyncio.gather(*(asyncio.to_thread(writer.write, text) for text in random.sample(texts, len(texts))))
-    writer.stumble(0.3)
+    stumble(0.3)
 
 
-@patient
 def fork(task: int) -> None:
     """A line of this process and of each of its children, by keys; the children outlive a kill of this process."""
     writer = Writer(task)
@@ -230,7 +210,7 @@ def fork(task: int) -> None:
     writer.write("forked", "parent")
     for child in children:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    writer.stumble(0.3)
+    stumble(0.3)
 
 
 def _in_child(function: partial[None]) -> int:

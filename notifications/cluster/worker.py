@@ -351,9 +351,9 @@ class Feed:
         self._unsure = False
         self._error_pause = PAUSE[0]
         self._last_exchange = time.monotonic()
-        self._keep_notes()
         self._finished, self._returning = [], []
         self._unstarted.extend(lease.rows)
+        self._keep_notes()
         return lease
 
     def _keep_notes(self) -> None:
