@@ -7,7 +7,7 @@ from django.db import connections
 from django_q.conf import Conf
 
 from notifications.cluster import lookup, table
-from notifications.cluster.queue_connection import own_connection
+from notifications.cluster.queue_connection import outside_of_event_loops, own_connection
 from notifications.cluster.turns import Turn
 from notifications.models import Journal
 
@@ -22,6 +22,7 @@ class TaskDatabase:
         connection = connections[Conf.ORM or "default"]
         return connection.vendor == "sqlite" and connection.in_atomic_block
 
+    @outside_of_event_loops
     def id_for(self, journal: str) -> bytes:
         """The database's name for this journal, 8 bytes, made when it is asked for the first time."""
         ask = f"SELECT database FROM {JOURNALS} WHERE journal = %s"  # noqa: S608
@@ -34,11 +35,13 @@ class TaskDatabase:
                 found = table.run(connection, ask, (journal,))
         return bytes.fromhex(found[0][0])
 
+    @outside_of_event_loops
     def ended(self, tasks: Collection[bytes]) -> set[bytes]:
         """Of these tasks (16 bytes each) the ones that are neither queued nor among the failed ones."""
         with own_connection() as connection:
             return {bytes.fromhex(task) for task in lookup.ended(connection, [task.hex() for task in tasks])}
 
+    @outside_of_event_loops
     def note_trim(self, journal: str, number: int) -> int:
         """Note that the journal is about to be trimmed for this time, or a later one; return which."""
         later = "CASE WHEN trims >= %s THEN trims + 1 ELSE %s END"
@@ -48,6 +51,7 @@ class TaskDatabase:
             ((noted,),) = table.run(connection, sql, (number, number, journal))
         return int(noted)
 
+    @outside_of_event_loops
     def catch_up(self, journal: str, number: int) -> bool:
         """Whether the database knew of an earlier trim only: so it is an older copy. From now on it knows of this one."""
         sql = f"UPDATE {JOURNALS} SET trims = %s WHERE journal = %s AND trims < %s RETURNING trims"  # noqa: S608

@@ -320,6 +320,22 @@ def test_replace__another_file_has_its_inode(scene: Scene) -> None:
     assert scene.log.read_bytes() == LINE
 
 
+def test_replace__its_file_can_not_be_deleted(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's, in a sticky folder: it has the noted inode and the text, and is not the log."""
+    scene.writer().append(b"before\n", identity=key(1))
+    interrupted_replacement(scene)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        assert scene.writer().append(b"more\n", identity=key(3)) is Outcome.WRITTEN
+    assert scene.writer().replace(b"late\n", identity=KEY) is Outcome.SUPERSEDED
+    assert scene.writer().replace(LINE, identity=key(3, 1)) is Outcome.WRITTEN
+    assert scene.log.read_bytes() == LINE
+
+
 def test_replace__was_renamed_and_rotated(scene: Scene) -> None:
     temporary = interrupted_replacement(scene)
     temporary.rename(scene.folder / "yesterday")
@@ -349,3 +365,35 @@ def test_writers__of_one_journal_and_two_logs(tmp_path: Path) -> None:
     assert new.append(LINE, identity=KEY) is Outcome.WRITTEN_BEFORE
     assert new.append(LINE, identity=key(3)) is Outcome.WRITTEN
     assert (tmp_path / "new.txt").read_bytes() == LINE
+
+
+def test_journal__a_task_has_closed_its_descriptor(scene: Scene) -> None:
+    """And another file has its number by now, which stays as it is."""
+    other = scene.folder / "other"
+
+    def task() -> None:
+        writer = scene.writer()
+        writer.append(b"one\n", identity=key(1))
+        os.closerange(3, 256)
+        for _ in range(100):
+            os.open(other, os.O_RDWR | os.O_CREAT)
+        assert writer.append(b"two\n", identity=key(2)) is Outcome.WRITTEN
+        assert writer.append(b"one\n", identity=key(1)) is Outcome.WRITTEN_BEFORE
+
+    assert end_of(start(task)) == 0
+    assert other.read_bytes() == b""
+    assert scene.log.read_bytes() == b"one\ntwo\n"
+
+
+def test_trim__fails_when_the_disk_is_full(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it would have dropped is still known."""
+    writer = scene.writer()
+    writer.append(LINE, identity=KEY)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        writer.append(FILLER, identity=key(900))
+    assert writer.append(LINE, identity=KEY) is Outcome.WRITTEN_BEFORE

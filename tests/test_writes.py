@@ -274,3 +274,11 @@ def test_write_log__by_a_pool_that_tasks_share(log_file: Path, run_cluster: RunC
     run_cluster()
     assert log_file.read_text() == "0\n1\n2\n"
     assert len(tasks) == 3
+
+
+def test_write_log__in_a_coroutine_around_a_trim(log_file: Path, run_cluster: RunCluster) -> None:
+    """The trim, and whether the lease still holds, are asked of the database."""
+    queue("write_around_a_trim")
+    assert "could not be trimmed" not in run_cluster()
+    assert_all_succeeded(attempts=1)
+    assert [line for line in log_file.read_text().splitlines() if len(line) < 100] == ["before", "after"]

@@ -149,6 +149,13 @@ async def gather_equal() -> None:
     fail_once()
 
 
+async def write_around_a_trim() -> None:
+    """From a coroutine, in whose thread Django lets nobody ask a database."""
+    write_log("before\n")
+    write_log("x" * TRIM_FROM + "\n")
+    write_log("after\n", key="after")
+
+
 def in_threads(*, keyed: bool = False, stay: float = 0.0) -> None:
     """Three bare threads; with `stay` they write so many seconds after the task has ended."""
 

@@ -28,7 +28,7 @@ class Notes:
         """(task id, text) of each note that was told since the last time."""
         try:
             told = os.read(self._out, _READ)
-        except BlockingIOError:
+        except OSError:  # there is nothing; or a task has closed the pipe
             return []
         found, at = [], 0
         while at + _HEAD.size <= len(told):

@@ -1,15 +1,21 @@
 """The connections for the queue's own traffic: a task may leave the others in any state."""
 
+import asyncio
+import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
 from django_q.conf import Conf
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # The database alias of a worker's own connections.
 QUEUE = "cluster_queue"
@@ -73,3 +79,21 @@ def own_connection() -> Iterator[BaseDatabaseWrapper]:
         yield connection
     finally:
         connection.close()
+
+
+def outside_of_event_loops(ask: Callable[P, R]) -> Callable[P, R]:
+    """Have a function that asks the database run where it may: not in a coroutine's thread, which Django refuses.
+
+    There it runs in a thread of its own, for which the coroutine waits (django/utils/asyncio.py, `async_unsafe`).
+    """
+
+    @functools.wraps(ask)
+    def anywhere(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return ask(*args, **kwargs)
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            return thread.submit(ask, *args, **kwargs).result()
+
+    return anywhere

@@ -33,7 +33,7 @@ from notifications.cluster.conf import cluster_conf
 from notifications.cluster.models import Worker, keep_notes
 from notifications.cluster.notes import Notes
 from notifications.cluster.progress import Progress
-from notifications.cluster.queue_connection import QUEUE, own_connection
+from notifications.cluster.queue_connection import QUEUE, outside_of_event_loops, own_connection
 from notifications.cluster.running import AFTER, BEFORE, RunningTask, current_task
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ class Keeper:
         self._progress = progress
         self.notes = Notes()
 
+    @outside_of_event_loops
     def is_held(self, row: int) -> bool:
         """Whether the worker's lease holds a queue row, by the database."""
         with own_connection() as connection:

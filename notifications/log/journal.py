@@ -13,6 +13,7 @@ import time
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from notifications.log.disk import read_all, sync_folder, write_all
@@ -89,7 +90,7 @@ class Journal:
         if not self._threads.acquire(blocking=False) and not self._threads.acquire(timeout=self._patience):
             raise TimeoutError(f"{self.path} was locked by another thread for {self._patience:g} s")
         while True:
-            if self._fd < 0:
+            if not self._is_open():
                 self._open()
             self._lock()
             size = self._size_in_place()
@@ -105,9 +106,11 @@ class Journal:
     def let_go(self) -> None:
         """Release the lock, if this thread holds it."""
         while self._threads._is_owned():  # type: ignore[attr-defined]  # more than once, if an exception kept us from it
-            if self._fd >= 0:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
-            self._threads.release()
+            try:
+                if self._fd >= 0:
+                    fcntl.flock(self._fd, fcntl.LOCK_UN)
+            finally:
+                self._threads.release()
 
     def close(self) -> None:
         """Close the file, which releases its lock, and forget what was read."""
@@ -126,6 +129,17 @@ class Journal:
         self.written, self.places = defaultdict(set), defaultdict(set)
         self._end = 0  # up to here it has been read; all intents before are decided
         self._base = 0  # what the last trim left
+
+    def _is_open(self) -> bool:
+        """Whether our descriptor is still the journal's: a task may have closed it, and another file have its number by now."""
+        if self._fd >= 0:
+            with suppress(OSError):
+                ours = os.fstat(self._fd)
+                if (ours.st_dev, ours.st_ino) == self._file:
+                    return True
+            self._fd = -1  # not to be closed: it isn't ours any more
+            self._forget()
+        return False
 
     def _open(self) -> None:
         try:
@@ -248,10 +262,12 @@ class Journal:
         self.take(decide)
         if number <= self.trims:
             return
-        self.written[database] = {name for name in self.written[database] if name[:TASK] not in ended}
-        self.places[database] = {name for name in self.places[database] if name[:TASK] not in ended}
-        kept = [packed_settled(KEPT, b"".join(names), database=of) for of, names in self.written.items() if names]
-        kept += [packed_settled(PLACES, b"".join(names), database=of) for of, names in self.places.items() if names]
+        kept = []
+        for kind, known in ((KEPT, self.written), (PLACES, self.places)):
+            for of, names in known.items():
+                text = b"".join(name for name in names if of != database or name[:TASK] not in ended)
+                if text:
+                    kept.append(packed_settled(kind, text, database=of))
         self._rewrite(b"".join((header(number, {**self.databases, database: number}), newest(self.newest), *kept)))
 
     def _rewrite(self, records: bytes) -> None:

@@ -240,18 +240,17 @@ class LogFile:
                 if not intent.file[2]:
                     sync_folder(self._real_path().parent)
         except OSError:
-            stands = not self._take_back(log, written) and written == len(intent.text)
-            self._journal.settle(intent, WRITTEN if stands else VOID)
+            self._take_back(log, written)
+            # By its bytes, not by `written`: the error may be a signal handler's, and have come before that was known.
+            self._journal.settle(intent, self._decide(intent))
             raise
         self._journal.settle(intent, WRITTEN)
 
-    def _take_back(self, log: int, written: int) -> bool:
+    def _take_back(self, log: int, written: int) -> None:
         """Cut off what this process has just appended, unless somebody has appended since."""
         end = os.lseek(log, 0, os.SEEK_CUR)
-        if not written or os.fstat(log).st_size != end:
-            return not written
-        os.ftruncate(log, end - written)
-        return True
+        if written and os.fstat(log).st_size == end:
+            os.ftruncate(log, end - written)
 
     # Replacing.
 

@@ -156,6 +156,6 @@ def _lock(file: int, kind: int) -> bool:
 
 def _read(file: int) -> Owner | None:
     """Who is named in the file; None when it is empty, or holds something else."""
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, RecursionError):
         return Owner(**json.loads(os.pread(file, LONGEST, 0)))
     return None

@@ -49,11 +49,12 @@ class Replacement:
             except OSError:
                 return False
         temporary = _temporary(target)
+        is_there = False
         with suppress(OSError):
-            if intent.file == NO_FILE or is_same(temporary.stat(), intent.file):
+            is_there = intent.file == NO_FILE or is_same(temporary.stat(), intent.file)
+        if is_there or intent.file == NO_FILE:
+            with suppress(OSError):  # it may be another user's; that it has this name says enough
                 temporary.unlink()
-                return False
-        if intent.file == NO_FILE:
             return False
         # The inode alone would not tell: its number is given to the next file at once.
         return any(_begins_with(path, intent.text) for path in places(intent.file, target, since=since))
