@@ -252,9 +252,8 @@ def test_threads__share_one_writer(scene: Scene) -> None:
         assert own == sorted(own)
 
 
-def test_threads__one_holds_the_lock_for_too_long(scene: Scene) -> None:
-    scene.patience = 0.05
-    writer = scene.writer()
+def hold_the_lock(writer: LogFile) -> tuple[threading.Thread, threading.Event]:
+    """A thread that holds the writer's lock in the middle of a write, until it is told to go on."""
     taken, done = threading.Event(), threading.Event()
 
     class Slow(Attempt):
@@ -265,6 +264,13 @@ def test_threads__one_holds_the_lock_for_too_long(scene: Scene) -> None:
     thread = threading.Thread(target=writer.append, args=(LINE,), kwargs={"identity": KEY, "attempt": Slow()})
     thread.start()
     assert taken.wait(10)
+    return thread, done
+
+
+def test_threads__one_holds_the_lock_for_too_long(scene: Scene) -> None:
+    scene.patience = 0.05
+    writer = scene.writer()
+    thread, done = hold_the_lock(writer)
     with pytest.raises(TimeoutError, match="by another thread"):
         writer.append(LINE, identity=key(3))
     done.set()
@@ -275,16 +281,7 @@ def test_threads__one_holds_the_lock_for_too_long(scene: Scene) -> None:
 def test_threads__a_fork_while_another_one_writes(scene: Scene) -> None:
     """The child has a lock and a journal of its own."""
     writer = scene.writer()
-    taken, done = threading.Event(), threading.Event()
-
-    class Slow(Attempt):
-        def is_held(self) -> bool:
-            taken.set()
-            return done.wait(10)
-
-    thread = threading.Thread(target=writer.append, args=(LINE,), kwargs={"identity": KEY, "attempt": Slow()})
-    thread.start()
-    assert taken.wait(10)
+    thread, done = hold_the_lock(writer)
     child = os.fork()
     if not child:
         try:
