@@ -8,7 +8,7 @@ from pathlib import Path
 from django.conf import settings
 
 from notifications.cluster.identifiers import new_task_id
-from notifications.cluster.running import RunningTask, current_attempt, task_of_caller
+from notifications.cluster.running import RunningTask, current_attempt, starter_of_caller, task_of_caller
 from notifications.log.identity import Identity, mark_of_key, mark_of_repetition, mark_of_text
 from notifications.log.log_file import LogFile, Outcome
 from notifications.task_database import TaskDatabase
@@ -21,6 +21,10 @@ SHOWN = 200  # characters of a text in the service's output
 NOT_ITS_OWN = (
     "It wrote to the log from a bare thread, a pool, a child process, or after its end: such a write stands at least once, "
     "and once only if it is given a key."
+)
+MAYBE_FOR_ANOTHER = (
+    "A thread, a pool or a child process that it has left behind wrote to the log, perhaps for another task: such a write "
+    "stands at least once."
 )
 
 
@@ -77,6 +81,8 @@ def _write(kind: str, text: str, key: str | None) -> str | None:
 def identify(task: RunningTask | None, kind: str, text: bytes, key: str | None) -> Identity:
     """Which write of the task this is, called by `task_of_caller`. Outside of a task it is one that never comes again."""
     if task is None:
+        if starter := starter_of_caller():
+            starter.note(MAYBE_FOR_ANOTHER)
         return Identity(bytes.fromhex(new_task_id()))
     name = bytes.fromhex(task.id)
     if task is not current_attempt():

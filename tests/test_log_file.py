@@ -268,6 +268,27 @@ def test_write__the_lock_is_held_for_too_long(scene: Scene) -> None:
     assert scene.writer().append(NEW, identity=key(2)) is Outcome.WRITTEN
 
 
+def test_write__within_a_write(scene: Scene) -> None:
+    """By a signal handler: it is refused, and neither disturbs the write in hand nor the next one."""
+    writer = scene.writer()
+    genuine, said = os.write, []
+
+    def write(fd: int, text: bytes) -> int:
+        with pytest.raises(RuntimeError, match="in the middle of another one") as refused:
+            writer.append(b"nested\n", identity=key(2))
+        said.append(refused)
+        return genuine(fd, text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "write", write)
+        assert writer.append(b"one\n", identity=key(1)) is Outcome.WRITTEN
+    assert len(said) == 1
+    assert scene.writer().append(b"another's\n", identity=key(3)) is Outcome.WRITTEN
+    assert writer.append(b"one\n", identity=key(1)) is Outcome.WRITTEN_BEFORE
+    assert writer.append(b"nested\n", identity=key(2)) is Outcome.WRITTEN
+    assert scene.log.read_bytes() == b"one\nanother's\nnested\n"
+
+
 def test_journal__is_not_shared_with_a_forked_child(tmp_path: Path) -> None:
     """What a child inherits is the parent's lock: it opens one of its own."""
     held = journal.Journal(tmp_path / "journal", patience=0.0)

@@ -20,7 +20,7 @@ class Attempt:
     """An attempt that begins now."""
 
     def __init__(self, *, held: bool = True) -> None:
-        self.began = time.monotonic()
+        self.claimed = time.monotonic()
         self.held = held
         self.asked = 0
 

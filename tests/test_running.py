@@ -2,23 +2,26 @@
 
 import contextvars
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Self
 
 import pytest
 
 from notifications.cluster import running
 from notifications.cluster.notes import Notes
-from notifications.cluster.running import RunningTask, current_attempt, task_of_caller
+from notifications.cluster.running import RunningTask, current_attempt, starter_of_caller, task_of_caller
 
 PATH = "notifications.background.run_in_order"
 
 
 @pytest.fixture
 def begin() -> Iterator[Callable[[str], RunningTask]]:
-    """Begin an attempt, as a worker does."""
+    """Begin an attempt, as a new worker does."""
+    running.prepare_worker()
 
     def begin(name: str) -> RunningTask:
         task = RunningTask(name * 32, PATH)
@@ -36,6 +39,13 @@ def in_thread(function: Callable[[], object]) -> object:
     thread.start()
     thread.join()
     return found[0]
+
+
+def copy_context_of(task: RunningTask) -> contextvars.Context:
+    """A context like the task's."""
+    context = contextvars.copy_context()
+    context.run(running.current_task.set, task)
+    return context
 
 
 def in_child(function: Callable[[], object]) -> bool:
@@ -66,38 +76,91 @@ def test_task_of_caller__a_bare_thread_and_its_own_threads(begin: Callable[[str]
     assert in_thread(lambda: in_thread(task_of_caller)) is task
 
 
+class Straggler:
+    """A bare thread that asks for whom it works whenever it is told to, until the test ends."""
+
+    def __init__(self) -> None:
+        self._told: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._found: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._told.put(None)
+        self._thread.join()
+
+    def ask(self, function: Callable[[], object] = task_of_caller) -> object:
+        """What the function returns in this thread."""
+        self._told.put(function)
+        return self._found.get(timeout=20)
+
+    def _run(self) -> None:
+        while function := self._told.get():
+            self._found.put(function())
+
+
 def test_task_of_caller__a_thread_that_outlives_its_task(begin: Callable[[str], RunningTask]) -> None:
-    """It works for its own, while another one is in hand and after it."""
-    found: list[RunningTask | None] = []
-    goes_on, has_looked = threading.Semaphore(0), threading.Semaphore(0)
+    """It works for its own task until somebody else may have given it work: another task, and not another attempt."""
+    first = begin("a")
+    with Straggler() as thread:
+        assert thread.ask() is first
+        running.end()
+        assert thread.ask() is first
+        assert not first.is_in_hand
+        begin("a")
+        assert thread.ask() is first
+        running.end()
+        begin("b")
+        assert thread.ask() is None
+        assert thread.ask(starter_of_caller) is first
+        running.end()
+        begin("a")
+        assert thread.ask() is None
 
-    def look() -> None:
-        for _ in range(2):
-            goes_on.acquire()
-            found.append(task_of_caller())
-            has_looked.release()
 
-    task = begin("a")
-    thread = threading.Thread(target=look)
-    thread.start()
-    running.end()
-    other = begin("b")
-    goes_on.release()
-    has_looked.acquire()
-    assert in_thread(task_of_caller) is other
-    running.end()
-    goes_on.release()
-    thread.join()
-    assert found == [task, task]
-    assert not task.is_in_hand
+def test_task_of_caller__a_thread_that_outlives_its_task_and_a_hook(begin: Callable[[str], RunningTask]) -> None:
+    begin("a")
+    with Straggler() as thread:
+        running.end()
+        with running.others():
+            assert thread.ask() is None
+        assert thread.ask() is None
+
+
+def test_task_of_caller__a_new_thread_beside_one_that_outlives_its_task(begin: Callable[[str], RunningTask]) -> None:
+    """The old one may have started it: a `Timer` that starts the next one."""
+    begin("a")
+    with Straggler() as thread:
+        running.end()
+        task = begin("b")
+        assert thread.ask(lambda: in_thread(task_of_caller)) is None
+        assert in_thread(task_of_caller) is None
+        assert in_thread(starter_of_caller) is task
+        assert task_of_caller() is task
+        assert in_thread(lambda: copy_context_of(task).run(task_of_caller)) is task
+        running.end()
+    task = begin("c")
+    assert in_thread(task_of_caller) is task
+
+
+def test_task_of_caller__a_new_thread_beside_one_of_an_earlier_attempt(begin: Callable[[str], RunningTask]) -> None:
+    begin("a")
+    with Straggler():
+        running.end()
+        task = begin("a")
+        assert in_thread(task_of_caller) is task
 
 
 def test_task_of_caller__a_thread_from_before_all_tasks(begin: Callable[[str], RunningTask]) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(task_of_caller).result()
-        running.note_threads()
+    with running.others():
+        thread = Straggler()
+    with thread:
         begin("a")
-        assert pool.submit(task_of_caller).result() is None
+        assert thread.ask() is None
+        assert thread.ask(starter_of_caller) is None
 
 
 def test_task_of_caller__a_pool_within_its_task_and_after_it(begin: Callable[[str], RunningTask]) -> None:

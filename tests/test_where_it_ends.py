@@ -64,9 +64,7 @@ def test_append__interrupted_and_the_log_is_gone(scene: Scene, way: str) -> None
 
 def test_append__interrupted_and_truncated_and_more_is_appended(scene: Scene) -> None:
     interrupt_append(scene, AFTER_THE_LINE)
-    archive = scene.next_archive()
     copytruncate(scene)
-    os.utime(archive, ns=(0, 0))  # and the copy looks older than it is, or is compressed
     with scene.log.open("ab") as log:
         log.write(b"another program's\n" * 10)
     assert retry_append(scene) is Outcome.WRITTEN
@@ -123,6 +121,17 @@ def test_append__interrupted_and_another_program_appends_the_same(scene: Scene) 
         log.write(LINE)
     assert retry_append(scene) is Outcome.WRITTEN_BEFORE
     assert scene.log.read_bytes() == FIRST + LINE
+
+
+@pytest.mark.parametrize("written", [BEFORE_THE_LINE, IN_THE_LINE])
+def test_append__interrupted_beside_a_file_of_another_program(scene: Scene, written: int) -> None:
+    """Its name begins with the log's, and the very line stands in it at the noted place: nothing ends there."""
+    interrupt_append(scene, written)
+    other = scene.log.with_name(f"{scene.log.name}.b")
+    other.write_bytes(FIRST + LINE)
+    assert retry_append(scene) is Outcome.WRITTEN
+    assert scene.log.read_bytes() == FIRST + LINE
+    assert other.read_bytes() == FIRST + LINE
 
 
 def test_append__between_the_copy_and_the_truncation(scene: Scene) -> None:

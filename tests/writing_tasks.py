@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import os
+import queue
 import random
 import signal
 import threading
@@ -157,7 +158,7 @@ async def write_around_a_trim() -> None:
 
 
 def in_threads(*, keyed: bool = False, stay: float = 0.0) -> None:
-    """Three bare threads; with `stay` they write so many seconds after the task has ended."""
+    """Three bare threads; with `stay` they write so many seconds later, when the first attempt has ended."""
 
     def write(number: int) -> None:
         time.sleep(stay)
@@ -166,10 +167,12 @@ def in_threads(*, keyed: bool = False, stay: float = 0.0) -> None:
     threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
+    if stay:
+        fail_once()
+    for thread in threads:
+        thread.join()
     if not stay:
-        for thread in threads:
-            thread.join()
-    fail_once()
+        fail_once()
 
 
 def rest(seconds: float) -> None:
@@ -193,6 +196,43 @@ def in_shared_pool(text: str) -> None:
     if not _shared:
         _shared.append(ThreadPoolExecutor(1))
     _shared[0].submit(write_log, text, key="same").result()
+
+
+_work: queue.SimpleQueue[str] = queue.SimpleQueue()
+_done: queue.SimpleQueue[None] = queue.SimpleQueue()
+_to_child: list[int] = []
+
+
+def in_hand_written_pool(kind: str, text: str) -> None:
+    """A write by a thread or a forked child that the first task starts, and that other tasks use too, under the same key."""
+    if kind == "thread":
+        if not any(thread.name == "pool" for thread in threading.enumerate()):
+            threading.Thread(target=_work_as_thread, name="pool", daemon=True).start()
+        _work.put(text)
+        _done.get(timeout=20)
+    else:
+        if not _to_child:
+            _to_child[:] = _start_child()
+        os.write(_to_child[0], text.encode())
+        assert os.read(_to_child[1], 1)
+
+
+def _work_as_thread() -> None:
+    while True:
+        write_log(_work.get(), key="same")
+        _done.put(None)
+
+
+def _start_child() -> tuple[int, int]:
+    """Where it reads texts from, and where it says that it has written one."""
+    (reads, tells), (hears, says) = os.pipe(), os.pipe()
+    if not os.fork():
+        os.close(tells)
+        while text := os.read(reads, 1000):
+            write_log(text.decode(), key="same")
+            os.write(says, b".")
+        os._exit(0)
+    return tells, hears
 
 
 def in_forks(*, keyed: bool = False) -> None:

@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -38,17 +39,29 @@ class RunningTask:
     """One attempt at a task. Its id stays the same in every attempt, and when a failed task is submitted again."""
 
     call = 0  # the index of the call in hand among the task's calls
+    era = 0  # when it began: see `_Process`
     function: tuple[str, object] | None = None  # the call's function, by its dotted path: its retry policy holds
     writes = 0  # how many the call in hand has made: which of them version 0.1 called which (notifications/log/legacy.py)
     _has_calls = False
     _told: frozenset[str] = frozenset()
 
-    def __init__(self, id: str, path: str = "", *, row: int = 0, keeper: Keeper | None = None) -> None:  # noqa: A002
-        """`path`: the dotted path of the task's function. `row`: the id of its queue row."""
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        path: str = "",
+        *,
+        row: int = 0,
+        claimed: float | None = None,
+        keeper: Keeper | None = None,
+    ) -> None:
+        """`path`: the dotted path of the task's function. `row`: the id of its queue row.
+
+        `claimed`: when (monotonic) its worker asked for the row; now, if it isn't given.
+        """
         self.id = id  # 32 hexadecimal digits, in the order of queueing (notifications/cluster/identifiers.py)
         self.path = path
         self.row = row
-        self.began = time.monotonic()
+        self.claimed = time.monotonic() if claimed is None else claimed
         self._keeper = keeper
         self._asked: dict[Hashable, itertools.count[int]] = {}
 
@@ -102,20 +115,36 @@ class _Process:
     def __init__(self) -> None:
         self.task: RunningTask | None = None  # in hand, and run by this very process
         self.inherited: RunningTask | None = None  # in a forked child: the one that was in hand at the fork
-        self.alive: list[threading.Thread] = []
-        self.own = 0  # how many of them are the worker's, and live as long as it does
+        self.last = ""  # the id of the task that began last
+        self.era = 0  # goes on when threads that tasks have left behind may get work from somebody else: a task, a hook
+        self.own = frozenset(threading.enumerate())  # the worker's threads, which live as long as it does
+        self.alive = list(self.own)
+        self.has_stragglers = False  # whether threads of another era were alive when the task in hand began
         self.started_under: weakref.WeakKeyDictionary[threading.Thread, RunningTask | None] = weakref.WeakKeyDictionary()
-        self.note_threads()
 
     def note_threads(self) -> None:
         """Note of each thread the task that was in hand when it started, or that none was."""
-        if threading.active_count() == self.own == len(self.alive):
+        if threading.active_count() == len(self.own) == len(self.alive):
             return
         alive = threading.enumerate()
         if alive != self.alive:
             self.alive = alive
             for thread in alive:
                 self.started_under.setdefault(thread, self.task)
+
+    def begin(self, task: RunningTask) -> None:
+        if task.id != self.last:  # another attempt at the same task is no somebody else
+            self.last = task.id
+            self.era += 1
+        task.era = self.era
+        self.has_stragglers = len(self.alive) > len(self.own) and any(map(self._is_straggler, self.alive))
+        self.task = task
+
+    def _is_straggler(self, thread: threading.Thread) -> bool:
+        if thread in self.own or not thread.is_alive():
+            return False
+        task = self.started_under.get(thread)
+        return task is None or task.era != self.era
 
     def become_child(self) -> None:
         """In a forked child: it runs no attempt; those that it knows are its parent's."""
@@ -128,7 +157,7 @@ os.register_at_fork(after_in_child=_process.become_child)
 
 def begin(task: RunningTask) -> None:
     """Make this the task in hand, and the context's."""
-    _process.task = task
+    _process.begin(task)
     current_task.set(task)
 
 
@@ -139,15 +168,19 @@ def end() -> None:
     current_task.set(None)
 
 
-def note_threads() -> None:
-    """Between two tasks, after other people's code has run: threads that it has started are none of the next task's."""
+@contextmanager
+def others() -> Iterator[None]:
+    """Between two tasks, hooks and receivers run within this: what they start or ask for is none of a task's."""
+    _process.last = ""
+    _process.era += 1
+    yield
     _process.note_threads()
 
 
 def prepare_worker() -> None:
     """In a new worker, once its own threads have started: those that are alive now live as long as it does."""
     _process.note_threads()
-    _process.own = len(_process.alive)
+    _process.own = frozenset(_process.alive)
 
 
 def current_attempt() -> RunningTask | None:
@@ -156,18 +189,25 @@ def current_attempt() -> RunningTask | None:
     return task if task is _process.task else None
 
 
-def task_of_caller() -> RunningTask | None:
-    """The task that the calling thread or process works for; None outside of tasks, and where nobody can tell.
-
-    It is the context's. A thread without one works for the task that was in hand when it started. Of a pool that outlives
-    its task nobody can tell: it may work for another one by now.
-    """
+def starter_of_caller() -> RunningTask | None:
+    """The task whose context the caller has, or that was in hand when the calling thread or process started."""
     task = current_task.get()
-    if task and not _process.inherited:
+    return task or _process.started_under.get(threading.current_thread(), _process.task or _process.inherited)
+
+
+def task_of_caller() -> RunningTask | None:
+    """The task that the caller works for; None outside of tasks, and where it may be work for somebody else.
+
+    It is the context's. A bare thread works for the task that was in hand when it started, until another task or a hook may
+    have given it work; a forked child, and a thread of a pool, until their task ends.
+    """
+    task = starter_of_caller()
+    if task is None or (task is current_task.get() and not _process.inherited):
         return task
-    in_hand = _process.task or _process.inherited
-    task = task or _process.started_under.get(threading.current_thread(), in_hand)
-    return None if task is None or (not task.is_in_hand and _is_in_pool()) else task
+    if task.is_in_hand:
+        is_known = not _process.has_stragglers or threading.current_thread() in _process.started_under
+        return task if is_known or task is current_task.get() else None
+    return None if _process.inherited or task.era != _process.era or _is_in_pool() else task
 
 
 def _is_in_pool() -> bool:

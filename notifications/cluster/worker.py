@@ -162,7 +162,8 @@ class Feed:
         self._began = 0.0
         self._started = datetime.now(UTC)
         self._last_claim = 0
-        self._claimed = 0.0
+        self._claiming = 0.0  # before the claim of the rows in hand
+        self._claimed = 0.0  # after it
         self._claim_size = cluster_conf.claim
         self._last_exchange = 0.0
         self._hints: Sequence[int] = ()
@@ -253,7 +254,7 @@ class Feed:
             self._task = attempts.read(row)
             timeout = attempts.timeout_of(self._task)
             self.progress.run(self._task["id"], 0.0 if timeout < 0 else time.monotonic() + timeout + LATE)
-            attempt = RunningTask(self._task["id"], self._task["path"], row=row.id, keeper=self._keeper)
+            attempt = RunningTask(self._task["id"], self._task["path"], row=row.id, claimed=self._claiming, keeper=self._keeper)
             running.begin(attempt)
             self._func, call = attempts.function_of(self._task)
             if _has_receivers_before():
@@ -339,6 +340,8 @@ class Feed:
             lease = self._recover() if self._unsure else None
             if lease is None:
                 self._unsure = bool(claim)  # until we have heard that it was committed
+                if claim:
+                    self._claiming = time.monotonic()
                 lease = self.broker.exchange(self.me, self._finished, self._returning, claim, announced)
         except LeaseLostError:
             raise
@@ -403,15 +406,16 @@ class Feed:
         while self._untold:
             lease = self._untold.pop(0)
             with_hook = lease.with_hook
-            if with_hook:
-                close_old_connections()  # those that hooks use: the database may have been restarted since
-            for task in with_hook:
-                self.progress.expect(time.monotonic() + (Conf.TIMEOUT or LONGEST_READ))  # one that hangs ends like a task
-                call_hook(sender=Task, instance=task)
-                self.progress.expect(0.0)
-            for settlement in lease.settled:
-                self._tell_of(settlement)
-            running.note_threads()
+            has_receivers = post_execute.receivers and any(settlement.retry_at is None for settlement in lease.settled)
+            with running.others() if with_hook or has_receivers else nullcontext():
+                if with_hook:
+                    close_old_connections()  # those that hooks use: the database may have been restarted since
+                for task in with_hook:
+                    self.progress.expect(time.monotonic() + (Conf.TIMEOUT or LONGEST_READ))  # one that hangs ends like a task
+                    call_hook(sender=Task, instance=task)
+                    self.progress.expect(0.0)
+                for settlement in lease.settled:
+                    self._tell_of(settlement)
 
     def _tell_of(self, settlement: Settlement) -> None:
         if settlement.retry_at is None:

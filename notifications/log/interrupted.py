@@ -2,7 +2,6 @@
 
 import os
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,17 +25,23 @@ def is_same(status: os.stat_result, file: File) -> bool:
     return (status.st_dev, status.st_ino) == file[:2]
 
 
-def places(file: File, log: Path, *, since: int) -> Iterator[Path]:
-    """Where an intent's file may be now: at the log's path, beside it under another name, or in a copy made since."""
+def places(file: File, log: Path, *, since: int) -> list[Path]:
+    """Where an intent's file is now: at the log's path, or beside it under another name.
+
+    Only when it is gone, empty, or shorter than it was noted (logrotate's `copytruncate`): in a copy made since.
+    """
     names: list[str] = []
     with suppress(OSError):  # a folder that may be entered and not read
         names = os.listdir(log.parent)
+    copies: list[Path] = []
     for path in [log, *(log.with_name(name) for name in names if name != log.name)]:
         with suppress(OSError):
             status = path.stat()
-            is_copy = path != log and path.name.startswith(log.name) and status.st_mtime_ns >= since
-            if is_copy or is_same(status, file):
-                yield path
+            if is_same(status, file) and status.st_size >= (file[2] or 1):
+                return [path]
+            if path != log and path.name.startswith(log.name) and status.st_mtime_ns >= since:
+                copies.append(path)
+    return copies
 
 
 def _stands(path: Path, intent: Intent, *, durable: bool) -> bool:

@@ -14,6 +14,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from logging import getLogger
 from pathlib import Path
 
 from notifications.log.disk import read_all, sync_folder, write_all
@@ -33,12 +34,15 @@ from notifications.log.records import (
     File,
     Intent,
     header,
+    is_cut_short,
     newest,
     packed,
     packed_settled,
     parse,
     read_header,
 )
+
+logger = getLogger(__name__)
 
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 TRIM_FROM = 1 << 20  # bytes that are added before the journal is trimmed
@@ -296,6 +300,8 @@ class Journal:
             record = parse(buffer, start, self._end)
             if not record or (self._end == 0 and record.kind != HEADER):
                 os.ftruncate(self._fd, self._end)  # its writer was killed, or the disk full: it had not touched the log
+                if not is_cut_short(buffer, start, self._end):
+                    logger.warning("The journal %s was damaged, and cut at byte %d of %d", self.path, self._end, size)
                 return
             if record.state == OPEN:
                 self.settle(record, decide(record))

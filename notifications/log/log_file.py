@@ -6,11 +6,14 @@ docs/exactly-once.md goes through each point at which a writer may be killed.
 
 import os
 import stat
+import sys
+import threading
 import time
 from collections.abc import Callable, Collection
 from enum import Enum
 from logging import getLogger
 from pathlib import Path
+from types import FrameType
 from typing import Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -45,7 +48,7 @@ class AttemptLostError(RuntimeError):
 class Attempt(Protocol):
     """One attempt at a task, as long as it goes on."""
 
-    began: float  # monotonic
+    claimed: float  # when (monotonic) its worker asked for the task
 
     def is_held(self) -> bool:
         """Whether the attempt's worker still holds the task. Raises when nobody can tell."""
@@ -68,6 +71,10 @@ class Database(Protocol):
 
     def catch_up(self, journal: str, number: int) -> bool:
         """Whether the database knew of an earlier trim only; from now on it knows of this one."""
+
+
+class _OfThread(threading.local):
+    is_writing = False  # or an exception kept us from noting that it is over
 
 
 class LogFile:
@@ -95,14 +102,15 @@ class LogFile:
         self._database_id = NO_DATABASE
         self._hold: owner.Hold | None = None
         self._held = (0, 0)  # device and inode of the log when it was last seen to be ours
+        self._own = _OfThread()
         self._vouched: WeakKeyDictionary[Attempt, int] = WeakKeyDictionary()
         _log_files.add(self)
 
     def append(self, text: bytes, *, identity: Identity, attempt: Attempt | None = None) -> Outcome:
         """Add `text` at the end, in one write(2), once for each identity.
 
-        Raises OSError (TimeoutError and OwnedError among them), AttemptLostError, and what the database raises; then
-        nothing of it stands in the log.
+        Raises OSError (TimeoutError and OwnedError among them), AttemptLostError, what the database raises, and RuntimeError
+        in the middle of another write of the same thread; then nothing of it stands in the log.
         """
         return self._write(self._append, text, identity, attempt)
 
@@ -145,13 +153,27 @@ class LogFile:
     def _write(
         self, put: Callable[[bytes, bytes], Outcome], text: bytes, identity: Identity, attempt: Attempt | None
     ) -> Outcome:
+        if self._own.is_writing and _is_called_by(LogFile._write_alone):
+            raise RuntimeError(
+                f"A write to {self.path} was asked for in the middle of another one of the same thread, from a signal handler, "
+                "a logging handler or a destructor. Note it there, and write it later."
+            )
+        try:
+            self._own.is_writing = True
+            return self._write_alone(put, text, identity, attempt)
+        finally:
+            self._own.is_writing = False
+
+    def _write_alone(
+        self, put: Callable[[bytes, bytes], Outcome], text: bytes, identity: Identity, attempt: Attempt | None
+    ) -> Outcome:
         name = identity.task + identity.mark
         is_fresh = identity.mark == FRESH
         if self._database_id == NO_DATABASE and not is_fresh:
             self._name_database()
         try:
             self._journal.take(self._decide, self._old_records)
-            if attempt and attempt.began <= self._journal.learned:
+            if attempt and attempt.claimed <= self._journal.learned:
                 self._vouch(attempt)
             is_known = not is_fresh and self._journal.has(identity, name)
             outcome = Outcome.WRITTEN_BEFORE if is_known else put(text, name)
@@ -171,7 +193,7 @@ class LogFile:
             self._database_id = self._database.id_for(self._journal_id())
 
     def _vouch(self, attempt: Attempt) -> None:
-        """Before an attempt that began before the last trim may write, ask whether its task is still its own.
+        """Before an attempt whose task was claimed before the last trim may write, ask whether its task is still its own.
 
         Another worker may have ended the task meanwhile, and what that one wrote been forgotten by the trim.
         """
@@ -311,6 +333,14 @@ def _is_regular_or_absent(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
         return True
+
+
+def _is_called_by(function: Callable[..., object]) -> bool:
+    """Whether a call of this function goes on in the calling thread."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _pour(log: int, text: bytes) -> None:

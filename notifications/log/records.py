@@ -90,3 +90,9 @@ def parse(buffer: bytes, start: int, position: int) -> Intent | None:
         return None
     text = buffer[at + RECORD.size : end]
     return Intent(position, state, kind, database, identity, (device, inode, size), text)
+
+
+def is_cut_short(buffer: bytes, start: int, position: int) -> bool:
+    """Whether the journal ends in the middle of the record at this position, as after a kill."""
+    rest = len(buffer) - (position - start)
+    return rest < RECORD.size or rest < RECORD.size + RECORD.unpack_from(buffer, position - start)[-1]
