@@ -14,11 +14,10 @@ from tests.installations import new_installation
 
 
 @pytest.fixture(autouse=True)
-def log_file(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Path:
-    """An absent log of the test's own, and a journal that knows no other test's writes."""
+def log_file(tmp_path: Path, settings: Settings) -> Path:
+    """An absent log of the test's own."""
     path = tmp_path / "log.txt"
     settings.NOTIFIER_LOG_FILE = path
-    settings.DATA_DIR = tmp_path_factory.mktemp("data-folder")
     return path
 
 

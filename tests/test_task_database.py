@@ -11,13 +11,14 @@ from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 from django_q.models import OrmQ, Task
 from django_q.tasks import async_task
+from pytest_django import Settings
 
 from notifications.cluster import running, signing
 from notifications.cluster.broker import Broker
 from notifications.cluster.identifiers import new_task_id
 from notifications.cluster.models import Attempt
 from notifications.cluster.queue_connection import own_connection
-from notifications.cluster.running import RunningTask
+from notifications.cluster.running import RunningTask, current_task, task_of_caller
 from notifications.log.journal import TRIM_FROM
 from notifications.models import Journal
 from notifications.task_database import TaskDatabase
@@ -26,6 +27,12 @@ from notifications.tasks import write_log, write_notification
 pytestmark = pytest.mark.django_db(transaction=True)
 
 JOURNAL = "0" * 32
+
+
+@pytest.fixture(autouse=True)
+def data_folder(tmp_path: Path, settings: Settings) -> None:
+    """A journal of the test's own, which no other test has trimmed."""
+    settings.DATA_DIR = tmp_path / "data"
 
 
 def in_history(task_id: str, *, success: bool) -> str:
@@ -174,9 +181,9 @@ def test_write_log__with_a_key(log_file: Path, attempt: Callable[[str], RunningT
 
 
 def test_write_log__outside_of_a_task(log_file: Path) -> None:
-    for _ in range(2):
-        write_log("one\n")
-        write_log("one\n", key="the same")
+    assert current_task.get() is None
+    assert task_of_caller() is None
+    assert [write_log("one\n", key=key) for key in (None, "the same") * 2] == [None] * 4
     assert log_file.read_text() == "one\n" * 4
 
 

@@ -120,7 +120,7 @@ class _Process:
         self.own = frozenset(threading.enumerate())  # the worker's threads, which live as long as it does
         self.alive = list(self.own)
         self.has_stragglers = False  # whether threads of another era were alive when the task in hand began
-        self.started_under: weakref.WeakKeyDictionary[threading.Thread, RunningTask | None] = weakref.WeakKeyDictionary()
+        self.started_under = weakref.WeakKeyDictionary[threading.Thread, RunningTask | None](dict.fromkeys(self.own))
 
     def note_threads(self) -> None:
         """Note of each thread the task that was in hand when it started, or that none was."""

@@ -13,7 +13,6 @@ import time
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
 
@@ -137,8 +136,11 @@ class Journal:
     def _is_open(self) -> bool:
         """Whether our descriptor is still the journal's: a task may have closed it, and another file have its number by now."""
         if self._fd >= 0:
-            with suppress(OSError):
+            try:
                 ours = os.fstat(self._fd)
+            except OSError:
+                pass
+            else:
                 if (ours.st_dev, ours.st_ino) == self._file:
                     return True
             self._fd = -1  # not to be closed: it isn't ours any more
