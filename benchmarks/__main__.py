@@ -14,7 +14,7 @@ from benchmarks import accept, drain, environments, growth, latency, memory, pub
 from benchmarks.contestants import NOTIFIER, PEERS
 from benchmarks.scenario import Results, Scenario
 from benchmarks.stage import stage
-from tests.processes import PROJECT
+from tests.support.processes import PROJECT
 
 PROFILE = PEERS / "notifier" / "profile.py"
 SCENARIOS = {

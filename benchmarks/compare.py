@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from benchmarks.__main__ import SCENARIOS, machine
 from benchmarks.scenario import Sample
-from tests.processes import PROJECT, running
+from tests.support.processes import PROJECT, running
 
 WORKTREES = PROJECT / "var" / "bench" / "worktrees"
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -34,7 +34,7 @@ import json, signal, sys
 from pathlib import Path
 
 from benchmarks.__main__ import SCENARIOS, run
-from tests.processes import PROJECT
+from tests.support.processes import PROJECT
 
 def contestants():
     return {name: [c.name for c in scenario.contestants if c.folder == "notifier"] for name, scenario in SCENARIOS.items()}

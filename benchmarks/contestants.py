@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tests.processes import PROJECT
+from tests.support.processes import PROJECT
 
 PEERS = PROJECT / "benchmarks" / "peers"
 ENVIRONMENTS = PROJECT / "var" / "bench" / "environments"
@@ -39,7 +39,7 @@ NOTIFIER = Contestant(
     title="Notifier",
     folder="notifier",
     workers=(("python", str(PROJECT / "manage.py"), "qcluster", "--workers", "2"),),
-    web=("python", "-m", "notifier_project.web"),
+    web=("python", "-m", "notifier_project.service.web"),
     env={"DJANGO_SETTINGS_MODULE": "notifier_project.settings"},
 )
 NOTIFIER_PLAIN = Contestant(
@@ -127,7 +127,7 @@ DJANGO_Q2_TUNED_POSTGRESQL = Contestant(
     env=DJANGO_Q2_TUNED.env,
 )
 # The program that Notifier stands in for, as the tests have it.
-_PROGRAM = f"uvicorn query:app --app-dir {PROJECT}/tests/fastapi_programs --port {{port}}"
+_PROGRAM = f"uvicorn query:app --app-dir {PROJECT}/tests/support/fastapi_programs --port {{port}}"
 FASTAPI = Contestant(
     name="fastapi",
     title="FastAPI BackgroundTasks",

@@ -14,7 +14,7 @@ from benchmarks import drain, lines, usage, wrk
 from benchmarks.contestants import PEERS, Contestant
 from benchmarks.scenario import Goal, Sample, Scenario
 from benchmarks.stage import Stage, stage
-from tests.processes import wait_until
+from tests.support.processes import wait_until
 
 FILL = PEERS / "notifier" / "fill.py"
 DRAINED, QUICK_DRAINED = 20_000, 3_000  # tasks a round

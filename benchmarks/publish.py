@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmarks import chart
-from tests.processes import PROJECT
+from tests.support.processes import PROJECT
 
 RESULTS = PROJECT / "benchmarks" / "results.json"
 CHART = PROJECT / "docs" / "benchmark.svg"

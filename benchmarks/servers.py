@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from tests.processes import free_port, is_listening, running, wait_until
+from tests.support.processes import free_port, is_listening, running, wait_until
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,13 +15,13 @@ import psycopg
 
 from benchmarks import servers
 from benchmarks.contestants import PEERS, Contestant
-from notifier_project.ready import answers
-from tests.processes import PROJECT, free_port, is_listening, running, wait_until
+from notifier_project.service.ready import answers
+from tests.support.processes import PROJECT, free_port, is_listening, running, wait_until
 
 CLIENT = PEERS / "client.py"
 CLIENT_LIMIT = 900  # seconds that a client may take for all its lines
 START_LIMIT = 60.0  # seconds
-BACKLOG = 2048  # as in notifier_project/serve.py
+BACKLOG = 2048  # as in notifier_project/service/serve.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class Stage:
 
     @contextmanager
     def _web_on_a_socket(self) -> Iterator[int]:
-        """As notifier_project/serve.py does it."""
+        """As notifier_project/service/serve.py does it."""
         with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener, ExitStack() as stack:
             env = {**self.env, "WEB_SOCKET": str(listener.fileno())}
             for _ in range(2):
@@ -111,7 +111,7 @@ class Stage:
                 yield port
             return
         port = free_port()
-        words = ("python", "-m", "notifier_project.serve")
+        words = ("python", "-m", "notifier_project.service.serve")
         with self._running(words, env={**self.env, "PORT": str(port)}, cwd=PROJECT) as process:
             wait_until(
                 lambda: b"Notifier is ready" in self.output.read_bytes() or process.poll() is not None,

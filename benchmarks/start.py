@@ -7,7 +7,7 @@ from benchmarks import contestants as c
 from benchmarks.contestants import Contestant
 from benchmarks.scenario import Goal, Sample, Scenario
 from benchmarks.stage import Stage, stage
-from tests.processes import free_port, service
+from tests.support.processes import free_port, service
 
 
 def run(contestant: Contestant, quick: bool) -> Sample:

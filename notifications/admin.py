@@ -1,4 +1,4 @@
-"""The admin's name. Its pages are those of the queue: notifications/cluster/admin."""
+"""The admin's name. Its pages are those of the queue: durable_queue/admin."""
 
 from django.contrib import admin
 

@@ -5,8 +5,8 @@ from typing import Any
 from django.apps import AppConfig
 from django.core.checks import register
 
+from durable_queue.signals import worker_started
 from notifications.checks import check_log_file
-from notifications.cluster.signals import worker_started
 
 
 class NotificationsConfig(AppConfig):

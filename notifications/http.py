@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any, TypedDict
 from urllib.parse import parse_qsl, quote
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.views import defaults
 
@@ -115,4 +116,4 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def _is_admin(request: HttpRequest) -> bool:
-    return request.path_info.startswith("/admin/")
+    return request.path_info.startswith(f"{settings.ADMIN_PATH}/")

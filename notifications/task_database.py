@@ -6,9 +6,9 @@ from collections.abc import Collection
 from django.db import connections
 from django_q.conf import Conf
 
-from notifications.cluster import lookup, table
-from notifications.cluster.queue_connection import outside_of_event_loops, own_connection
-from notifications.cluster.turns import Turn
+from durable_queue.store import lookup
+from durable_queue.store.databases import table_of
+from durable_queue.store.queue_connection import outside_of_event_loops, own_connection
 from notifications.models import Journal
 
 JOURNALS = Journal._meta.db_table
@@ -20,26 +20,27 @@ class TaskDatabase:
     def is_ours_alone(self) -> bool:
         """Whether the caller is in a transaction on SQLite, which lets in one writer at a time."""
         connection = connections[Conf.ORM or "default"]
-        return connection.vendor == "sqlite" and connection.in_atomic_block
+        return table_of(connection).has_one_writer and connection.in_atomic_block
 
     @outside_of_event_loops
     def id_for(self, journal: str) -> bytes:
         """The database's name for this journal, 8 bytes, made when it is asked for the first time."""
         ask = f"SELECT database FROM {JOURNALS} WHERE journal = %s"  # noqa: S608
         with own_connection() as connection:
-            found = table.run(connection, ask, (journal,))
+            table = table_of(connection)
+            found = table.run(ask, (journal,))
             if not found:
                 make = f"INSERT INTO {JOURNALS} (journal, database, trims) VALUES (%s, %s, 0) ON CONFLICT DO NOTHING"  # noqa: S608
-                with Turn(connection):
-                    table.run(connection, make, (journal, secrets.token_hex(8)))
-                found = table.run(connection, ask, (journal,))
+                with table.turn():
+                    table.run(make, (journal, secrets.token_hex(8)))
+                found = table.run(ask, (journal,))
         return bytes.fromhex(found[0][0])
 
     @outside_of_event_loops
     def ended(self, tasks: Collection[bytes]) -> set[bytes]:
         """Of these tasks (16 bytes each) the ones that are neither queued nor among the failed ones."""
         with own_connection() as connection:
-            return {bytes.fromhex(task) for task in lookup.ended(connection, [task.hex() for task in tasks])}
+            return {bytes.fromhex(task) for task in lookup.ended(table_of(connection), [task.hex() for task in tasks])}
 
     @outside_of_event_loops
     def note_trim(self, journal: str, number: int) -> int:
@@ -47,13 +48,13 @@ class TaskDatabase:
         later = "CASE WHEN trims >= %s THEN trims + 1 ELSE %s END"
         sql = f"UPDATE {JOURNALS} SET trims = {later} WHERE journal = %s RETURNING trims"  # noqa: S608
         self.id_for(journal)
-        with own_connection() as connection, Turn(connection):
-            ((noted,),) = table.run(connection, sql, (number, number, journal))
+        with own_connection() as connection, table_of(connection).turn():
+            ((noted,),) = table_of(connection).run(sql, (number, number, journal))
         return int(noted)
 
     @outside_of_event_loops
     def catch_up(self, journal: str, number: int) -> bool:
         """Whether the database knew of an earlier trim only: so it is an older copy. From now on it knows of this one."""
         sql = f"UPDATE {JOURNALS} SET trims = %s WHERE journal = %s AND trims < %s RETURNING trims"  # noqa: S608
-        with own_connection() as connection, Turn(connection):
-            return bool(table.run(connection, sql, (number, journal, number)))
+        with own_connection() as connection, table_of(connection).turn():
+            return bool(table_of(connection).run(sql, (number, journal, number)))

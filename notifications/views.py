@@ -6,7 +6,7 @@ from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
-from notifications.background import BackgroundTasks
+from durable_queue import BackgroundTasks
 from notifications.http import (
     JSON,
     control_character_problems,

@@ -63,8 +63,8 @@ def _database(url: str) -> dict[str, Any]:
             "transaction_mode": "IMMEDIATE",
             # NORMAL with WAL: a crash of any program loses nothing, a power cut may cost the last moments; FULL closes
             # that with an fsync for each commit (https://www.sqlite.org/pragma.html#pragma_synchronous).
-            # Checkpoints come beside the commits, so that no request has to wait for one: notifications/cluster/checkpoints.py;
-            # beyond 40,000 pages (160 MB), when none comes, they are anybody's after all.
+            # The upkeep process brings the log into the database (durable_queue/store/sqlite/checkpoints.py), so that no
+            # request has to wait for that; a commit does it only beyond 40,000 pages (160 MB), when upkeep has not.
             "init_command": f"PRAGMA journal_mode=WAL; PRAGMA synchronous={_SYNCHRONOUS[NOTIFIER_DURABILITY]};"
             "PRAGMA wal_autocheckpoint=40000",
             "timeout": 2,  # seconds to wait for another writer; after that a POST is answered with 503
@@ -133,7 +133,7 @@ DEBUG = False
 
 INSTALLED_APPS = [
     "notifications",
-    "notifications.cluster",
+    "durable_queue",
     "django_q",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -157,6 +157,7 @@ MIDDLEWARE = [
 
 ROOT_URLCONF = "notifier_project.urls"
 ASGI_APPLICATION = "notifier_project.asgi.application"
+ADMIN_PATH = "/admin"
 APPEND_SLASH = False  # the routes answer a trailing slash as FastAPI does: notifications/urls.py
 
 TEMPLATES = [
@@ -208,10 +209,10 @@ CACHES = {
     }
 }
 
-# https://django-q2.readthedocs.io/en/master/configure.html and, below, notifications/cluster/conf.py
+# https://django-q2.readthedocs.io/en/master/configure.html and, below, durable_queue/conf.py
 Q_CLUSTER = {
     "name": "notifier",
-    "broker_class": "notifications.cluster.broker.Broker",
+    "broker_class": "durable_queue.store.broker.Broker",
     "orm": "default",
     "ALT_CLUSTERS": {},
     "workers": NOTIFIER_QUEUE_WORKERS,

@@ -2,7 +2,7 @@
 
 That one is mostly the system's, and mostly older than 3.51.3, which mended the "WAL-reset bug": a commit that comes in
 the very instant of a checkpoint may be lost (https://www.sqlite.org/wal.html#walresetbug). For where there is no such
-package there is a system check: notifications/cluster/checks.py.
+package there is a system check: durable_queue/checks.py.
 """
 
 import sys

@@ -1,5 +1,6 @@
 """The root URL table: the notification routes and the admin. All else is answered with JSON."""
 
+from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
@@ -9,8 +10,10 @@ handler403 = "notifications.http.forbidden"
 handler404 = "notifications.http.not_found"
 handler500 = "notifications.http.server_error"
 
+ADMIN = settings.ADMIN_PATH.strip("/")
+
 urlpatterns = [
     path("", include("notifications.urls")),
-    path("admin", RedirectView.as_view(pattern_name="admin:index")),
-    path("admin/", admin.site.urls),
+    path(ADMIN, RedirectView.as_view(pattern_name="admin:index")),
+    path(f"{ADMIN}/", admin.site.urls),
 ]

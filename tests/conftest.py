@@ -9,8 +9,8 @@ from django.db import connections
 from django_q.models import OrmQ
 from pytest_django import Settings
 
-from notifications.cluster.broker import Broker
-from tests.installations import new_installation
+from durable_queue.store.broker import Broker
+from tests.support.installations import new_installation
 
 
 @pytest.fixture(autouse=True)

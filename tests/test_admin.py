@@ -11,10 +11,10 @@ from django.urls import reverse
 from django.utils import timezone
 from django_q.models import Failure, OrmQ, Success
 
-from notifications.background import BackgroundTasks
-from notifications.cluster.models import Attempt, DeadLetter
+from durable_queue import BackgroundTasks
+from durable_queue.models import DeadLetter, FailedAttempt
 from notifications.tasks import write_notification
-from tests.admin_site import LISTS, SCRIPT, TRACEBACK, page, post, refuse, settle, staff, take
+from tests.support.admin_site import LISTS, SCRIPT, TRACEBACK, page, post, refuse, settle, staff, take
 
 pytestmark = pytest.mark.django_db
 
@@ -39,7 +39,7 @@ def test_list__staff_without_permission(name: str) -> None:
     assert staff().get(reverse(f"admin:{name}_changelist")).status_code == 403
 
 
-@pytest.mark.parametrize("name", ["django_q_ormq", "django_q_success", "django_q_failure", "cluster_worker"])
+@pytest.mark.parametrize("name", ["django_q_ormq", "django_q_success", "django_q_failure", "durable_queue_worker"])
 def test_list__nobody_adds_rows_by_hand(admin_client: Client, name: str) -> None:
     assert admin_client.get(reverse(f"admin:{name}_add")).status_code == 403
 
@@ -91,7 +91,7 @@ def test_queue__tells_of_attempts_so_far(admin_client: Client) -> None:
     task_id = post("alice")
     row = OrmQ.objects.get()
     now = timezone.now()
-    Attempt.objects.create(
+    FailedAttempt.objects.create(
         row=row.pk, task_id=task_id, number=1, outcome="lost", worker="7 on host", started=now, stopped=now, error="killed"
     )
     OrmQ.objects.update(lock=now + timedelta(minutes=1))
@@ -165,7 +165,7 @@ def test_history__deleting_takes_attempts_and_payload_along(admin_client: Client
     assert DeadLetter.objects.filter(task_id=alice.pk).exists()
     admin_client.post(reverse("admin:django_q_failure_delete", args=[alice.pk]), {"post": "yes"})
     assert [task.pk for task in Failure.objects.all()] == [kept]
-    assert [attempt.task_id for attempt in Attempt.objects.all()] == [kept]
+    assert [attempt.task_id for attempt in FailedAttempt.objects.all()] == [kept]
     assert not DeadLetter.objects.exists()
 
 
@@ -181,7 +181,7 @@ def test_history__is_found_by_id_and_by_name(admin_client: Client) -> None:
 def test_worker__shows_what_it_holds(admin_client: Client) -> None:
     post("alice"), post("bob")
     worker = take(10)
-    html = page(admin_client, "cluster_worker_changelist")
+    html = page(admin_client, "durable_queue_worker_changelist")
     assert "4242 on elsewhere" in html
     assert 'field-holds">2<' in html
-    assert admin_client.get(reverse("admin:cluster_worker_delete", args=[worker.pk])).status_code == 403
+    assert admin_client.get(reverse("admin:durable_queue_worker_delete", args=[worker.pk])).status_code == 403

@@ -13,7 +13,7 @@ from django_q.models import OrmQ, Schedule
 from playwright.sync_api import Page, sync_playwright
 from pytest_django.live_server_helper import LiveServer
 
-from tests.admin_site import LISTS, TRACEBACK, post, settle, take
+from tests.support.admin_site import LISTS, TRACEBACK, post, settle, take
 
 pytestmark = pytest.mark.django_db
 

@@ -14,10 +14,10 @@ from django_q.models import OrmQ, Success
 from django_q.signing import SignedPackage
 from django_q.tasks import async_task
 
-from notifications.cluster.admin import pages, queue
+from durable_queue.admin import pages, queue
 from notifications.tasks import write_log
-from tests.admin_site import TRACEBACK, act, page, post, settle, take
-from tests.cluster_tasks import KillsWhenUnpickled, RaisesWhenUnpickled
+from tests.support.admin_site import TRACEBACK, act, page, post, settle, take
+from tests.support.cluster_tasks import KillsWhenUnpickled, RaisesWhenUnpickled
 
 pytestmark = pytest.mark.django_db
 
@@ -52,9 +52,9 @@ def test_queue__looking_runs_nothing(admin_client: Client, tmp_path: Path, *, is
 
 @pytest.mark.parametrize("poison", [RaisesWhenUnpickled(), KillsWhenUnpickled()], ids=["raises", "kills"])
 def test_queue__poison_is_shown_by_name(admin_client: Client, poison: object) -> None:
-    async_task("tests.cluster_tasks.take_one", poison, task_name="poison")
+    async_task("tests.support.cluster_tasks.take_one", poison, task_name="poison")
     html = page(admin_client, "django_q_ormq_change", OrmQ.objects.get().pk)
-    assert "tests.cluster_tasks." in html
+    assert "tests.support.cluster_tasks." in html
     assert "poison" in html
 
 

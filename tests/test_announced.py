@@ -12,14 +12,17 @@ import pytest
 from django.db import IntegrityError, OperationalError, connection, transaction
 from django_q.models import OrmQ
 
-from notifications.cluster import prepared, table, worker
-from notifications.cluster.broker import Broker
-from notifications.cluster.conf import cluster_conf
-from notifications.cluster.models import Worker
-from notifications.cluster.progress import Progress
-from tests import environment
-from tests.test_broker import worker as stored_worker
-from tests.test_wakeup import listener
+from durable_queue.conf import cluster_conf
+from durable_queue.models import Worker
+from durable_queue.store.broker import Broker
+from durable_queue.store.postgresql import prepared, table
+from durable_queue.store.rows import QUEUE
+from durable_queue.work import loop
+from durable_queue.work.progress import Progress
+from durable_queue.work.stop import Stop
+from tests.support import environment
+from tests.support.queue_rows import listener
+from tests.support.queue_rows import worker as stored_worker
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -37,14 +40,14 @@ def at_commit(statement: str) -> Iterator[None]:
             f"CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {statement}; RETURN NULL; END $$"
         )
         cursor.execute(
-            f"CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON {table.QUEUE} "
+            f"CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON {QUEUE} "
             "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit()"
         )
     try:
         yield
     finally:
         with connection.cursor() as cursor:
-            cursor.execute(f"DROP TRIGGER at_commit ON {table.QUEUE}")
+            cursor.execute(f"DROP TRIGGER at_commit ON {QUEUE}")
             cursor.execute("DROP FUNCTION at_commit()")
 
 
@@ -81,7 +84,7 @@ def wait_for_lock() -> None:
 
 def know_statements(broker: Broker, who: Worker) -> None:
     """Have this connection prepare what a claim needs."""
-    assert broker.exchange(who, claim=1, announced=[1]).rows == []
+    assert broker.settle_and_claim(who, claim=1, announced=[1]).rows == []
 
 
 def test_enqueue__announces_what_is_not_there_yet(broker: Broker, another: ThreadPoolExecutor) -> None:
@@ -118,13 +121,13 @@ def test_enqueue__while_rows_of_the_same_connection_are_being_read(broker: Broke
 def test_claim__waits_for_the_commit(
     broker: Broker, alice: Worker, another: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patient = table._AWAIT_ANNOUNCED.sql.replace("100ms", "20s")
-    monkeypatch.setattr(table, "_AWAIT_ANNOUNCED", prepared.Statement("patient", patient))
+    patient = table.AWAIT_ANNOUNCED.sql.replace("100ms", "20s")
+    monkeypatch.setattr(table, "AWAIT_ANNOUNCED", prepared.Statement("patient", patient))
     know_statements(broker, alice)
     with slow_commits(), listener(broker.queue) as ear:
         queued = another.submit(broker.enqueue, "soon")
         wait_for_lock()
-        rows = broker.exchange(alice, claim=1, announced=ear.wait(20)).rows
+        rows = broker.settle_and_claim(alice, claim=1, announced=ear.wait(20)).rows
         assert [(row.id, row.payload) for row in rows] == [(queued.result(20), "soon")]
 
 
@@ -134,7 +137,7 @@ def test_claim__on_a_connection_that_forgot_its_statements(broker: Broker, alice
     broker.enqueue("due")
     with connection.cursor() as cursor:
         cursor.execute(f"DEALLOCATE {forgotten}")
-    assert [row.payload for row in broker.exchange(alice, claim=1, announced=[1]).rows] == ["due"]
+    assert [row.payload for row in broker.settle_and_claim(alice, claim=1, announced=[1]).rows] == ["due"]
 
 
 def test_claim__of_what_else_is_due_does_not_wait_long(broker: Broker, alice: Worker, another: ThreadPoolExecutor) -> None:
@@ -143,30 +146,30 @@ def test_claim__of_what_else_is_due_does_not_wait_long(broker: Broker, alice: Wo
     with slow_commits(), listener(broker.queue) as ear:
         queued = another.submit(broker.enqueue, "soon")
         wait_for_lock()
-        rows = broker.exchange(alice, claim=2, announced=ear.wait(20)).rows
+        rows = broker.settle_and_claim(alice, claim=2, announced=ear.wait(20)).rows
         assert ([row.payload for row in rows], queued.done()) == (["due"], False)
         queued.result(20)
 
 
 @pytest.fixture
-def feed(broker: Broker, alice: Worker, tmp_path: Path) -> Iterator[worker.Feed]:
+def feed(broker: Broker, alice: Worker, tmp_path: Path) -> Iterator[loop.Feed]:
     """What feeds alice."""
     cluster_conf.run_dir.mkdir(parents=True, exist_ok=True)
-    stop = worker.Stop.__new__(worker.Stop)
+    stop = Stop.__new__(Stop)
     stop.noted, (stop.wakes, other) = False, os.pipe()
-    yield worker.Feed(broker, alice, Progress(tmp_path / "alice"), stop, run_once=False)
+    yield loop.Feed(broker, alice, Progress(tmp_path / "alice"), stop, run_once=False)
     for descriptor in (stop.wakes, other):
         os.close(descriptor)
 
 
-def test_feed__looks_again_soon_for_what_is_not_there_yet(feed: worker.Feed) -> None:
+def test_feed__looks_again_soon_for_what_is_not_there_yet(feed: loop.Feed) -> None:
     feed._hints = [1]
-    feed._exchange_or_wait()
-    assert feed._pause == worker.SOON
+    feed._settle_and_claim_or_wait()
+    assert feed._pause == loop.SOON
 
 
 def test_feed__rests_while_somebody_has_locked_what_is_due(
-    broker: Broker, feed: worker.Feed, another: ThreadPoolExecutor
+    broker: Broker, feed: loop.Feed, another: ThreadPoolExecutor
 ) -> None:
     broker.enqueue("due")
     while feed._ear.wait(0):
@@ -174,8 +177,8 @@ def test_feed__rests_while_somebody_has_locked_what_is_due(
     started = time.monotonic()
     with transaction.atomic():
         assert OrmQ.objects.select_for_update().get().payload == "due"
-        another.submit(feed._exchange_or_wait).result(20)
-    assert time.monotonic() - started > 0.9 * worker.POLL[0]
+        another.submit(feed._settle_and_claim_or_wait).result(20)
+    assert time.monotonic() - started > 0.9 * loop.POLL[0]
     assert not feed._unstarted
 
 

@@ -1,4 +1,4 @@
-"""notifications/background.py: what a request leaves behind, and what a worker makes of it."""
+"""durable_queue/task/calls.py: what a request leaves behind, and what a worker makes of it."""
 
 import asyncio
 import functools
@@ -14,10 +14,10 @@ from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 from django_q.tasks import async_task
 
-from notifications.background import BackgroundTasks
-from notifications.cluster.retry import retry
+from durable_queue import BackgroundTasks, retry
+from durable_queue.task.calls import resolve
 from notifications.tasks import write_notification
-from tests.processes import manage
+from tests.support.processes import manage
 
 pytestmark = pytest.mark.django_db
 
@@ -60,9 +60,7 @@ def queued() -> dict[str, Any]:
 def work() -> None:
     """Run the queue's only entry, as django-q2's worker calls it."""
     package = queued()
-    func = pydoc.locate(package["func"])
-    assert callable(func)
-    func(*package["args"], **package["kwargs"])
+    resolve(package["func"])(*package["args"], **package["kwargs"])
 
 
 def test_enqueue__no_calls() -> None:
@@ -229,7 +227,7 @@ def fail_for_good() -> None:
 
 def test_enqueue__of_several_calls_the_policy_of_the_failing_one_holds(installation: dict[str, str]) -> None:
     manage("migrate", env=installation)
-    queue_both = "from notifications.background import BackgroundTasks as B; from tests.test_background import *;"
+    queue_both = "from durable_queue import BackgroundTasks as B; from tests.test_background import *;"
     queue_both += "t = B(); t.add_task(say, 'x'); t.add_task(fail_for_good); t.enqueue()"
     manage("shell", "-c", queue_both, env=installation)
     manage("qcluster", "--run-once", env=installation)

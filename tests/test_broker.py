@@ -3,7 +3,6 @@
 import re
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -16,12 +15,19 @@ from django.test.utils import CaptureQueriesContext
 from django_q.models import OrmQ, Task
 from django_q.tasks import async_task
 
-from notifications.cluster import attempts, maintenance, queueing, signing, table
-from notifications.cluster.broker import Broker, Lease, LeaseLostError, Row, Settlement
-from notifications.cluster.models import Attempt, DeadLetter, Worker
-from notifications.cluster.processes import host_id
-from notifications.cluster.queue_connection import queue_settings
-from tests import environment
+from durable_queue.intake import packaging
+from durable_queue.models import DeadLetter, FailedAttempt, Worker
+from durable_queue.store.broker import Broker
+from durable_queue.store.databases import table_of
+from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, new_name
+from durable_queue.store.queue_connection import queue_settings
+from durable_queue.store.rows import ATTEMPTS, QUEUE, Claim
+from durable_queue.task import signing
+from durable_queue.work import lost_workers, outcomes
+from durable_queue.work.follow_ups import follow_up
+from durable_queue.work.processes import host_id
+from tests.support import environment
+from tests.support.queue_rows import worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -34,48 +40,32 @@ class Text(str, Enum):  # noqa: UP042 - StrEnum's members are shown as what they
     ONE = "one"
 
 
-def worker(name: str, *, host: str = "elsewhere", silent_for: float = 0.0) -> Worker:
-    """A worker's row."""
-    now = datetime.now(UTC)
-    return Worker.objects.create(
-        name=name,
-        queue="notifier",
-        host=host,
-        pid=2**22,  # beyond the kernel's largest pid
-        born=1,
-        supervisor=uuid.uuid4(),
-        supervisor_pid=1,
-        started=now,
-        heartbeat=now - timedelta(seconds=silent_for),
-    )
-
-
 def queue(count: int) -> list[str]:
     """Queue tasks; return their ids."""
-    return [async_task("tests.cluster_tasks.take_one", number) for number in range(count)]
+    return [async_task("tests.support.cluster_tasks.take_one", number) for number in range(count)]
 
 
 def done(row: Row) -> Settlement:
     """The settlement of a run that succeeded."""
     now = datetime.now(UTC)
-    return Settlement(row, attempts.read(row) | {"started": now, "stopped": now, "result": None, "success": True})
+    return Settlement(row, outcomes.read(row) | {"started": now, "stopped": now, "result": None, "success": True})
 
 
 def failed(row: Row) -> Settlement:
     """The settlement of a run that raised."""
     now = datetime.now(UTC)
-    task = attempts.read(row) | {"started": now, "stopped": now, "result": "ValueError", "success": False}
-    return attempts.settle_finished(row, task, "alice")
+    task = outcomes.read(row) | {"started": now, "stopped": now, "result": "ValueError", "success": False}
+    return outcomes.settle_finished(row, task, "alice")
 
 
 def ids(rows: list[Row]) -> list[str]:
     """The task ids of rows."""
-    return [attempts.read(row)["id"] for row in rows]
+    return [outcomes.read(row)["id"] for row in rows]
 
 
-def claim(broker: Broker, who: Worker, limit: int = 128) -> Lease:
+def claim(broker: Broker, who: Worker, limit: int = 128) -> LeaseChange:
     """A first claim."""
-    return broker.exchange(who, claim=limit)
+    return broker.settle_and_claim(who, claim=limit)
 
 
 @pytest.fixture
@@ -112,15 +102,15 @@ def test_claim__passes_over_what_another_holds_or_what_is_not_due(broker: Broker
 def test_claim__no_two_workers_name_a_lease_alike(broker: Broker) -> None:
     now = datetime.now(UTC)
     workers = [Worker(id=number) for number in (1, 2, 999, 1000, 1001, 2001, 1_002_002)]
-    names = {name for who in workers for day in range(30) for name in leases(broker, who, now + timedelta(days=day))}
+    names = {name for who in workers for day in range(30) for name in leases(who, now + timedelta(days=day))}
     assert len(names) == 2 * 30 * len(workers)
 
 
-def leases(broker: Broker, who: Worker, now: datetime) -> list[datetime]:
+def leases(who: Worker, now: datetime) -> list[datetime]:
     """The names of a worker's lease and of the next one, at the same moment."""
     who.lease = None
-    who.lease = first = broker._new_lease(who, now)
-    second = broker._new_lease(who, now)
+    who.lease = first = new_name(who, now)
+    second = new_name(who, now)
     assert first < second
     return [first, second]
 
@@ -133,7 +123,7 @@ def test_claim__by_many_at_once_gives_each_row_to_one(broker: Broker) -> None:
         start.wait()
         try:
             for _ in range(10):
-                taken.extend(ids(broker.exchange(who, claim=10).rows))
+                taken.extend(ids(broker.settle_and_claim(who, claim=10).rows))
         finally:
             connections.close_all()
 
@@ -145,10 +135,10 @@ def test_claim__by_many_at_once_gives_each_row_to_one(broker: Broker) -> None:
     assert sorted(taken) == sorted(queued)
 
 
-def test_exchange__settles_and_claims_in_one(broker: Broker, alice: Worker) -> None:
+def test_settle_and_claim__settles_and_claims_in_one(broker: Broker, alice: Worker) -> None:
     queued = queue(3)
     first = claim(broker, alice, 2)
-    second = broker.exchange(alice, [done(row) for row in first.rows], claim=2)
+    second = broker.settle_and_claim(alice, [done(row) for row in first.rows], claim=2)
     assert ids(second.rows) == queued[2:]
     assert set(Task.objects.filter(success=True).values_list("pk", flat=True)) == set(queued[:2])
     assert OrmQ.objects.count() == 1
@@ -157,50 +147,50 @@ def test_exchange__settles_and_claims_in_one(broker: Broker, alice: Worker) -> N
     assert second.name > first.name
 
 
-def test_exchange__gives_rows_back_to_their_old_place(broker: Broker, alice: Worker, bob: Worker) -> None:
+def test_settle_and_claim__gives_rows_back_to_their_old_place(broker: Broker, alice: Worker, bob: Worker) -> None:
     queued = queue(4)
     rows = claim(broker, alice, 2).rows
-    broker.exchange(alice, returned=rows)
+    broker.settle_and_claim(alice, returned=rows)
     assert ids(claim(broker, bob).rows) == queued
 
 
-def test_exchange__failed_attempt_waits_and_is_counted(broker: Broker, alice: Worker) -> None:
+def test_settle_and_claim__failed_attempt_waits_and_is_counted(broker: Broker, alice: Worker) -> None:
     queue(1)
     (row,) = claim(broker, alice).rows
-    broker.exchange(alice, [failed(row)])
+    broker.settle_and_claim(alice, [failed(row)])
     assert not Task.objects.exists()
-    assert Attempt.objects.get().number == 1
+    assert FailedAttempt.objects.get().number == 1
     OrmQ.objects.update(lock=datetime.now(UTC))
-    (again,) = broker.exchange(alice, claim=1).rows
+    (again,) = broker.settle_and_claim(alice, claim=1).rows
     assert (again.attempts, again.losses) == (1, 0)
 
 
-def test_exchange__after_the_lease_was_freed_changes_nothing(broker: Broker, alice: Worker, bob: Worker) -> None:
+def test_settle_and_claim__after_the_lease_was_freed_changes_nothing(broker: Broker, alice: Worker, bob: Worker) -> None:
     queued = queue(2)
     rows = claim(broker, alice).rows
     assert broker.free(Worker.objects.get(pk=alice.pk))
     with pytest.raises(LeaseLostError):
-        broker.exchange(alice, [done(rows[0])])
+        broker.settle_and_claim(alice, [done(rows[0])])
     assert not Task.objects.exists()
     assert ids(claim(broker, bob).rows) == queued
 
 
-def test_exchange__settles_no_row_that_was_deleted_meanwhile(broker: Broker, alice: Worker) -> None:
+def test_settle_and_claim__settles_no_row_that_was_deleted_meanwhile(broker: Broker, alice: Worker) -> None:
     queued = queue(2)
     rows = claim(broker, alice).rows
     OrmQ.objects.filter(pk=rows[0].id).delete()
-    lease = broker.exchange(alice, [done(row) for row in rows])
+    lease = broker.settle_and_claim(alice, [done(row) for row in rows])
     assert [settlement.row.id for settlement in lease.settled] == [rows[1].id]
     assert list(Task.objects.values_list("pk", flat=True)) == queued[1:]
 
 
-def test_exchange__that_fails_changes_nothing(broker: Broker, alice: Worker) -> None:
+def test_settle_and_claim__that_fails_changes_nothing(broker: Broker, alice: Worker) -> None:
     queue(2)
     rows = claim(broker, alice).rows
     unstorable = done(rows[1])
     unstorable.task["result"] = lambda: None
     with pytest.raises(Exception, match="pickle"):
-        broker.exchange(alice, [done(rows[0]), unstorable], claim=1)
+        broker.settle_and_claim(alice, [done(rows[0]), unstorable], claim=1)
     assert not Task.objects.exists()
     assert OrmQ.objects.filter(lock=alice.lease).count() == 2
 
@@ -211,12 +201,12 @@ def test_free__charges_the_row_in_hand_alone(broker: Broker, alice: Worker, bob:
     stored = Worker.objects.get(pk=alice.pk)
     in_hand = broker.row_in_hand(stored, rows[1].id)
     assert in_hand is not None
-    lost = Attempt(row=in_hand.id, number=1, outcome="lost", worker="alice", started=in_hand.due, stopped=in_hand.due)
+    lost = FailedAttempt(row=in_hand.id, number=1, outcome="lost", worker="alice", started=in_hand.due, stopped=in_hand.due)
     now = datetime.now(UTC)
-    settlement = Settlement(in_hand, attempts.read(in_hand) | {"started": now, "stopped": now}, lost, retry_at=in_hand.due)
+    settlement = Settlement(in_hand, outcomes.read(in_hand) | {"started": now, "stopped": now}, lost, retry_at=in_hand.due)
     assert broker.free(stored, settlement)
     assert not broker.free(stored, settlement), "of several, one does it"
-    assert Attempt.objects.get().row == rows[1].id
+    assert FailedAttempt.objects.get().row == rows[1].id
     assert sorted(ids(claim(broker, bob).rows)) == sorted(queued)
 
 
@@ -224,24 +214,24 @@ def test_free__keeps_the_payload_of_what_can_not_be_read(broker: Broker, alice: 
     queue(1)
     OrmQ.objects.update(payload="no package")
     (row,) = claim(broker, alice).rows
-    with pytest.raises(attempts.RefusedError, match="signature"):
-        attempts.read(row)
-    broker.exchange(alice, [attempts.settle_refused(row, "its signature is wrong", "alice")])
+    with pytest.raises(outcomes.RefusedError, match="signature"):
+        outcomes.read(row)
+    broker.settle_and_claim(alice, [outcomes.settle_refused(row, "its signature is wrong", "alice")])
     assert DeadLetter.objects.get().payload == "no package"
     assert not Task.objects.get().success
 
 
 @pytest.mark.parametrize("task_id", ["", "zero \0", "half \ud800", "x" * 33, 5, None], ids=ascii)
 def test_read__an_id_that_history_can_not_have(broker: Broker, alice: Worker, task_id: object) -> None:
-    package = queueing.package("tests.cluster_tasks.take_one", (1,), {}, name="odd")
+    package = packaging.package("tests.support.cluster_tasks.take_one", (1,), {}, name="odd")
     broker.enqueue(signing.dumps(package | {"id": task_id}))
     (row,) = claim(broker, alice).rows
-    with pytest.raises(attempts.RefusedError, match="its id is"):
-        attempts.read(row)
+    with pytest.raises(outcomes.RefusedError, match="its id is"):
+        outcomes.read(row)
     at = datetime.now(UTC)
     unread = {"id": task_id, "started": at, "stopped": at, "result": None, "success": True}
-    stored = attempts.settle_unstorable(Settlement(row, unread), ValueError("no"))
-    broker.exchange(alice, [stored])
+    stored = outcomes.settle_unstorable(Settlement(row, unread), ValueError("no"))
+    broker.settle_and_claim(alice, [stored])
     assert Task.objects.get().id == DeadLetter.objects.get().task_id == stored.task["id"]
 
 
@@ -302,7 +292,7 @@ def test_free_dead__on_this_host_at_once_elsewhere_after_silence(broker: Broker)
     queue(3)
     for who in (here, lost, lively):
         claim(broker, who, 1)
-    assert maintenance.free_dead(broker) == 2
+    assert lost_workers.free_dead(broker) == 2
     assert list(Worker.objects.values_list("name", flat=True)) == ["lively"]
     assert OrmQ.objects.filter(lock__lte=datetime.now(UTC)).count() == 2
 
@@ -312,7 +302,7 @@ def test_history__text_that_no_database_stores(broker: Broker, alice: Worker) ->
     (row,) = claim(broker, alice).rows
     settlement = done(row)
     settlement.task.update(name="zero \0 half \ud800" + "x" * 200, group="g" * 200, result="zero \0 half \ud800")
-    broker.exchange(alice, [settlement])
+    broker.settle_and_claim(alice, [settlement])
     task = Task.objects.get()
     assert task.name.startswith("zero \ufffd half ?x")
     assert len(task.name) == len(task.group) == 100
@@ -327,7 +317,7 @@ def test_history__text_that_means_something_to_a_database(broker: Broker, alice:
     for number, (settlement, text) in enumerate(zip(settlements, texts, strict=True)):
         group = None if number % 2 else text  # of nothing and something by turns
         settlement.task.update(name=text, path=f"f{text}", group=group, hook=text, args=(text,), result=text)
-    broker.exchange(alice, settlements)
+    broker.settle_and_claim(alice, settlements)
     seen = [(t.name, t.func, t.group, t.hook, t.args, t.result, t.success) for t in Task.objects.order_by("id")]
     wanted = [(t, f"f{t}", None if n % 2 else t, t, (t,), t, True) for n, t in enumerate(texts)]
     assert seen == wanted
@@ -337,7 +327,7 @@ def test_history__row_is_what_django_would_have_saved(broker: Broker, alice: Wor
     queue(1)
     (row,) = claim(broker, alice).rows
     settlement = done(row)
-    broker.exchange(alice, [settlement])
+    broker.settle_and_claim(alice, [settlement])
     stored = Task.objects.get()
     with connection.cursor() as cursor:
         cursor.execute("SELECT * FROM django_q_task")
@@ -349,12 +339,12 @@ def test_history__row_is_what_django_would_have_saved(broker: Broker, alice: Wor
 
 def test_table__moments_are_stored_as_django_stores_them() -> None:
     moment = datetime(2026, 11, 24, 1, 2, 3, 4, tzinfo=UTC)
-    table.insert(connection, "notifier", ["package"], moment)
+    table_of(connection).insert("notifier", ["package"], moment)
     assert OrmQ.objects.get().lock == moment
-    assert table.next_due(connection, "notifier") == moment
+    assert table_of(connection).next_due("notifier") == moment
 
 
-def test_exchange__a_failed_attempt_whose_transaction_was_rolled_back_before(
+def test_settle_and_claim__a_failed_attempt_whose_transaction_was_rolled_back_before(
     broker: Broker, alice: Worker, bob: Worker
 ) -> None:
     queue(2)
@@ -362,11 +352,11 @@ def test_exchange__a_failed_attempt_whose_transaction_was_rolled_back_before(
     settlement, lease = failed(row), alice.lease
     Worker.objects.filter(pk=alice.pk).update(lease=None)
     with pytest.raises(LeaseLostError):  # after all has been written
-        broker.exchange(alice, [settlement])
+        broker.settle_and_claim(alice, [settlement])
     Worker.objects.filter(pk=alice.pk).update(lease=lease)
-    broker.exchange(bob, [failed(other)])  # which takes the ids that the first one had
-    broker.exchange(alice, [settlement])
-    assert sorted(Attempt.objects.values_list("row", flat=True)) == [row.id, other.id]
+    broker.settle_and_claim(bob, [failed(other)])  # which takes the ids that the first one had
+    broker.settle_and_claim(alice, [settlement])
+    assert sorted(FailedAttempt.objects.values_list("row", flat=True)) == [row.id, other.id]
     assert OrmQ.objects.count() == 2
 
 
@@ -374,9 +364,9 @@ def test_settle_unstorable__a_retry_stays_one(broker: Broker, alice: Worker) -> 
     queue(1)
     (row,) = claim(broker, alice).rows
     settlement = failed(row)
-    broker.exchange(alice, [attempts.settle_unstorable(settlement, ValueError("no"))])
+    broker.settle_and_claim(alice, [outcomes.settle_unstorable(settlement, ValueError("no"))])
     assert OrmQ.objects.get().lock == settlement.retry_at
-    assert (Attempt.objects.get().outcome, DeadLetter.objects.count(), Task.objects.count()) == ("failed", 0, 0)
+    assert (FailedAttempt.objects.get().outcome, DeadLetter.objects.count(), Task.objects.count()) == ("failed", 0, 0)
 
 
 def test_enqueue__and_claim_on_a_connection_that_forgot_its_statements(broker: Broker, alice: Worker) -> None:
@@ -393,13 +383,13 @@ def test_enqueue__the_table_is_away(broker: Broker, known: bool) -> None:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql" and not known:
             cursor.execute("DEALLOCATE ALL")
-        cursor.execute(f"ALTER TABLE {table.QUEUE} RENAME TO away")
+        cursor.execute(f"ALTER TABLE {QUEUE} RENAME TO away")
     try:
-        with pytest.raises(DatabaseError, match=table.QUEUE):
+        with pytest.raises(DatabaseError, match=QUEUE):
             queue(1)
     finally:
         with connection.cursor() as cursor:
-            cursor.execute(f"ALTER TABLE away RENAME TO {table.QUEUE}")
+            cursor.execute(f"ALTER TABLE away RENAME TO {QUEUE}")
     queue(1)
     assert OrmQ.objects.count() == 2
 
@@ -414,9 +404,9 @@ def end_connection() -> None:
 
 @on_postgresql
 def test_enqueue__and_claim_where_a_column_has_another_type_since(broker: Broker, alice: Worker) -> None:
-    alter = f"ALTER TABLE {table.QUEUE} ALTER COLUMN id TYPE %s, ALTER COLUMN payload TYPE %s"
+    alter = f"ALTER TABLE {QUEUE} ALTER COLUMN id TYPE %s, ALTER COLUMN payload TYPE %s"
     queue(1)
-    broker.exchange(alice, returned=claim(broker, alice).rows)
+    broker.settle_and_claim(alice, returned=claim(broker, alice).rows)
     with connection.cursor() as cursor:
         cursor.execute(alter % ("smallint", "varchar"))
     try:
@@ -426,7 +416,7 @@ def test_enqueue__and_claim_where_a_column_has_another_type_since(broker: Broker
     finally:
         with connection.cursor() as cursor:
             cursor.execute(alter % (OrmQ._meta.pk.db_type(connection), "text"))
-    broker.exchange(alice, returned=lease.rows)
+    broker.settle_and_claim(alice, returned=lease.rows)
     assert len(claim(broker, alice).rows) == 2
 
 
@@ -437,13 +427,13 @@ def test_claim__counts_an_attempt_that_was_lost_while_the_claim_went_on(alice: W
 
     def claim_slowly() -> list[Row]:
         try:
-            return Broker().exchange(alice, claim=2).rows
+            return Broker().settle_and_claim(alice, claim=2).rows
         finally:
             connections.close_all()
 
     with connection.cursor() as cursor, ThreadPoolExecutor() as another:
-        cursor.execute(f"ALTER TABLE {table.ATTEMPTS} RENAME TO away")
-        cursor.execute(f"CREATE VIEW {table.ATTEMPTS} AS SELECT away.* FROM (SELECT pg_sleep(0.5) OFFSET 0) pause, away")  # noqa: S608
+        cursor.execute(f"ALTER TABLE {ATTEMPTS} RENAME TO away")
+        cursor.execute(f"CREATE VIEW {ATTEMPTS} AS SELECT away.* FROM (SELECT pg_sleep(0.5) OFFSET 0) pause, away")  # noqa: S608
         try:
             claiming = another.submit(claim_slowly)
             time.sleep(0.25)  # it has read the row, and counts
@@ -455,8 +445,8 @@ def test_claim__counts_an_attempt_that_was_lost_while_the_claim_went_on(alice: W
             OrmQ.objects.update(lock=row.lock)  # claimed by bob, and freed
             rows = claiming.result(30)
         finally:
-            cursor.execute(f"DROP VIEW {table.ATTEMPTS}")
-            cursor.execute(f"ALTER TABLE away RENAME TO {table.ATTEMPTS}")
+            cursor.execute(f"DROP VIEW {ATTEMPTS}")
+            cursor.execute(f"ALTER TABLE away RENAME TO {ATTEMPTS}")
     assert [(row.attempts, row.losses) for row in rows] == [(1, 1)]
 
 
@@ -481,13 +471,13 @@ def test_claim__prepared_when_there_were_no_rows_goes_by_an_index(
     broker: Broker, of_worker: BaseDatabaseWrapper, alice: Worker
 ) -> None:
     with of_worker.cursor() as cursor:
-        cursor.execute(f"ANALYZE {table.QUEUE}")  # as the server does now and then
+        cursor.execute(f"ANALYZE {QUEUE}")  # as the server does now and then
     for _ in range(10):  # from the sixth time on the server may keep the plan
         now = datetime.now(UTC)
-        table.claim_at_once(of_worker, alice, table.Claim(limit=1, now=now, lease=now))
+        table_of(of_worker).claim_at_once(alice, Claim(limit=1, now=now, lease=now))
     broker.enqueue_all(["as long as a package " * 20] * 5000)
     plan = plan_of(of_worker, "EXECUTE notifier_claim_1 ('notifier', now(), now(), 1)")
-    scans = re.findall(rf"(\w+) Scan(?: using (\w+))? on {table.QUEUE}\b", plan)
+    scans = re.findall(rf"(\w+) Scan(?: using (\w+))? on {QUEUE}\b", plan)
     assert sorted(scans) == [("Index", "cluster_claim"), ("Tid", ""), ("Tid", "")]
     assert "Index Cond: (((key)::text = $1) AND (lock <= $2))" in plan
     assert "Join Filter" not in plan
@@ -500,13 +490,13 @@ def test_claim__of_rows_that_the_statistics_do_not_know_yet_sorts_nothing(
     broker.enqueue_all(["as long as a package " * 20] * 5000)
     now = datetime.now(UTC)
     with CaptureQueriesContext(of_worker) as statements:
-        assert len(table.claim(of_worker, broker.queue, table.Claim(limit=128, now=now, lease=now))) == 128
+        assert len(table_of(of_worker).claim(broker.queue, Claim(limit=128, now=now, lease=now))) == 128
     plan = plan_of(of_worker, statements[0]["sql"])
     assert "cluster_claim" in plan
     assert "Sort" not in plan
 
 
-def test_exchange__what_it_changes_of_a_worker_has_no_index() -> None:
+def test_settle_and_claim__what_it_changes_of_a_worker_has_no_index() -> None:
     with connection.cursor() as cursor:
         constraints = connection.introspection.get_constraints(cursor, Worker._meta.db_table)
     indexed = {column for constraint in constraints.values() for column in constraint["columns"]}
@@ -554,7 +544,8 @@ NO_ROOM = {
 }
 
 
-def test_exchange__no_room_for_what_an_iter_ends_up_as(broker: Broker, alice: Worker) -> None:
+def test_settle__no_room_for_what_an_iter_ends_up_as(alice: Worker) -> None:
+    broker = Broker(follow_up=follow_up)
     queue(1)
     lease = claim(broker, alice)
     part = done(lease.rows[0])
@@ -564,7 +555,7 @@ def test_exchange__no_room_for_what_an_iter_ends_up_as(broker: Broker, alice: Wo
             cursor.execute(statement)
     try:
         with pytest.raises(DatabaseError):
-            broker.exchange(alice, [part])
+            broker.settle_and_claim(alice, [part])
         alice.refresh_from_db()
         assert (alice.lease, OrmQ.objects.get().lock) == (lease.name, lease.name)
         assert not Task.objects.exists()
@@ -573,5 +564,5 @@ def test_exchange__no_room_for_what_an_iter_ends_up_as(broker: Broker, alice: Wo
             cursor.execute("DROP TRIGGER no_room" + (" ON django_q_task" if connection.vendor == "postgresql" else ""))
             if connection.vendor == "postgresql":
                 cursor.execute("DROP FUNCTION no_room")
-    broker.exchange(alice, [part])
+    broker.settle_and_claim(alice, [part])
     assert (Task.objects.get().id, OrmQ.objects.count()) == ("team", 0)

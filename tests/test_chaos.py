@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tests.environment import DATABASE
-from tests.processes import PROJECT
+from tests.support.environment import DATABASE
+from tests.support.processes import PROJECT
 
 SCENARIOS = ["kills", "chaos", "writes", "poison", "stops", "fairness", "idle", "paused", "posts", "log_disk_full"]
 SCENARIOS += ["hosts", "restarts"] if DATABASE == "postgresql" else ["data_disk_full"]
@@ -16,7 +16,7 @@ SCENARIOS += ["hosts", "restarts"] if DATABASE == "postgresql" else ["data_disk_
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_chaos(scenario: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", "--quick", scenario],
+        [sys.executable, "-m", "tests.support.chaos", "--quick", scenario],
         cwd=PROJECT,
         env=os.environ | {"TEST_DATABASE": DATABASE, "PYTEST_XDIST_WORKER": ""},
         capture_output=True,

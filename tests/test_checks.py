@@ -12,7 +12,7 @@ import pytest
 from django.core.checks import run_checks
 from pytest_django import Settings
 
-from tests.processes import PROJECT
+from tests.support.processes import PROJECT
 
 NOBODY = 65534
 

@@ -8,8 +8,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django_q.conf import Conf
 
-from notifications.cluster import checks, conf
-from tests import environment
+from durable_queue import checks, conf
+from tests.support import environment
 
 
 def test_q_cluster__as_it_is_shipped() -> None:
@@ -19,19 +19,19 @@ def test_q_cluster__as_it_is_shipped() -> None:
 def test_q_cluster__another_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(Conf.conf, "broker_class", "django_q.brokers.orm.ORM")
     (error,) = checks.check_q_cluster(None)
-    assert error.id == "cluster.E001"
+    assert error.id == "durable_queue.E001"
     assert "broker_class" in error.msg
 
 
 @pytest.mark.parametrize(
     ("key", "value", "id_"),
     [
-        ("grace", -1, "cluster.E002"),
-        ("claim", 0, "cluster.E002"),
-        ("backoff_factor", "3", "cluster.E002"),
-        ("retry_policies", {"app.task": {"tries": 3}}, "cluster.E003"),
-        ("retry_policies", {"app.task": 3}, "cluster.E003"),
-        ("retry_policies", {"app.task": {"attempts": "3"}}, "cluster.E003"),
+        ("grace", -1, "durable_queue.E002"),
+        ("claim", 0, "durable_queue.E002"),
+        ("backoff_factor", "3", "durable_queue.E002"),
+        ("retry_policies", {"app.task": {"tries": 3}}, "durable_queue.E003"),
+        ("retry_policies", {"app.task": 3}, "durable_queue.E003"),
+        ("retry_policies", {"app.task": {"attempts": "3"}}, "durable_queue.E003"),
     ],
 )
 def test_q_cluster__wrong_value(monkeypatch: pytest.MonkeyPatch, key: str, value: Any, id_: str) -> None:
@@ -71,4 +71,4 @@ def test_sqlite__mended(version: tuple[int, int, int], *, mended: bool) -> None:
 def test_sqlite__a_release_with_the_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "SQLITE_MENDED", ((99, 0, 0),))
     found = checks.check_sqlite(None)
-    assert [warning.id for warning in found] == (["cluster.W001"] if environment.DATABASE == "sqlite" else [])
+    assert [warning.id for warning in found] == (["durable_queue.W001"] if environment.DATABASE == "sqlite" else [])

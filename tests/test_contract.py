@@ -1,6 +1,6 @@
 """Notifier and the FastAPI programs that it stands in for get the same bytes: answers and logs must be the same.
 
-The programs are in tests/fastapi_programs; all servers are real processes. At the end, what differs on purpose.
+The programs are in tests/support/fastapi_programs; all servers are real processes. At the end, what differs on purpose.
 """
 
 import json
@@ -17,10 +17,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.contract_cases import CONTROL_CHARACTERS, EMAILS, NOWHERE, QUERIES, REQUESTS, SLASHES
-from tests.installations import QueueTable, new_installation, queue_table
-from tests.processes import BIN, PROJECT, free_port, is_listening, manage, queue_workers, running, wait_until, web
-from tests.raw_http import Answer, Connection, Request
+from tests.support.contract_cases import CONTROL_CHARACTERS, EMAILS, NOWHERE, QUERIES, REQUESTS, SLASHES
+from tests.support.installations import QueueTable, new_installation, queue_table
+from tests.support.processes import BIN, PROJECT, free_port, is_listening, manage, queue_workers, running, wait_until, web
+from tests.support.raw_http import Answer, Connection, Request
 
 COMPARED = {"content-type", "content-length", "transfer-encoding", "connection", "allow", "location", "set-cookie", "vary"}
 
@@ -94,7 +94,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str
             folder = tmp_path_factory.mktemp(program)
             found[f"fastapi {program}"] = server = Server(port=free_port(), log=folder / "log.txt", output=folder / "output")
             command: list[str | Path] = [BIN / "uvicorn", "--app-dir", PROJECT, "--http", "h11", "--port", str(server.port)]
-            command += [f"tests.fastapi_programs.{program}:app"]
+            command += [f"tests.support.fastapi_programs.{program}:app"]
             stack.enter_context(running(command, env={}, output=server.output, cwd=folder))
         folder = tmp_path_factory.mktemp("notifier")
         env = stack.enter_context(new_installation(folder))

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from importlib.util import find_spec
 
-from tests.environment import DATABASE
-from tests.processes import PROJECT
+from tests.support.environment import DATABASE
+from tests.support.processes import PROJECT
 
 APPLY = """
     test_brokers::test_orm
@@ -65,7 +65,7 @@ def applicable() -> list[str]:
 
 def run(names: list[str]) -> subprocess.CompletedProcess[str]:
     """Run some of django-q2's tests, with its warnings; each has 20 seconds."""
-    options = ["--ds", "tests.django_q_settings", "-p", "no:randomly", "-o", "filterwarnings=", "--timeout", "20", "-q"]
+    options = ["--ds", "tests.support.django_q_settings", "-p", "no:randomly", "-o", "filterwarnings=", "--timeout", "20", "-q"]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, "--pyargs", *(f"django_q.tests.{name}" for name in names)],
         cwd=PROJECT,

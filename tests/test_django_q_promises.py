@@ -39,14 +39,16 @@ from django_q.tasks import (
     schedule,
 )
 
-from notifications.cluster import queueing
-from notifications.cluster.attempts import read
-from notifications.cluster.broker import Broker, Settlement
-from notifications.cluster.identifiers import queued_at
-from notifications.cluster.models import Attempt, Worker
-from tests import environment, promised_tasks
-from tests.processes import manage, queue_workers, wait_until
-from tests.promised_tasks import notes_file, read_notes
+from durable_queue.intake import packaging
+from durable_queue.models import FailedAttempt, Worker
+from durable_queue.store.broker import Broker
+from durable_queue.store.leases import Settlement
+from durable_queue.task.identifiers import queued_at
+from durable_queue.work.follow_ups import follow_up
+from durable_queue.work.outcomes import read
+from tests.support import environment, promised_tasks
+from tests.support.processes import manage, queue_workers, wait_until
+from tests.support.promised_tasks import notes_file, read_notes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -61,7 +63,7 @@ def _no_notes() -> None:
 @pytest.fixture
 def env() -> dict[str, str]:
     """The environment of other processes, in which they work on this test's database."""
-    return {"DATABASE_URL": environment.database_url_of_test(), "DJANGO_SETTINGS_MODULE": "tests.promised_settings"}
+    return {"DATABASE_URL": environment.database_url_of_test(), "DJANGO_SETTINGS_MODULE": "tests.support.promised_settings"}
 
 
 @pytest.fixture
@@ -88,7 +90,7 @@ def running_cluster(env: dict[str, str], tmp_path: Path, **q_cluster: Any) -> It
 
 def run_path(name: str) -> str:
     """A task's dotted path."""
-    return f"tests.promised_tasks.{name}"
+    return f"tests.support.promised_tasks.{name}"
 
 
 ADD, FAIL, HOOK, GIVE_BACK = run_path("add"), run_path("fail"), run_path("hook"), run_path("give_back")
@@ -214,7 +216,7 @@ def test_failure__every_attempt_is_made_and_the_last_error_kept(run_cluster: Run
     task = fetch(task_id)
     assert (task.success, task.attempt_count) == (False, 3)
     assert task.result.startswith("disk full : Traceback")
-    assert [attempt.number for attempt in Attempt.objects.filter(task_id=task_id)] == [1, 2, 3]
+    assert [attempt.number for attempt in FailedAttempt.objects.filter(task_id=task_id)] == [1, 2, 3]
     assert [words[:4] for words in read_notes() if words[0] == "hook"] == [["hook", "Task", task_id, False]]
 
 
@@ -228,7 +230,7 @@ def test_failure__followed_by_a_success_has_one_row(run_cluster: RunCluster) -> 
 def test_retry__is_invisible_until_it_ends(env: dict[str, str], tmp_path: Path) -> None:
     task_id = async_task(run_path("fail_until_told"), task_name="retrying", group="retrying", hook=HOOK)
     with running_cluster(env, tmp_path, backoff_base=0.3, backoff_factor=1.0, max_attempts=0):
-        wait_until(lambda: Attempt.objects.count() >= 2, what="two attempts have failed")
+        wait_until(lambda: FailedAttempt.objects.count() >= 2, what="two attempts have failed")
         assert result(task_id) is fetch(task_id) is fetch("retrying") is result("retrying") is None
         assert result(task_id, wait=50) is None
         assert count_group("retrying") == count_group("retrying", failures=True) == 0
@@ -237,7 +239,7 @@ def test_retry__is_invisible_until_it_ends(env: dict[str, str], tmp_path: Path) 
         assert result(task_id, wait=5000) == "went"
         wait_until(lambda: read_notes()[-1][0] == "hook", what="the hook has run")
     assert read_notes()[-1] == ["hook", "Task", task_id, True, "went", True]
-    assert fetch(task_id).attempt_count == Attempt.objects.count() + 1
+    assert fetch(task_id).attempt_count == FailedAttempt.objects.count() + 1
 
 
 def test_ack_failure__makes_the_first_failure_the_last(run_cluster: RunCluster) -> None:
@@ -452,17 +454,17 @@ def worker() -> Worker:
 
 def settle_at_the_second_try(worker: Worker) -> None:
     """Claim what is due, and have it succeed; the transaction that settles it is rolled back once and done again."""
-    broker = Broker()
-    rows = broker.exchange(worker, claim=128).rows
+    broker = Broker(follow_up=follow_up)
+    rows = broker.settle_and_claim(worker, claim=128).rows
     now = timezone.now()
     ended = {"started": now, "stopped": now, "success": True, "result": "done"}
     settlements = [Settlement(row, {**read(row), **ended}) for row in rows]
     name, due = worker.lease, worker.lease_due
     with transaction.atomic():
-        broker.exchange(worker, settlements)
+        broker.settle_and_claim(worker, settlements)
         transaction.set_rollback(True)
     worker.lease, worker.lease_due = name, due
-    broker.exchange(worker, settlements)
+    broker.settle_and_claim(worker, settlements)
 
 
 def test_iter__settled_at_the_second_try(worker: Worker) -> None:
@@ -602,7 +604,7 @@ def test_signals__are_sent(run_cluster: RunCluster) -> None:
 
 def test_signals__find_in_a_task_when_it_was_queued(run_cluster: RunCluster) -> None:
     before = timezone.now()
-    task_ids = {async_task(ADD, 1, 2), queueing.enqueue(ADD, (1, 2), {}, name="sum")}
+    task_ids = {async_task(ADD, 1, 2), packaging.enqueue(ADD, (1, 2), {}, name="sum")}
     after = timezone.now()
     run_cluster(env_too={"TEST_SIGNALS": "1"})
     notes = [(words[0], words[1]) for words in read_notes() if isinstance(words[1], dict) and words[1]["id"] in task_ids]
@@ -624,14 +626,14 @@ def reporter_package(tmp_path: Path) -> dict[str, str]:
     folder = tmp_path / "site" / "promised-1.0.dist-info"
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: promised\nVersion: 1.0\n")
-    (folder / "entry_points.txt").write_text("[djangoq.errorreporters]\npromised = tests.promised_tasks:Reporter\n")
+    (folder / "entry_points.txt").write_text("[djangoq.errorreporters]\npromised = tests.support.promised_tasks:Reporter\n")
     return {"PYTHONPATH": os.pathsep.join([str(folder.parent), os.environ.get("PYTHONPATH", "")])}
 
 
 def test_error_reporter__hears_of_each_error(run_cluster: RunCluster, reporter_package: dict[str, str]) -> None:
     errors = {
         FAIL: "ValueError('as always')",
-        "tests.raises_on_import.anything": "raises_on_import",
+        "tests.support.raises_on_import.anything": "raises_on_import",
         "sys.exit": "SystemExit()",
         run_path("does_not_exist"): "There is no function",
     }

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from notifications.cluster import conf, maintenance, models, worker
+from durable_queue import conf, models
+from durable_queue.upkeep import heartbeat
+from durable_queue.work import loop, lost_workers
 from notifier_project import settings
-from tests.processes import PROJECT
+from tests.support.processes import PROJECT
 
 README = (PROJECT / "README.md").read_text()
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -61,10 +63,10 @@ def test_cluster__figures_are_those_of_the_code() -> None:
     assert f"`backoff_factor` ({own.backoff_factor:.0f})" in text
     assert f"`backoff_ceiling` ({own.backoff_ceiling:.0f} s)" in text
     assert f"up to {own.claim} new rows" in text
-    assert f"at most the last {worker.SETTLE_AFTER * 1000:.0f} ms" in text
-    assert f"**A slow task** ({worker.PATIENCE} s)" in text
-    assert f"for {worker.LATE} s" in text
-    assert f"{maintenance.LOST_AFTER.seconds} seconds without one" in text
-    assert f"looked at every {maintenance.HEARTBEAT} seconds" in text
-    for outcome in models.Attempt.Outcome.values:
+    assert f"at most the last {loop.SETTLE_AFTER * 1000:.0f} ms" in text
+    assert f"**A slow task** ({loop.SLOW_AFTER} s)" in text
+    assert f"for {loop.LATE} s" in text
+    assert f"{lost_workers.LOST_AFTER.seconds} seconds without one" in text
+    assert f"looked at every {heartbeat.HEARTBEAT} seconds" in text
+    for outcome in models.FailedAttempt.Outcome.values:
         assert f"| {outcome} |" in text

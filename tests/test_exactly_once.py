@@ -17,7 +17,7 @@ import pytest
 from notifications.log import journal
 from notifications.log.log_file import Outcome
 from notifications.log.records import RECORD
-from tests.log_scenes import (
+from tests.support.log_scenes import (
     EARLIER,
     EVENTS,
     FIRST,
@@ -34,7 +34,7 @@ from tests.log_scenes import (
     rotation,
     same_text,
 )
-from tests.log_writer import (
+from tests.support.log_writer import (
     Job,
     broken_disk,
     completes,

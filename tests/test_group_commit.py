@@ -1,4 +1,4 @@
-"""notifications/cluster/group_commit.py: what is queued in one turn of an event loop is committed together."""
+"""durable_queue/intake/group_commit.py: what is queued in one turn of an event loop is committed together."""
 
 import asyncio
 import threading
@@ -9,9 +9,9 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, connections, transaction
 from django_q.models import OrmQ
 
-from notifications.background import BackgroundTasks
-from notifications.cluster import group_commit
-from notifications.cluster.broker import Broker
+from durable_queue import BackgroundTasks
+from durable_queue.intake import group_commit
+from durable_queue.store.broker import Broker
 from notifications.tasks import write_log
 
 pytestmark = pytest.mark.django_db(transaction=True)

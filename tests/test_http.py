@@ -13,9 +13,9 @@ import pytest
 from django.test import AsyncClient
 from django_q.models import OrmQ
 
-from tests.installations import QueueTable, queue_table
-from tests.processes import free_port, manage, queue_workers, wait_until, web
-from tests.raw_http import Connection, Request
+from tests.support.installations import QueueTable, queue_table
+from tests.support.processes import free_port, manage, queue_workers, wait_until, web
+from tests.support.raw_http import Connection, Request
 
 ALICE = Request(target="/send-notification/alice?q=a")
 PATIENCE = 5  # seconds that a client may have to wait for a 503

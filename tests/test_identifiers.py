@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django_q.signing import SignedPackage
 
-from notifications.cluster import signing
-from notifications.cluster.identifiers import new_task_id, queued_at
+from durable_queue.task import signing
+from durable_queue.task.identifiers import new_task_id, queued_at
 
 
 def test_new_task_id__is_a_uuid_of_version_7() -> None:

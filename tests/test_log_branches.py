@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from notifications.cluster import running
-from notifications.cluster.identifiers import new_task_id
-from notifications.cluster.running import RunningTask
+from durable_queue.task import running
+from durable_queue.task.identifiers import new_task_id
+from durable_queue.task.running import RunningTask
 from notifications.log.log_file import LogFile
 from notifications.tasks import identify
 

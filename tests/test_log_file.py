@@ -11,7 +11,7 @@ from notifications.log import journal
 from notifications.log.identity import Identity
 from notifications.log.log_file import Outcome
 from notifications.log.owner import owner_path
-from tests.log_scenes import Scene, Tasks, key, mounted
+from tests.support.log_scenes import Scene, Tasks, key, mounted
 
 OLD, NEW = b"an old text\n", b"new"
 

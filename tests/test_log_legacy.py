@@ -12,7 +12,7 @@ from notifications.log import legacy
 from notifications.log.identity import Identity, mark_of_key, mark_of_repetition, mark_of_text
 from notifications.log.log_file import LogFile, Outcome
 from notifications.log.records import PLACE
-from tests.log_scenes import LINE, Scene, Tasks, key
+from tests.support.log_scenes import LINE, Scene, Tasks, key
 
 # Written by that version: task 1's key alone (it was trimmed), a replacement by task 3, two calls of task 4, three writes of 5.
 JOURNAL = Path(__file__).parent / "fixtures" / "journal-0.1"

@@ -19,14 +19,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from notifications.cluster import running
-from notifications.cluster.running import RunningTask
+from durable_queue.task import running
+from durable_queue.task.running import RunningTask
 from notifications.log.identity import made_at
 from notifications.log.journal import TRIM_FROM
 from notifications.log.log_file import LogFile, Outcome
 from notifications.tasks import identify
-from tests.log_scenes import Tasks
-from tests.log_writer import completes, kill, strike_at_line, strike_in_write
+from tests.support.log_scenes import Tasks
+from tests.support.log_writer import completes, kill, strike_at_line, strike_in_write
 
 HOUR = 3_600_000  # ms
 PLACES = ("task", "thread", "bare thread", "child")

@@ -10,8 +10,8 @@ import pytest
 from notifications.log import journal_id, owner
 from notifications.log.log_file import LogFile, Outcome, other_owner
 from notifications.log.owner import OwnedError, owner_path
-from tests.log_scenes import FIRST, LINE, Scene, key
-from tests.log_writer import kill, start
+from tests.support.log_scenes import FIRST, LINE, Scene, key
+from tests.support.log_writer import kill, start
 
 
 @pytest.fixture(autouse=True)

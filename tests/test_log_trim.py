@@ -10,8 +10,8 @@ import pytest
 
 from notifications.log.journal import TRIM_FROM
 from notifications.log.log_file import AttemptLostError, LogFile, Outcome
-from tests.log_scenes import KEY, LINE, Scene, Tasks, key
-from tests.log_writer import end_of, kill, start
+from tests.support.log_scenes import KEY, LINE, Scene, Tasks, key
+from tests.support.log_writer import end_of, kill, start
 
 FILLER = b"x" * TRIM_FROM + b"\n"  # one such write makes the journal overgrown
 

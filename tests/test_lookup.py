@@ -32,16 +32,22 @@ from django_q.tasks import async_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notifications.cluster import checks, indexes, lookup, queueing, signing, table
-from notifications.cluster.broker import Broker
-from notifications.cluster.identifiers import new_task_id
-from notifications.cluster.models import Attempt
-from notifications.cluster.queue_connection import own_connection
-from tests import environment
+from durable_queue import checks
+from durable_queue.intake import packaging
+from durable_queue.models import FailedAttempt
+from durable_queue.store import indexes, lookup
+from durable_queue.store.broker import Broker
+from durable_queue.store.databases import table_of
+from durable_queue.store.queue_connection import own_connection
+from durable_queue.store.rows import HISTORY, QUEUE
+from durable_queue.store.table import Table
+from durable_queue.task import signing
+from durable_queue.task.identifiers import new_task_id
+from tests.support import environment
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-TAKE_ONE = "tests.cluster_tasks.take_one"
+TAKE_ONE = "tests.support.cluster_tasks.take_one"
 
 
 class RaisesWhenRead:
@@ -62,7 +68,7 @@ def raise_it(error: type[BaseException]) -> NoReturn:
 
 def package(*args: Any) -> dict[str, Any]:
     """A task package as django-q2 makes it."""
-    return queueing.package(TAKE_ONE, args, {}, name="a task")
+    return packaging.package(TAKE_ONE, args, {}, name="a task")
 
 
 def with_id_last(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,14 +78,14 @@ def with_id_last(task: Mapping[str, Any]) -> dict[str, Any]:
 
 def found(task_id: str) -> list[str]:
     """The payloads that the database finds by an id."""
-    sql = f"SELECT payload FROM {table.QUEUE} WHERE {lookup.PART[connection.vendor]} = %s ORDER BY id"  # noqa: S608
-    return [payload for (payload,) in table.run(connection, sql, (lookup.part_of(task_id),))]
+    sql = f"SELECT payload FROM {QUEUE} WHERE {table_of(connection).part} = %s ORDER BY id"  # noqa: S608
+    return [payload for (payload,) in table_of(connection).run(sql, (lookup.part_of(task_id),))]
 
 
 def ended(*task_ids: str) -> set[str]:
     """Which tasks have ended, as a worker asks."""
     with own_connection() as own:
-        return lookup.ended(own, task_ids)
+        return lookup.ended(table_of(own), task_ids)
 
 
 def history(task_id: str, *, success: bool) -> Task:
@@ -103,7 +109,7 @@ ARGUMENTS = {
 @pytest.mark.parametrize("arguments", ARGUMENTS.values(), ids=ARGUMENTS)
 def test_enqueue__a_task_is_found_by_its_id(arguments: tuple[Any, ...]) -> None:
     neighbours = [async_task(TAKE_ONE, number) for number in range(3)]
-    ours = queueing.enqueue(TAKE_ONE, arguments, {"group": "an argument"}, name="ours ä")
+    ours = packaging.enqueue(TAKE_ONE, arguments, {"group": "an argument"}, name="ours ä")
     theirs = async_task(TAKE_ONE, *arguments, group="a group", hook=TAKE_ONE, task_name="theirs ä", timeout=5)
     for task_id in (ours, theirs, *neighbours):
         (payload,) = found(task_id)
@@ -111,7 +117,7 @@ def test_enqueue__a_task_is_found_by_its_id(arguments: tuple[Any, ...]) -> None:
 
 
 def test_enqueue__in_an_event_loop() -> None:
-    (payload,) = found(asyncio.run(queueing.aenqueue(TAKE_ONE, (1,), {}, name="a task")))
+    (payload,) = found(asyncio.run(packaging.aenqueue(TAKE_ONE, (1,), {}, name="a task")))
     assert lookup.has_id_in_place(payload)
 
 
@@ -203,7 +209,7 @@ def test_signing__compresses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_q_cluster__compress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(Conf.conf, "compress", True)
     (error,) = checks.check_q_cluster(None)
-    assert error.id == "cluster.E004"
+    assert error.id == "durable_queue.E004"
     assert "Q_CLUSTER['compress']" in error.msg
     assert "Remove it" in str(error.hint)
 
@@ -216,7 +222,9 @@ def test_ended__by_what_became_of_each() -> None:
     Broker().enqueue_all([signing.dumps(package() | {"id": task_id}) for task_id in (queued, retried, again)])
     OrmQ.objects.filter(payload=found(retried)[0]).update(lock=datetime.now(UTC) + timedelta(minutes=1))
     row, now = OrmQ.objects.get(payload=found(retried)[0]), datetime.now(UTC)
-    Attempt.objects.create(row=row.pk, task_id=retried, number=1, outcome="failed", worker="alice", started=now, stopped=now)
+    FailedAttempt.objects.create(
+        row=row.pk, task_id=retried, number=1, outcome="failed", worker="alice", started=now, stopped=now
+    )
     history(failed, success=False)
     history(succeeded, success=True)
     history(again, success=True)  # it was queued once more since
@@ -260,7 +268,7 @@ def test_ended__while_a_task_goes_from_one_table_to_the_other() -> None:
                     history(task_id, success=False)
                 with transaction.atomic():
                     Task.objects.all().delete()
-                    table.insert(connection, "notifier", [payload], datetime.now(UTC))
+                    table_of(connection).insert("notifier", [payload], datetime.now(UTC))
         finally:
             connections.close_all()
 
@@ -268,13 +276,13 @@ def test_ended__while_a_task_goes_from_one_table_to_the_other() -> None:
         going = another.submit(fail_and_submit_again)
         try:
             for _ in range(1000):
-                assert lookup.ended(own, [task_id]) == set()
+                assert lookup.ended(table_of(own), [task_id]) == set()
         finally:
             done.set()
         going.result(20)
 
 
-@pytest.mark.parametrize("name", [table.QUEUE, table.HISTORY])
+@pytest.mark.parametrize("name", [QUEUE, HISTORY])
 def test_ended__the_database_can_not_tell(name: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE {name} RENAME TO away")
@@ -289,13 +297,13 @@ def test_ended__the_database_can_not_tell(name: str) -> None:
 def test_is_held__by_this_lease_alone() -> None:
     async_task(TAKE_ONE, 1)
     row, lease = OrmQ.objects.get().pk, datetime(3026, 11, 24, 1, 2, 3, 4005, tzinfo=UTC)
-    assert not lookup.is_held(connection, row, lease)
+    assert not table_of(connection).is_held(row, lease)
     OrmQ.objects.update(lock=lease)
-    assert lookup.is_held(connection, row, lease)
-    assert not lookup.is_held(connection, row + 1, lease)
-    assert not lookup.is_held(connection, row, lease + timedelta(microseconds=1))
+    assert table_of(connection).is_held(row, lease)
+    assert not table_of(connection).is_held(row + 1, lease)
+    assert not table_of(connection).is_held(row, lease + timedelta(microseconds=1))
     OrmQ.objects.all().delete()
-    assert not lookup.is_held(connection, row, lease)
+    assert not table_of(connection).is_held(row, lease)
 
 
 # How the database goes about it.
@@ -305,14 +313,15 @@ EXPLAIN = {"sqlite": "EXPLAIN QUERY PLAN", "postgresql": "EXPLAIN"}
 
 def plan_of(connection: BaseDatabaseWrapper, ask: Callable[[], object]) -> str:
     """How the database runs the statements of this module."""
-    run = table.run
+    kind = type(table_of(connection))
+    run = kind.run
     plans: list[str] = []
 
-    def explain(connection: BaseDatabaseWrapper, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
-        plans.extend(str(row[-1]) for row in run(connection, f"{EXPLAIN[connection.vendor]} {sql}", values))
-        return run(connection, sql, values)
+    def explain(self: Table, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
+        plans.extend(str(row[-1]) for row in run(self, f"{EXPLAIN[connection.vendor]} {sql}", values))
+        return run(self, sql, values)
 
-    with mock.patch.object(table, "run", explain):
+    with mock.patch.object(kind, "run", explain):
         ask()
     return "\n".join(plans)
 
@@ -328,9 +337,9 @@ def read_from_end_to_end(plan: str) -> list[str]:
 @pytest.mark.parametrize("analyzed", ["never", "when empty", "when full"])
 def test_ended__goes_by_both_indexes(analyzed: str) -> None:
     with own_connection() as own, own.cursor() as cursor:
-        analyze = f"ANALYZE {table.QUEUE}", f"ANALYZE {table.HISTORY}"
+        analyze = f"ANALYZE {QUEUE}", f"ANALYZE {HISTORY}"
         # Tables that the server knows nothing of, like new ones.
-        cursor.execute("SELECT 1" if own.vendor == "sqlite" else f"TRUNCATE {table.QUEUE}, {table.HISTORY}")
+        cursor.execute("SELECT 1" if own.vendor == "sqlite" else f"TRUNCATE {QUEUE}, {HISTORY}")
         if analyzed == "when empty":
             for statement in analyze:
                 cursor.execute(statement)
@@ -344,7 +353,7 @@ def test_ended__goes_by_both_indexes(analyzed: str) -> None:
             for statement in analyze:
                 cursor.execute(statement)
         try:
-            plan = plan_of(own, lambda: lookup.ended(own, [task["id"] for task in tasks[:500]]))
+            plan = plan_of(own, lambda: lookup.ended(table_of(own), [task["id"] for task in tasks[:500]]))
         finally:
             if own.vendor == "sqlite":
                 cursor.execute("DROP TABLE IF EXISTS sqlite_stat1")
@@ -355,7 +364,7 @@ def test_ended__goes_by_both_indexes(analyzed: str) -> None:
 def test_is_held__goes_by_the_row() -> None:
     Broker().enqueue_all([signing.dumps(package(number)) for number in range(1000)])
     with own_connection() as own:
-        plan = plan_of(own, lambda: lookup.is_held(own, OrmQ.objects.latest("pk").pk, datetime.now(UTC)))
+        plan = plan_of(own, lambda: table_of(own).is_held(OrmQ.objects.latest("pk").pk, datetime.now(UTC)))
     assert read_from_end_to_end(plan) == []
 
 
@@ -410,7 +419,7 @@ def test_restore_missing__makes_what_the_migrations_made() -> None:
     assert indexes.restore_missing("default") == []
 
 
-@pytest.mark.parametrize("app", ["cluster", "django_q"])
+@pytest.mark.parametrize("app", ["durable_queue", "django_q"])
 def test_restore_missing__after_a_migration_of_either_app(dropped: list[str], app: str) -> None:
     assert not set(dropped) & set(definitions())
     for _ in range(2):
@@ -444,9 +453,9 @@ def test_check__is_registered_for_databases() -> None:
 def test_restore_missing__leaves_out_what_is_not_migrated_yet() -> None:
     before = definitions()
     try:
-        call_command("migrate", "cluster", "0005", verbosity=0, skip_checks=True)
+        call_command("migrate", "durable_queue", "0005", verbosity=0, skip_checks=True)
         assert set(indexes.INDEXES) - set(definitions()) == {"cluster_task", "cluster_failed"}
-        call_command("migrate", "cluster", "0001", verbosity=0, skip_checks=True)
+        call_command("migrate", "durable_queue", "0001", verbosity=0, skip_checks=True)
         assert not set(indexes.INDEXES) & set(definitions())
         assert lost() == []
     finally:
@@ -463,11 +472,11 @@ def test_missing__in_a_database_without_the_tables(tmp_path: Path) -> None:
         recorder.ensure_schema()
         for index in indexes.INDEXES.values():
             # As where a router has the tables made elsewhere only.
-            recorder.record_applied("cluster", index.migration)
+            recorder.record_applied("durable_queue", index.migration)
         assert indexes.missing(other) == []
     finally:
         other.close()
 
 
 def test_makemigrations__has_nothing_to_make() -> None:
-    call_command("makemigrations", "cluster", check_changes=True, dry_run=True, verbosity=0)
+    call_command("makemigrations", "durable_queue", check_changes=True, dry_run=True, verbosity=0)

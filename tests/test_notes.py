@@ -9,10 +9,11 @@ from django.urls import reverse
 from django.utils import timezone
 from django_q.models import OrmQ, Success
 
-from notifications.cluster import history
-from notifications.cluster.admin import pages
-from notifications.cluster.models import NOTE_BYTES, NOTE_LENGTH, Note, keep_notes
-from tests.admin_site import SCRIPT, TRACEBACK, page, post, settle
+from durable_queue.admin import pages
+from durable_queue.models import Note
+from durable_queue.store.notes import NOTE_BYTES, NOTE_LENGTH, keep_notes
+from durable_queue.upkeep import pruning
+from tests.support.admin_site import SCRIPT, TRACEBACK, page, post, settle
 
 pytestmark = pytest.mark.django_db
 
@@ -122,9 +123,9 @@ def test_prune__takes_old_notes() -> None:
     keep(("alice", LATE), ("bob", LATE))
     Note.objects.filter(task_id="alice").update(at=timezone.now() - timedelta(days=30, seconds=1))
     Note.objects.filter(task_id="bob").update(at=timezone.now() - timedelta(days=30, seconds=-60))
-    assert history.prune(timedelta(days=30), using="default") == 1
+    assert pruning.prune(timedelta(days=30), using="default") == 1
     assert kept() == [("bob", LATE)]
-    assert history.prune(timedelta(days=30), using="default") == 0
+    assert pruning.prune(timedelta(days=30), using="default") == 0
 
 
 def test_history__deleting_takes_notes_along(admin_client: Client) -> None:

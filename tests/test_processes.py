@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from notifications.cluster.processes import born, is_alive, is_stopped
-from notifications.cluster.progress import InHand, Progress, Stage, Verdict
-from tests.processes import wait_until
+from durable_queue.work.processes import born, is_alive, is_stopped
+from durable_queue.work.progress import InHand, Progress, Stage, Verdict
+from tests.support.processes import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -43,7 +43,7 @@ def test_progress__tells_another_process_what_is_in_hand(tmp_path: Path) -> None
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     left = Progress(path)
-    left.judge(Verdict.OVERDUE)
+    left.note_verdict(Verdict.OVERDUE)
     in_hand = left.in_hand
     assert in_hand is not None
     assert in_hand == InHand(17, Stage.RUNNING, Verdict.OVERDUE, "0123456789abcdef", in_hand.started)

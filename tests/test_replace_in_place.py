@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.log_scenes import KEY, LINE, Event, Scene, Stage, mounted, nothing, same_text
-from tests.log_writer import fails_in_each, full_disk, killed_at_each_line, killed_in_each_write
+from tests.support.log_scenes import KEY, LINE, Event, Scene, Stage, mounted, nothing, same_text
+from tests.support.log_writer import fails_in_each, full_disk, killed_at_each_line, killed_in_each_write
 
 
 @pytest.fixture

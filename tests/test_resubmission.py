@@ -10,12 +10,12 @@ from django_q.models import Failure, OrmQ, Task
 from django_q.signing import SignedPackage
 from django_q.tasks import async_task
 
-from notifications.cluster.admin import queue
-from notifications.cluster.models import DeadLetter
-from notifications.cluster.resubmission import NotKeptError, submit_again
-from tests.admin_site import TRACEBACK, act, page, post, refuse, settle, staff
-from tests.cluster_tasks import RaisesWhenUnpickled
-from tests.processes import manage
+from durable_queue.admin import queue
+from durable_queue.models import DeadLetter
+from durable_queue.verbs import NotKeptError, submit_again
+from tests.support.admin_site import TRACEBACK, act, page, post, refuse, settle, staff
+from tests.support.cluster_tasks import RaisesWhenUnpickled
+from tests.support.processes import manage
 
 pytestmark = pytest.mark.django_db
 
@@ -25,7 +25,7 @@ def test_submit_again__keeps_what_the_task_is(admin_client: Client) -> None:
         "notifications.tasks.write_notification",
         "alice@example.com",
         message="some notification",
-        q_options={"task_name": "alice", "group": "friends", "hook": "tests.cluster_tasks.mark"},
+        q_options={"task_name": "alice", "group": "friends", "hook": "tests.support.cluster_tasks.mark"},
     )
     before = SignedPackage.loads(OrmQ.objects.get().payload)
     settle(error=TRACEBACK)
@@ -86,7 +86,7 @@ def test_submit_again__several_go_back_in_their_first_order(admin_client: Client
 
 
 def test_submit_again__what_could_not_be_read_goes_back_as_it_was(admin_client: Client) -> None:
-    async_task("tests.cluster_tasks.take_one", RaisesWhenUnpickled())
+    async_task("tests.support.cluster_tasks.take_one", RaisesWhenUnpickled())
     payload = OrmQ.objects.get().payload
     refuse("The payload can't be unpickled.")
     failure = Failure.objects.get()
@@ -122,7 +122,7 @@ def test_submit_again__writes_the_line_under_the_same_id(installation: dict[str,
     env = installation | {"NOTIFIER_LOG_FILE": str(log_file.parent / "missing" / "log.txt")}
 
     def shell(code: str) -> str:
-        code = f"from django_q.models import *; from notifications.cluster.resubmission import submit_again; {code}"
+        code = f"from django_q.models import *; from durable_queue.verbs import submit_again; {code}"
         return manage("shell", "--no-imports", "-c", code, env=env).strip()
 
     manage("migrate", "--skip-checks", "-v0", env=env)

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from notifications.cluster import retry
-from notifications.cluster.conf import cluster_conf
-from notifications.cluster.retry import RetryPolicy, policy_for
+from durable_queue import retry
+from durable_queue.conf import cluster_conf
+from durable_queue.task.policy import DEFAULT, RetryPolicy, policy_for
 
 POLICY = RetryPolicy(attempts=3, base=2.0, factor=3.0, ceiling=10.0)
 
@@ -26,18 +26,18 @@ def test_is_last__without_end() -> None:
     assert not RetryPolicy(attempts=0, base=1, factor=1, ceiling=1).is_last(1_000_000)
 
 
-@retry.retry(attempts=7, base=0.5)
+@retry(attempts=7, base=0.5)
 def persistent() -> None:
     """A function with a policy of its own."""
 
 
 def test_policy_for__default() -> None:
-    assert policy_for("builtins.print", print) == retry.DEFAULT
+    assert policy_for("builtins.print", print) == DEFAULT
 
 
 def test_policy_for__decorator_keeps_what_it_does_not_say() -> None:
     policy = policy_for("tests.test_retry.persistent", persistent)
-    assert (policy.attempts, policy.base, policy.factor) == (7, 0.5, retry.DEFAULT.factor)
+    assert (policy.attempts, policy.base, policy.factor) == (7, 0.5, DEFAULT.factor)
 
 
 def test_policy_for__setting_wins(monkeypatch: pytest.MonkeyPatch) -> None:

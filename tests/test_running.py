@@ -1,4 +1,4 @@
-"""Which task a caller works for, and the notes that it makes: notifications/cluster/running.py and notes.py."""
+"""Which task a caller works for, and the notes that it makes: durable_queue/task/running.py and notes.py."""
 
 import contextvars
 import os
@@ -11,11 +11,12 @@ from typing import Self
 
 import pytest
 
-from notifications.cluster import running
-from notifications.cluster.notes import Notes
-from notifications.cluster.running import RunningTask, current_attempt, starter_of_caller, task_of_caller
+from durable_queue.task import running
+from durable_queue.task.calls import IN_ORDER
+from durable_queue.task.running import RunningTask, current_attempt, starter_of_caller, task_of_caller
+from durable_queue.work.notes import Notes
 
-PATH = "notifications.background.run_in_order"
+PATH = IN_ORDER
 
 
 @pytest.fixture
@@ -211,8 +212,8 @@ class Keeper:
     def is_in_hand(self, task_id: str) -> bool:
         return True
 
-    def tell(self, task_id: str, text: str) -> None:
-        self.notes.tell(task_id, text)
+    def keep_note(self, task_id: str, text: str) -> None:
+        self.notes.send(task_id, text)
 
 
 def test_notes__are_read_once_in_their_order() -> None:
@@ -228,7 +229,7 @@ def test_notes__are_read_once_in_their_order() -> None:
 @pytest.mark.parametrize("text", ["x" * 10_000, "\ud800", "", "\0"])
 def test_notes__of_any_text(text: str) -> None:
     notes = Notes()
-    notes.tell("a" * 32, text)
+    notes.send("a" * 32, text)
     ((task_id, kept),) = notes.read()
     assert task_id == "a" * 32
     assert len(kept) <= 400
@@ -237,7 +238,7 @@ def test_notes__of_any_text(text: str) -> None:
 def test_notes__too_many_are_lost_and_nobody_waits() -> None:
     notes = Notes()
     for number in range(10_000):
-        notes.tell(f"{number:032}", "x" * 100)
+        notes.send(f"{number:032}", "x" * 100)
     found = notes.read()
     assert 100 < len(found) < 10_000
     assert found[0] == (f"{0:032}", "x" * 100)

@@ -10,9 +10,9 @@ from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 from django_q.scheduler import scheduler
 
-from notifications.cluster.admin import queue
-from notifications.cluster.broker import Broker
-from tests.admin_site import page, settle
+from durable_queue.admin import queue
+from durable_queue.store.broker import Broker
+from tests.support.admin_site import page, settle
 
 pytestmark = pytest.mark.django_db
 
@@ -45,7 +45,7 @@ def test_schedule__shows_its_last_run(admin_client: Client) -> None:
     ("field", "value"),
     [
         ("func", "notifications.tasks.no_such_function"),
-        ("func", "tests.raises_on_import.anything"),
+        ("func", "tests.support.raises_on_import.anything"),
         ("args", "hello"),
         ("args", "print('run')"),
         ("kwargs", "1, 2"),

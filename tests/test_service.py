@@ -18,8 +18,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.installations import new_installation
-from tests.processes import PROJECT, free_port, manage, processes_of, queue_workers, running, service, wait_until, web
+from tests.support.installations import new_installation
+from tests.support.processes import PROJECT, free_port, manage, processes_of, queue_workers, running, service, wait_until, web
 
 SERVE = str(PROJECT / "scripts" / "serve")
 
@@ -191,7 +191,7 @@ def test_service__second_signal(installation: dict[str, str], port: int, output:
 
 def queue_a_long_task(env: Mapping[str, str]) -> None:
     manage("shell", "-c", "from django_q.tasks import async_task; async_task('time.sleep', 60)", env=env)
-    running_now = "from notifications.cluster.models import Worker; print('busy', Worker.objects.exclude(lease=None).count())"
+    running_now = "from durable_queue.models import Worker; print('busy', Worker.objects.exclude(lease=None).count())"
     wait_until(lambda: "busy 1" in manage("shell", "-c", running_now, env=env), what="a worker has the task")
 
 
@@ -199,7 +199,7 @@ def queue_a_long_task(env: Mapping[str, str]) -> None:
 
 
 def _web(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if "notifier_project.web" in process.cmdline()]
+    return [process for process in processes if "notifier_project.service.web" in process.cmdline()]
 
 
 def _queue(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -211,11 +211,11 @@ def test_service__each_process_killed(installation: dict[str, str], log_file: Pa
         "web": lambda processes: _web(processes)[0],
         "other web": lambda processes: _web(processes)[1],
         "queue worker": lambda processes: _queue(processes)[-1],
-        "queue's maintenance": lambda processes: _queue(processes)[1],
+        "queue's upkeep": lambda processes: _queue(processes)[1],
         "queue": lambda processes: _queue(processes)[0],
     }
     with service(env=installation, port=port, output=output) as process:
-        everybody = 7  # the manager; 2 web processes; the queue, its 2 workers and its maintenance process
+        everybody = 7  # the manager; 2 web processes; the queue, its 2 workers and its upkeep process
         wait_until(lambda: len(processes_of(installation)) == everybody, what="all are there")
         for name, choose in victims.items():
             choose(processes_of(installation)).kill()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import PROJECT
+from tests.support.processes import PROJECT
 
 SERVE = str(PROJECT / "scripts" / "serve")
 TELL = """
@@ -213,7 +213,7 @@ def variables_in_help() -> list[str]:
 
 def test_help__lists_the_variables_that_are_read() -> None:
     folder = PROJECT / "notifier_project"
-    source = (folder / "settings.py").read_text() + (folder / "serve.py").read_text()
+    source = (folder / "settings.py").read_text() + (folder / "service" / "serve.py").read_text()
     read = re.findall(r'(?:env\.\w+|_path|environ\.get)\(\s*"([A-Z_]+)"', source)
     listed = variables_in_help()
     assert set(listed) == set(read) - {"PATH"}

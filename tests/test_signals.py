@@ -15,9 +15,9 @@ from django.conf import settings
 from django_q.models import OrmQ, Success
 from django_q.tasks import async_task
 
-from notifications.cluster.models import Attempt, Worker
-from tests import environment
-from tests.processes import running, wait_until
+from durable_queue.models import FailedAttempt, Worker
+from tests.support import environment
+from tests.support.processes import running, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -79,7 +79,7 @@ def test_stop__finishes_what_is_in_hand_and_gives_back_the_rest(env: dict[str, s
         process.terminate()
         assert process.wait(6) == 0
     assert 2 <= Success.objects.count() == 6 - OrmQ.objects.count() < 6
-    assert not Attempt.objects.exists()
+    assert not FailedAttempt.objects.exists()
     assert_nothing_is_left(tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_stop__kills_what_takes_longer_than_the_grace_and_charges_it_not(env: di
         assert process.wait(6) == 0
         assert time.monotonic() - started > 1.5
     assert OrmQ.objects.count() == 2
-    assert not Attempt.objects.exists()
+    assert not FailedAttempt.objects.exists()
     assert_nothing_is_left(tmp_path)
 
 
@@ -107,7 +107,7 @@ def test_stop__twice_exits_at_once(env: dict[str, str], tmp_path: Path) -> None:
         assert process.wait(6) == 1
     with running([*COMMAND, "--run-once"], env=env, output=tmp_path / "next") as process:
         wait_until(lambda: not Worker.objects.exclude(supervisor_pid=process.pid).exists(), what="the killed worker is freed")
-    assert not Attempt.objects.filter(outcome="lost").exists()
+    assert not FailedAttempt.objects.filter(outcome="lost").exists()
 
 
 def test_sighup__replaces_the_workers_one_by_one(env: dict[str, str], tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from django_q.models import OrmQ, Task
 from django_q.tasks import async_task
 from pytest_django import Settings
 
-from notifications.cluster import running, signing
-from notifications.cluster.broker import Broker
-from notifications.cluster.identifiers import new_task_id
-from notifications.cluster.models import Attempt
-from notifications.cluster.queue_connection import own_connection
-from notifications.cluster.running import RunningTask, current_task, task_of_caller
+from durable_queue.models import FailedAttempt
+from durable_queue.store.broker import Broker
+from durable_queue.store.queue_connection import own_connection
+from durable_queue.task import running, signing
+from durable_queue.task.identifiers import new_task_id
+from durable_queue.task.running import RunningTask, current_task, task_of_caller
 from notifications.log.journal import TRIM_FROM
 from notifications.models import Journal
 from notifications.task_database import TaskDatabase
@@ -53,7 +53,7 @@ def test_ended__queued() -> None:
 
 def test_ended__queued_and_tried_before() -> None:
     task_id, now = async_task("math.hypot", 3, 4), timezone.now()
-    Attempt.objects.create(row=1, task_id=task_id, number=1, outcome="failed", worker="w", started=now, stopped=now)
+    FailedAttempt.objects.create(row=1, task_id=task_id, number=1, outcome="failed", worker="w", started=now, stopped=now)
     assert not has_ended(task_id)
 
 
@@ -204,7 +204,7 @@ def test_write_log__trims_in_no_transaction_of_the_task(
     attempt(new_task_id())
     started = time.monotonic()
     with transaction.atomic():
-        Attempt.objects.create(row=1, number=1, started=timezone.now(), stopped=timezone.now())
+        FailedAttempt.objects.create(row=1, number=1, started=timezone.now(), stopped=timezone.now())
         write_log("x" * TRIM_FROM + "\n")
         write_log("within\n")
     assert time.monotonic() - started < 1.5

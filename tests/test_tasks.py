@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from notifications.tasks import write_log, write_notification
-from tests.processes import PROJECT
+from tests.support.processes import PROJECT
 
 
 def test_write_notification__replaces_all_that_was_there(log_file: Path) -> None:

@@ -12,13 +12,12 @@ import pytest
 from django.db import connection, connections
 from django_q.models import OrmQ
 
-from notifications.cluster import turns
-from notifications.cluster.broker import Broker
-from notifications.cluster.conf import cluster_conf
-from notifications.cluster.models import Worker
-from tests import environment
-from tests.test_broker import worker
-from tests.test_wakeup import listener
+from durable_queue.conf import cluster_conf
+from durable_queue.models import Worker
+from durable_queue.store.broker import Broker
+from durable_queue.store.sqlite import turns
+from tests.support import environment
+from tests.support.queue_rows import listener, worker
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -75,7 +74,7 @@ def test_claim__waits_for_its_turn(broker: Broker, alice: Worker) -> None:
     row = broker.enqueue("due")
     with ThreadPoolExecutor(max_workers=1) as thread:
         with somebody_elses_turn():
-            claimed = thread.submit(broker.exchange, alice, claim=1)
+            claimed = thread.submit(broker.settle_and_claim, alice, claim=1)
             sleep(MOMENT)
             assert not claimed.done()
         assert [(claim.id, claim.payload) for claim in claimed.result(20).rows] == [(row, "due")]
@@ -89,10 +88,10 @@ def test_claim__does_not_wait_for_a_lock_beside_the_one_who_announced(
     monkeypatch.setattr(turns, "LONGEST", MOMENT)
     with somebody_elses_turn():
         # Of what is due, a turn keeps nobody for long: who has it may have been stopped.
-        assert [row.payload for row in broker.exchange(alice, claim=1).rows] == ["due"]
+        assert [row.payload for row in broker.settle_and_claim(alice, claim=1).rows] == ["due"]
         bob = worker("bob")
         with another_program_writes():
-            assert broker.exchange(bob, claim=1).rows == []  # "database is locked", else
+            assert broker.settle_and_claim(bob, claim=1).rows == []  # "database is locked", else
 
 
 def test_enqueue__hints_again_when_it_took_long(broker: Broker, another: ThreadPoolExecutor) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests import environment
-from tests.installations import new_installation, queue_table
-from tests.processes import manage, queue_workers, wait_until
+from tests.support import environment
+from tests.support.installations import execute, new_installation, queue_table
+from tests.support.processes import manage, queue_workers, wait_until
 
 # Made by that version: a task of two calls whose second has written and failed, both keys trimmed to their places; one whose
 # worker was killed after its write; one that nobody has begun. All rows of the tables that matter, the journal and the log.
@@ -24,10 +24,11 @@ def env(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of an installation that was left by version 0.1."""
     with new_installation(tmp_path) as env:
         env |= {
-            "DJANGO_SETTINGS_MODULE": "tests.writing_settings",
+            "DJANGO_SETTINGS_MODULE": "tests.support.writing_settings",
             "SECRET_KEY": "the secret key of a data folder of version 0.1",
         }
-        manage("migrate", "cluster", "0005_lease_without_index", env=env)
+        manage("migrate", "durable_queue", "0005_lease_without_index", env=env)
+        execute(env, "DELETE FROM django_migrations WHERE app = 'durable_queue'")  # which replaced those of `cluster`
         tables = json.loads((FOLDER / "tables.json").read_text())
         fill(env, tables)
         journal = Path(env["NOTIFIER_DATA_DIR"]) / "journal" / "ee2641a402572974-log.txt"

@@ -1,4 +1,4 @@
-"""notifier_project/web.py: what a connection may do, and for how long. In this process, on a real socket."""
+"""notifier_project/service/web.py: what a connection may do, and for how long. In this process, on a real socket."""
 
 import asyncio
 import functools
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from notifier_project import web
+from notifier_project.service import web
 
 Client = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bytes]]
 

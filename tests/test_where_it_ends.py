@@ -17,8 +17,8 @@ from notifications.log.interrupted import WINDOW
 from notifications.log.journal import TRIM_FROM
 from notifications.log.log_file import LogFile, Outcome
 from notifications.log.owner import owner_path
-from tests.log_scenes import EARLIER, FIRST, KEY, LINE, Scene, Tasks, copytruncate, foreign_text, key
-from tests.log_writer import completes, end_of, kill, start, strike_in_write
+from tests.support.log_scenes import EARLIER, FIRST, KEY, LINE, Scene, Tasks, copytruncate, foreign_text, key
+from tests.support.log_writer import completes, end_of, kill, start, strike_in_write
 
 BEFORE_THE_LINE, IN_THE_LINE, AFTER_THE_LINE = 0, 5, len(LINE)  # bytes of it that reached the log
 

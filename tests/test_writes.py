@@ -17,12 +17,12 @@ import pytest
 from django_q.models import Failure, Success
 from django_q.tasks import async_task
 
-from notifications.background import BackgroundTasks
-from notifications.cluster.models import Note
-from notifications.cluster.resubmission import submit_again
+from durable_queue import BackgroundTasks
+from durable_queue.models import Note
+from durable_queue.verbs import submit_again
 from notifications.tasks import MAYBE_FOR_ANOTHER, NOT_ITS_OWN, write_log
-from tests import environment, writing_tasks
-from tests.processes import PROJECT
+from tests.support import environment, writing_tasks
+from tests.support.processes import PROJECT
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -34,7 +34,7 @@ def env(log_file: Path) -> dict[str, str]:
     """The environment of other processes, in which they work on this test's database and log."""
     return {
         "DATABASE_URL": environment.database_url_of_test(),
-        "DJANGO_SETTINGS_MODULE": "tests.writing_settings",
+        "DJANGO_SETTINGS_MODULE": "tests.support.writing_settings",
         "NOTIFIER_LOG_FILE": str(log_file),
         "NOTIFIER_DATA_DIR": os.environ["NOTIFIER_DATA_DIR"],
     }
@@ -48,8 +48,11 @@ def run_cluster(env: dict[str, str]) -> RunCluster:
     return lambda: str(run(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout)
 
 
+HOOK = "tests.support.writing_tasks.write_of_hook"
+
+
 def queue(function: str, *args: Any, name: str = "a task", **kwargs: Any) -> str:
-    """Queue one of the tasks of tests/writing_tasks.py; return its id."""
+    """Queue one of the tasks of tests/support/writing_tasks.py; return its id."""
     tasks = BackgroundTasks(name=name)
     tasks.add_task(getattr(writing_tasks, function), *args, **kwargs)
     return tasks.enqueue() or ""
@@ -97,7 +100,9 @@ def test_receiver__writes_the_same_text_as_the_task(log_file: Path, run_cluster:
 
 def test_receiver__of_each_end_writes_anew(log_file: Path, run_cluster: RunCluster) -> None:
     """A hook and a `post_execute` receiver tell of an end: fail, submit again, fail: two notices."""
-    task_id = async_task("builtins.int", "no number", task_name="post_execute: ended", hook="tests.writing_tasks.write_of_hook")
+    task_id = async_task(
+        "builtins.int", "no number", task_name="post_execute: ended", hook="tests.support.writing_tasks.write_of_hook"
+    )
     run_cluster()
     assert submit_again(task_id)
     run_cluster()

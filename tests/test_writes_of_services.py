@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests import environment
-from tests.installations import new_installation
-from tests.processes import PROJECT, free_port, manage, queue_workers, running, wait_until
+from tests.support import environment
+from tests.support.installations import new_installation
+from tests.support.processes import PROJECT, free_port, manage, queue_workers, running, wait_until
 
-SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.writing_settings"}
+SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.support.writing_settings"}
 
 
 @pytest.fixture
@@ -30,14 +30,14 @@ def env(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def queue(function: str, *args: str, env: dict[str, str]) -> None:
-    """Queue one of the tasks of tests/writing_tasks.py."""
-    call = f"async_task('tests.writing_tasks.{function}', *{args!r})"
+    """Queue one of the tasks of tests/support/writing_tasks.py."""
+    call = f"async_task('tests.support.writing_tasks.{function}', *{args!r})"
     manage("shell", "--no-imports", "--command", f"from django_q.tasks import async_task; {call}", env=env)
 
 
 def submit_failed_again(env: dict[str, str]) -> None:
     """Have all failed tasks run once more."""
-    code = "from django_q.models import Failure; from notifications.cluster.resubmission import submit_again; "
+    code = "from django_q.models import Failure; from durable_queue.verbs import submit_again; "
     code += "print([submit_again(pk) for pk in Failure.objects.values_list('pk', flat=True)])"
     assert "[True]" in manage("shell", "--no-imports", "--command", code, env=env)
 
@@ -172,7 +172,7 @@ def test_service__a_second_one_with_another_data_folder(env: dict[str, str], tmp
     owner = Path(env["NOTIFIER_LOG_FILE"]).with_name(".log.txt.owner")
     with queue_workers(env=first, output=tmp_path / "output"):
         wait_until(owner.exists, what="the first one holds the log")
-        for command in (("manage.py", "qcluster", "--run-once"), ("-m", "notifier_project.serve")):
+        for command in (("manage.py", "qcluster", "--run-once"), ("-m", "notifier_project.service.serve")):
             said = start(second, *command, code=1)
             assert env["NOTIFIER_DATA_DIR"] in said
             assert second["NOTIFIER_DATA_DIR"] in said

@@ -18,8 +18,10 @@ from django_q.conf import Conf  # noqa: E402
 from django_q.models import OrmQ  # noqa: E402
 from line import LINE  # noqa: E402
 
-from notifications.cluster import queueing, signing, table  # noqa: E402
-from notifications.cluster.models import Attempt  # noqa: E402
+from durable_queue.intake import packaging  # noqa: E402
+from durable_queue.models import FailedAttempt  # noqa: E402
+from durable_queue.store import table  # noqa: E402
+from durable_queue.task import signing  # noqa: E402
 
 CHUNK = 10_000  # rows in one transaction
 AGE = timedelta(days=10)
@@ -31,15 +33,17 @@ def queued(numbers: range, due: timedelta = timedelta(0)) -> list[OrmQ]:
     rows = []
     for number in numbers:
         line = LINE.format(number)
-        task = queueing.package("notifications.tasks.write_log", (line,), {}, name=line.strip())
+        task = packaging.package("notifications.tasks.write_log", (line,), {}, name=line.strip())
         rows.append(OrmQ(key=Conf.CLUSTER_NAME, payload=signing.dumps(task), lock=timezone.now() + due))
     return OrmQ.objects.bulk_create(rows)
 
 
 def waiting(numbers: range) -> None:
     """The same, with an attempt on record, due tomorrow."""
-    Attempt.objects.bulk_create(
-        Attempt(row=row.pk, number=1, outcome=Attempt.Outcome.FAILED, worker="1", started=NOW, stopped=NOW, error="no")
+    FailedAttempt.objects.bulk_create(
+        FailedAttempt(
+            row=row.pk, number=1, outcome=FailedAttempt.Outcome.FAILED, worker="1", started=NOW, stopped=NOW, error="no"
+        )
         for row in queued(numbers, timedelta(days=1))
     )
 

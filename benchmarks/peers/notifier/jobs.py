@@ -9,7 +9,7 @@ django.setup()
 from django.core.management import call_command  # noqa: E402
 from job import append  # noqa: E402
 
-from notifications.background import BackgroundTasks  # noqa: E402
+from durable_queue import BackgroundTasks  # noqa: E402
 from notifications.tasks import write_log  # noqa: E402
 
 JOB = append if os.environ.get("BENCH_PLAIN") else write_log

@@ -30,35 +30,35 @@ TICK = 0.001  # seconds
 
 # What a file's path holds, a function in it ("" for any), and the part that this is.
 PARTS = (
-    ("notifications/cluster/signing.py", "", "pickling and signing"),
-    ("notifications/cluster/identifiers.py", "", "the task's id"),
-    ("notifications/cluster/wakeup.py", "", "waking a worker"),
-    ("notifications/cluster/turns.py", "", "waiting for the turn to write"),
-    ("notifications/cluster/table.py", "insert", "the row: INSERT and COMMIT"),
-    ("notifications/cluster/table.py", "save_history", "the history row"),
-    ("notifications/cluster/table.py", "claim", "claiming"),
-    ("notifications/cluster/table.py", "delete", "deleting the queue row"),
-    ("notifications/cluster/table.py", "attempts", "looking for earlier attempts"),
-    ("notifications/cluster/broker.py", "exchange", "the rest of the transaction that settles and claims"),
-    ("notifications/cluster/broker.py", "enqueue_all", "the broker around the INSERT"),
-    ("notifications/cluster/group_commit.py", "", "gathering a batch"),
+    ("durable_queue/task/signing.py", "", "pickling and signing"),
+    ("durable_queue/task/identifiers.py", "", "the task's id"),
+    ("durable_queue/store/wakeup.py", "", "waking a worker"),
+    ("durable_queue/store/sqlite/turns.py", "", "waiting for the turn to write"),
+    ("durable_queue/store/table.py", "insert", "the row: INSERT and COMMIT"),
+    ("durable_queue/store/table.py", "save_history", "the history row"),
+    ("durable_queue/store/table.py", "claim", "claiming"),
+    ("durable_queue/store/table.py", "delete", "deleting the queue row"),
+    ("durable_queue/store/table.py", "attempts", "looking for earlier attempts"),
+    ("durable_queue/store/broker.py", "exchange", "the rest of the transaction that settles and claims"),
+    ("durable_queue/store/broker.py", "enqueue_all", "the broker around the INSERT"),
+    ("durable_queue/intake/group_commit.py", "", "gathering a batch"),
     ("notifications/task_database.py", "", "which journal entries can go"),
     ("notifications/log/journal.py", "", "the journal"),
     ("notifications/log/records.py", "", "the journal"),
     ("notifications/log/log_file.py", "", "the log file"),
     ("notifications/log/identity.py", "", "which write it is"),
     ("notifications/tasks.py", "", "the task"),
-    ("notifications/background.py", "", "noting and packing the call"),
-    ("notifications/cluster/queueing.py", "", "noting and packing the call"),
-    ("notifications/cluster/progress.py", "", "noting what is in hand"),
-    ("notifications/cluster/attempts.py", "", "reading and judging the task"),
+    ("durable_queue/task/calls.py", "", "noting and packing the call"),
+    ("durable_queue/intake/packaging.py", "", "noting and packing the call"),
+    ("durable_queue/work/progress.py", "", "noting what is in hand"),
+    ("durable_queue/work/outcomes.py", "", "reading and judging the task"),
     ("django/dispatch/", "", "signals"),
     ("django/urls/", "", "finding the view"),
     ("django/http/", "", "request and answer"),
     ("notifications/http.py", "__init__", "request and answer"),
     ("notifications/views.py", "", "views and guards"),
     ("notifications/http.py", "", "views and guards"),
-    ("notifications/cluster/worker.py", "", "the feed between table and loop"),
+    ("durable_queue/work/loop.py", "", "the feed between table and loop"),
     ("django/db/__init__.py", "close_old_connections", "django-q2's loop around a task"),
     ("django_q/worker.py", "", "django-q2's loop around a task"),
     ("notifier_project/asgi.py", "", "request and answer"),
@@ -147,9 +147,9 @@ def task(count: int) -> None:
     from jobs import enqueue  # noqa: PLC0415
     from line import LINE  # noqa: PLC0415
 
-    from notifications.cluster import worker  # noqa: PLC0415
-    from notifications.cluster.conf import cluster_conf  # noqa: PLC0415
-    from notifications.cluster.progress import Progress  # noqa: PLC0415
+    from durable_queue.conf import cluster_conf  # noqa: PLC0415
+    from durable_queue.work import process as worker  # noqa: PLC0415
+    from durable_queue.work.progress import Progress  # noqa: PLC0415
 
     for number in range(count):
         enqueue(LINE.format(number))
@@ -165,7 +165,7 @@ def task(count: int) -> None:
 
 
 def _work(count: int, *arguments: Any) -> None:
-    from notifications.cluster import worker  # noqa: PLC0415
+    from durable_queue.work import process as worker  # noqa: PLC0415
 
     def finish(code: int, leave: Callable[[int], NoReturn] = os._exit) -> NoReturn:
         sampler.__exit__()

@@ -1,0 +1,23 @@
+"""The admin's pages of queued, finished and scheduled tasks, in the place of django-q2's own.
+
+Those list each distinct group beside the table, unpickle what they show, and count every row.
+"""
+
+from django.contrib import admin
+from django_q import admin as django_q_admin  # noqa: F401 - it registers its pages, whichever app comes first
+from django_q.models import Failure, OrmQ, Schedule, Success
+
+from durable_queue.admin.history import FailureAdmin, SuccessAdmin
+from durable_queue.admin.queue import QueueAdmin, WorkerAdmin
+from durable_queue.admin.schedules import ScheduleAdmin
+from durable_queue.models import Worker
+
+for model in (OrmQ, Success, Failure, Schedule):
+    if admin.site.is_registered(model):
+        admin.site.unregister(model)
+
+admin.site.register(OrmQ, QueueAdmin)
+admin.site.register(Success, SuccessAdmin)
+admin.site.register(Failure, FailureAdmin)
+admin.site.register(Schedule, ScheduleAdmin)
+admin.site.register(Worker, WorkerAdmin)

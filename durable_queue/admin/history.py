@@ -1,0 +1,170 @@
+"""Finished tasks: what ran, how it ended, every attempt; and submitting a failed one again."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.text import Truncator
+
+from durable_queue.admin.pages import ReadOnlyAdmin, attempts_table, duration, moment, notes_list, preformatted
+from durable_queue.models import DeadLetter, FailedAttempt, Note
+from durable_queue.task.identifiers import queued_at
+from durable_queue.task.preview import shown
+from durable_queue.verbs import NotKeptError, submit_again
+
+SEARCHED = 100_000  # of the newest rows, by name; there is no index on it
+AT_ONCE = 1_000  # tasks that one click submits again: a request should take seconds, no more
+ERROR_LENGTH = 80  # characters of an error in a list
+
+
+class HistoryAdmin(ReadOnlyAdmin):
+    """Tasks that have ended; they may be deleted."""
+
+    ordering = ("-stopped",)
+    search_fields = ("name",)
+    search_help_text = f"A task's whole id, or a part of its name: one of the {SEARCHED:,} that ended last"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Tasks without what is pickled: a list doesn't show it."""
+        return super().get_queryset(request).defer("args", "kwargs", "result")
+
+    def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:
+        """Tasks by id, at once, or by name among the newest ones."""
+        by_id = queryset.filter(pk=search_term.strip())
+        if not search_term or by_id.exists():
+            return (by_id if search_term else queryset), False
+        newest = queryset.order_by("-stopped").values("pk")[:SEARCHED]
+        return queryset.filter(pk__in=newest, name__icontains=search_term.strip()), False
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        """Delete a task, with its attempts, its notes and its payload: they hold the same personal data."""
+        self.delete_queryset(request, self.model._default_manager.filter(pk=obj.pk))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        """Delete tasks, with their attempts, notes and payloads."""
+        ids = list(queryset.values_list("pk", flat=True))
+        with transaction.atomic():
+            FailedAttempt.objects.filter(task_id__in=ids).delete()
+            Note.objects.filter(task_id__in=ids).delete()
+            DeadLetter.objects.filter(task_id__in=ids).delete()
+            self.model._default_manager.filter(pk__in=ids).delete()
+
+    @admin.display(description="Function")
+    def function(self, task: Any) -> str:
+        """The function's own name."""
+        return str(task.func.rpartition(".")[2])
+
+    @admin.display(description="Arguments")
+    def arguments(self, task: Any) -> SafeString | None:
+        """The positional arguments."""
+        return preformatted(shown(task.args)) if task.args else None
+
+    @admin.display(description="Keyword arguments")
+    def keyword_arguments(self, task: Any) -> SafeString | None:
+        """The keyword arguments."""
+        return preformatted(shown(task.kwargs)) if task.kwargs else None
+
+    @admin.display(description="Queued at")
+    def queued(self, task: Any) -> str | None:
+        """When it was queued; its id tells."""
+        at = queued_at(task.id)
+        return moment(at) if at else None
+
+    @admin.display(description="Started at")
+    def began(self, task: Any) -> str:
+        """When its last attempt began."""
+        return moment(task.started)
+
+    @admin.display(description="Ended at", ordering="stopped")
+    def ended(self, task: Any) -> str:
+        """When its last attempt ended."""
+        return moment(task.stopped)
+
+    @admin.display(description="Duration")
+    def took(self, task: Any) -> str:
+        """How long the last attempt took."""
+        return duration(task.started, task.stopped)
+
+    @admin.display(description="Failed attempts")
+    def attempts(self, task: Any) -> SafeString | None:
+        """What went wrong on the way."""
+        return attempts_table(FailedAttempt.objects.filter(task_id=task.id))
+
+    @admin.display(description="Notes")
+    def notes(self, task: Any) -> SafeString | None:
+        """What else there is to say about it."""
+        return notes_list(task.id)
+
+
+class SuccessAdmin(HistoryAdmin):
+    """Tasks that succeeded."""
+
+    list_display = ("name", "function", "ended", "took")
+    fields = (
+        *("name", "id", "func", "arguments", "keyword_arguments", "returned"),
+        *("queued", "began", "ended", "took", "attempt_count", "attempts", "notes", "group", "hook", "cluster"),
+    )
+    readonly_fields = fields
+
+    @admin.display(description="Result")
+    def returned(self, task: Any) -> SafeString | None:
+        """What it returned."""
+        return None if task.result is None else preformatted(shown(task.result))
+
+
+class FailureAdmin(HistoryAdmin):
+    """Tasks that failed for good: until somebody submits them again."""
+
+    list_display = ("name", "function", "error", "ended")
+    actions = ("submit_again",)
+    fields = (
+        *("name", "id", "func", "arguments", "keyword_arguments", "traceback"),
+        *("queued", "began", "ended", "took", "attempt_count", "attempts", "notes", "dead_letter", "group", "hook", "cluster"),
+    )
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Failed tasks with their errors."""
+        return super().get_queryset(request).defer(None).defer("args", "kwargs")
+
+    def has_submit_permission(self, request: HttpRequest) -> bool:
+        """Whoever may add queued tasks and delete failed ones."""
+        return request.user.has_perms(("django_q.add_ormq", "django_q.delete_failure"))
+
+    @admin.action(description="Submit again", permissions=["submit"])
+    def submit_again(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        """Put failed tasks into the queue again, in the order in which they were queued first."""
+        submitted, left = 0, queryset.count() - AT_ONCE
+        for task in queryset.order_by("pk")[:AT_ONCE]:
+            try:
+                if submit_again(task.id):
+                    self.log_change(request, task, "Submitted again.")
+                    submitted += 1
+            except NotKeptError as error:
+                self.message_user(request, str(error), messages.ERROR)
+        was = "task was" if submitted == 1 else "tasks were"
+        self.message_user(request, f"{submitted} {was} submitted again.", messages.SUCCESS if submitted else messages.WARNING)
+        if left > 0:
+            self.message_user(request, f"{left:,} more were selected: submit them in another go.", messages.WARNING)
+
+    @admin.display(description="Error")
+    def error(self, task: Any) -> str:
+        """The error's first line."""
+        return Truncator(str(task.result).partition("\n")[0].partition(" : Traceback")[0]).chars(ERROR_LENGTH)
+
+    @admin.display(description="Error")
+    def traceback(self, task: Any) -> SafeString:
+        """The error as the worker left it."""
+        return preformatted(str(task.result))
+
+    @admin.display(description="Payload")
+    def dead_letter(self, task: Any) -> SafeString | None:
+        """The queue row of a task that could not be run at all."""
+        letter = DeadLetter.objects.filter(task_id=task.id).order_by("pk").last()
+        if letter is None:
+            return None
+        return format_html("Kept as it was queued; submitted again, it goes back like this.{}", preformatted(letter.payload))

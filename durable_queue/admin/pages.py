@@ -1,0 +1,117 @@
+"""What the pages have in common: they only show, and take no longer for five million rows than for fifty."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.core.paginator import Paginator
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+from django.utils import timezone
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.text import capfirst
+
+from durable_queue.models import FailedAttempt, Note
+from durable_queue.task.preview import shortened
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[Any]
+    Pages = Paginator[Any]
+else:  # neither can be subscripted when it runs
+    ModelAdmin = admin.ModelAdmin
+    Pages = Paginator
+
+LISTED = 10_000  # rows that a list pages through; counting all of five million takes seconds
+ATTEMPTS_SHOWN = 50
+NOTES_SHOWN = 50
+
+
+class CappedPaginator(Pages):
+    """Pages through the first rows, and counts no further."""
+
+    object_list: Any  # a QuerySet
+
+    @cached_property
+    def count(self) -> int:
+        """How many rows there are to page through."""
+        return int(self.object_list.order_by().values("pk")[:LISTED].count())
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether there may be more."""
+        return self.count == LISTED
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    """Rows to look at."""
+
+    paginator = CappedPaginator
+    show_full_result_count = False
+    list_per_page = 50
+    sortable_by = ()  # only the order of the list has an index
+    show_facets = admin.ShowFacets.NEVER  # they count every row
+    empty_value_display = "-"
+
+    class Media:
+        css = {"all": ("durable_queue/admin.css",)}  # noqa: RUF012 - as Django wants it
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Nobody makes a row by hand."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody changes one."""
+        return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The list, under the name of what it lists."""
+        title = capfirst(str(self.opts.verbose_name_plural))
+        return super().changelist_view(request, {"title": title, **(extra_context or {})})
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """A row's fields, but for those that have nothing to say."""
+        return [name for name in super().get_fields(request, obj) if self._value(str(name), obj) not in (None, "")]
+
+    def _value(self, name: str, obj: Any) -> Any:
+        return getattr(self, name)(obj) if hasattr(self, name) else getattr(obj, name)
+
+    def response_action(self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any) -> HttpResponse | None:
+        """Run an action; "select all" selects what the list pages through, and no row beyond."""
+        listed = self.get_queryset(request).filter(pk__in=queryset.values("pk")[:LISTED])
+        return super().response_action(request, listed, *args, **kwargs)
+
+
+def preformatted(text: str) -> SafeString:
+    """Text as it is, line breaks kept; long lines wrap."""
+    return format_html('<pre class="cluster-text">{}</pre>', shortened(text))
+
+
+def attempts_table(attempts: Iterable[FailedAttempt]) -> SafeString | None:
+    """The attempts that went wrong, each with its error; None when there are none."""
+    listed = list(attempts)[-ATTEMPTS_SHOWN:]
+    if not listed:
+        return None
+    for attempt in listed:
+        attempt.error = shortened(attempt.error)
+    return render_to_string("durable_queue/attempts.html", {"attempts": listed})
+
+
+def notes_list(task_id: str) -> SafeString | None:
+    """What else there is to say about a task; None when there is nothing."""
+    listed = list(Note.objects.filter(task_id=task_id))[-NOTES_SHOWN:]
+    return render_to_string("durable_queue/notes.html", {"notes": listed}) if listed else None
+
+
+def moment(at: datetime) -> str:
+    """A time to the millisecond, in the site's time zone."""
+    return f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S.%f}"[:-3]
+
+
+def duration(started: datetime, stopped: datetime) -> str:
+    """The time between, to the millisecond."""
+    seconds = (stopped - started).total_seconds()
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"

@@ -1,0 +1,247 @@
+"""Queued tasks, and the workers that take them."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.actions import delete_selected
+from django.db.models import Count, F, Func, IntegerField, OuterRef, Q, QuerySet, Subquery
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+from django_q.models import OrmQ
+
+from durable_queue.admin.pages import ReadOnlyAdmin, attempts_table, moment, notes_list, preformatted
+from durable_queue.models import FailedAttempt, Worker
+from durable_queue.states import State, held, is_held, rows_in, state_of_row
+from durable_queue.task.identifiers import queued_at
+from durable_queue.task.preview import Preview, read, shown
+
+
+class HeldError(Exception):
+    """A worker took the row in the meantime."""
+
+
+class StateFilter(admin.SimpleListFilter):
+    """By what a row waits for."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """The choices: always these."""
+        return [("due", "Due"), ("later", "Due later"), ("taken", "Taken by a worker")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """The rows in that state."""
+        states = {
+            "due": rows_in(State.QUEUED),
+            "later": rows_in(State.SCHEDULED) | rows_in(State.RETRYING),
+            "taken": rows_in(State.RUNNING),
+        }
+        return queryset.filter(states[self.value()]) if self.value() in states else queryset  # type: ignore[index]
+
+
+class QueueAdmin(ReadOnlyAdmin):
+    """Rows of the queue. One that no worker has taken may be deleted."""
+
+    ordering = ("key", "lock", "id")  # the claim's index: next first
+    list_display = ("task", "function", "state")
+    list_filter = (StateFilter,)
+    actions = ("delete_selected",)
+    fields = (
+        *("task", "task_id", "func", "arguments", "keyword_arguments", "problem"),
+        *("state", "queued", "due", "attempts", "notes", "options", "key"),
+    )
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Rows, each with the worker that holds it and the count of its attempts."""
+        holder = Worker.objects.filter(lease=OuterRef("lock"))
+        attempts = FailedAttempt.objects.filter(row=OuterRef("pk")).order_by().values("row").annotate(count=Count("pk"))
+        rows: QuerySet[Any] = (
+            super()
+            .get_queryset(request)
+            .annotate(
+                holder_pid=Subquery(holder.values("pid")[:1]),
+                holder_host=Subquery(holder.values("host")[:1]),
+                tried=Subquery(attempts.values("count")),
+            )
+        )
+        return rows
+
+    # Deleting.
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Not while a worker has the row: the task would run, and leave no trace."""
+        return super().has_delete_permission(request, obj) and (obj is None or not is_held(obj.lock))
+
+    @admin.action(description="Delete selected queued tasks", permissions=["delete"])
+    def delete_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        """Delete rows, but not those that a worker has taken."""
+        taken = queryset.filter(held()).count()
+        if taken:
+            self.message_user(request, f"{taken} of them are taken by a worker, and stay.", messages.WARNING)
+        return delete_selected(self, request, queryset.exclude(held()))
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """What a deletion would take away: by the tasks' names, and without looking for what depends on them."""
+        lacking = set() if self.has_delete_permission(request) else {str(self.opts.verbose_name)}
+        return [preview(row).name for row in objs], {self.opts.verbose_name_plural: len(objs)}, lacking, []
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        """Delete rows; one that is taken at this very moment stays."""
+        OrmQ.objects.filter(pk__in=list(queryset.values_list("pk", flat=True))).exclude(held()).delete()
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        """Delete a row. Raises HeldError when it is taken at this very moment."""
+        if not OrmQ.objects.filter(pk=obj.pk).exclude(held()).delete()[0]:
+            raise HeldError
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        """The page that asks before it deletes."""
+        try:
+            return super().delete_view(request, object_id, extra_context)
+        except HeldError:
+            self.message_user(request, "A worker took the task in the meantime: it was not deleted.", messages.ERROR)
+            return HttpResponseRedirect(reverse("admin:django_q_ormq_changelist"))
+
+    def response_delete(self, request: HttpRequest, obj_display: str, obj_id: int) -> HttpResponse:
+        """What is said after a deletion; the model has no name of its own for a row."""
+        return super().response_delete(request, f"row {obj_id}", obj_id)
+
+    # Showing.
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+        """A row's page, under its task's name."""
+        context["subtitle"] = preview(context["original"]).name
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    @admin.display(description="Name")
+    def task(self, row: Any) -> str:
+        """The task's name."""
+        return preview(row).name
+
+    @admin.display(description="Task id")
+    def task_id(self, row: Any) -> str:
+        """The task's id."""
+        return preview(row).id
+
+    @admin.display(description="Function")
+    def function(self, row: Any) -> str:
+        """The function's own name."""
+        return preview(row).func.rpartition(".")[2]
+
+    @admin.display(description="Function")
+    def func(self, row: Any) -> str:
+        """The function's dotted path."""
+        return preview(row).func
+
+    @admin.display(description="Arguments")
+    def arguments(self, row: Any) -> SafeString | None:
+        """The positional arguments."""
+        return preformatted(shown(preview(row).args)) if preview(row).args else None
+
+    @admin.display(description="Keyword arguments")
+    def keyword_arguments(self, row: Any) -> SafeString | None:
+        """The keyword arguments."""
+        return preformatted(shown(preview(row).kwargs)) if preview(row).kwargs else None
+
+    @admin.display(description="Options")
+    def options(self, row: Any) -> SafeString | None:
+        """What else `async_task` was told."""
+        return preformatted(shown(preview(row).options)) if preview(row).options else None
+
+    @admin.display(description="Problem")
+    def problem(self, row: Any) -> str:
+        """Why the payload is unreadable."""
+        return preview(row).problem
+
+    @admin.display(description="Queued at")
+    def queued(self, row: Any) -> str | None:
+        """When it was queued; the task's id tells."""
+        at = queued_at(preview(row).id)
+        return moment(at) if at else None
+
+    @admin.display(description="Due at")
+    def due(self, row: Any) -> str | None:
+        """When it is, or was, due; of a row that is taken only its lease's name is known."""
+        return None if row.lock is None or is_held(row.lock) else moment(row.lock)
+
+    @admin.display(description="State")
+    def state(self, row: Any) -> str:
+        """What the row waits for."""
+        match state_of_row(row.lock, row.tried or 0):
+            case State.RUNNING if row.holder_pid is None:
+                return "Taken by a worker that is gone"
+            case State.RUNNING:
+                return f"Taken by worker {row.holder_pid} on {host_name(row.holder_host)}"
+            case State.RETRYING:
+                return f"Waits for attempt {row.tried + 1}"
+            case State.SCHEDULED:
+                return "Due later"
+        return f"Due for attempt {row.tried + 1}" if row.tried else "Due"
+
+    @admin.display(description="Failed attempts")
+    def attempts(self, row: Any) -> SafeString | None:
+        """What went wrong so far; of a task that was submitted again, before that too."""
+        of_task = Q(task_id=preview(row).id) if preview(row).id else Q()
+        return attempts_table(FailedAttempt.objects.filter(Q(row=row.pk) | of_task))
+
+    @admin.display(description="Notes")
+    def notes(self, row: Any) -> SafeString | None:
+        """What else there is to say about its task so far."""
+        return notes_list(preview(row).id)
+
+
+def preview(row: Any) -> Preview:
+    """What the row's payload says, read once."""
+    if "_preview" not in row.__dict__:
+        row._preview = read(row.payload)
+    found: Preview = row._preview
+    return found
+
+
+def host_name(host: str) -> str:
+    """A host's own name, without what tells its boots and containers apart."""
+    return host.partition(" ")[0]
+
+
+class WorkerAdmin(ReadOnlyAdmin):
+    """Who works. A row can't be deleted here: it names the rows that the worker holds."""
+
+    ordering = ("started",)
+    list_display = ("process", "queue", "holds", "seen")
+    fields = ("process", "host", "queue", "holds", "seen", "since", "supervisor_pid", "restarts", "name")
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Workers, each with the count of the rows that it holds."""
+        rows = OrmQ.objects.filter(key=OuterRef("queue"), lock=OuterRef("lease"))
+        count = rows.annotate(count=Func(F("pk"), function="COUNT", output_field=IntegerField())).values("count")
+        workers: QuerySet[Any] = super().get_queryset(request).annotate(held=Subquery(count))
+        return workers
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody: the rows that it holds would never be freed."""
+        return False
+
+    @admin.display(description="Process")
+    def process(self, worker: Any) -> str:
+        """Its pid and host."""
+        return f"{worker.pid} on {host_name(worker.host)}"
+
+    @admin.display(description="Tasks in hand")
+    def holds(self, worker: Any) -> int:
+        """How many rows it has taken and not yet settled."""
+        return int(worker.held or 0)
+
+    @admin.display(description="Last heartbeat")
+    def seen(self, worker: Any) -> str:
+        """How long ago its cluster last said that it lives."""
+        return f"{max(0.0, (timezone.now() - worker.heartbeat).total_seconds()):.0f} s ago"
+
+    @admin.display(description="Started at")
+    def since(self, worker: Any) -> str:
+        """When it started."""
+        return moment(worker.started)

@@ -1,0 +1,128 @@
+"""Scheduled tasks: django-q2's page, and a form that refuses what its scheduler would trip over."""
+
+import ast
+import pydoc
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest
+from django_q.admin import ScheduleAdmin as DjangoQScheduleAdmin
+from django_q.conf import Conf
+from django_q.models import Schedule, validate_kwarg
+
+from durable_queue.admin.pages import moment
+
+if TYPE_CHECKING:
+    ModelForm = forms.ModelForm[Any]
+else:
+    ModelForm = forms.ModelForm
+
+
+# What ast.literal_eval may raise (https://docs.python.org/3/library/ast.html#ast.literal_eval).
+UNREADABLE = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)
+
+
+class ScheduleForm(ModelForm):
+    """One schedule. What its scheduler can't read keeps every schedule of the cluster from running (django_q/scheduler.py)."""
+
+    def clean_func(self) -> str:
+        """A function that this installation can import."""
+        func: str = self.cleaned_data["func"]
+        try:
+            found = pydoc.locate(func)
+        except pydoc.ErrorDuringImport as error:
+            raise ValidationError(f"Its module can't be imported: {error.value}") from error
+        if not callable(found):
+            raise ValidationError("There is no such function: write its dotted path, as in notifications.tasks.write_log")
+        return func
+
+    def clean_args(self) -> str | None:
+        """Python literals, with commas between."""
+        args: str | None = self.cleaned_data["args"]
+        try:
+            ast.literal_eval(args or "()")
+        except UNREADABLE as error:
+            raise ValidationError("Write Python literals, text in quotes: 1, 'John'") from error
+        return args
+
+    def clean_kwargs(self) -> str | None:
+        """A dict of Python literals, or what stands between the parentheses of a call."""
+        kwargs: str | None = self.cleaned_data["kwargs"]
+        try:
+            _check_kwargs(kwargs or "")
+        except UNREADABLE as error:
+            raise ValidationError("Write names and Python literals, text in quotes: x=1, name='John'") from error
+        return kwargs
+
+    def clean_intended_date_kwarg(self) -> str | None:
+        """A name that an argument may have."""
+        name: str | None = self.cleaned_data["intended_date_kwarg"]
+        if name and not validate_kwarg(name):
+            raise ValidationError("That can't be the name of an argument.")
+        return name
+
+    def clean_cluster(self) -> str | None:
+        """A queue that this installation knows; a schedule for another one is never looked at."""
+        cluster: str | None = self.cleaned_data["cluster"]
+        known = [Conf.PREFIX, *Conf.conf.get("ALT_CLUSTERS", {})]
+        if cluster and cluster not in known:
+            raise ValidationError(f"There is no such cluster; leave it empty, or write one of: {', '.join(known)}")
+        return cluster
+
+    def clean(self) -> dict[str, Any]:
+        """A cron schedule says when; whether it says so rightly is its field's to check."""
+        fields: dict[str, Any] = super().clean() or {}
+        if fields.get("schedule_type") == Schedule.CRON and "cron" in fields and not fields["cron"]:
+            self.add_error("cron", "Write when it runs, as in 0 7 * * 1-5")
+        return fields
+
+
+def _check_kwargs(text: str) -> None:
+    """Read keyword arguments as django-q2's scheduler does. Raises one of UNREADABLE."""
+    call = ast.parse(f"f({text})", mode="eval").body
+    if not isinstance(call, ast.Call):
+        raise ValueError(text)
+    if call.args and not isinstance(ast.literal_eval(text), dict):
+        raise ValueError(text)
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            raise ValueError(text)
+        ast.literal_eval(keyword.value)
+
+
+class ScheduleAdmin(DjangoQScheduleAdmin):  # type: ignore[misc]
+    """What is to be queued, and when."""
+
+    form = ScheduleForm
+    list_display = ("label", "due", "get_last_run", "get_success")
+    list_display_links = ("label",)
+    list_filter = ("schedule_type",)
+
+    class Media:
+        css = {"all": ("durable_queue/admin.css",)}  # noqa: RUF012 - as Django wants it
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """The list, under the name of what it lists."""
+        return super().changelist_view(request, {"title": "Scheduled tasks", **(extra_context or {})})
+
+    @admin.display(description="Task", ordering="func")
+    def label(self, schedule: Any) -> str:
+        """Its name, if it has one, and its function."""
+        return f"{schedule.name}: {schedule.func}" if schedule.name else str(schedule.func)
+
+    @admin.display(description="Next run", ordering="next_run")
+    def due(self, schedule: Any) -> str | None:
+        """When it is queued next."""
+        return schedule.next_run and moment(schedule.next_run)
+
+    @admin.display(description="Last run")
+    def get_last_run(self, schedule: Any) -> Any:
+        """The last task that it made, if it has ended."""
+        return super().get_last_run(schedule)
+
+    @admin.display(description="Succeeded", boolean=True)
+    def get_success(self, schedule: Any) -> Any:
+        """Whether that one succeeded."""
+        return super().get_success(schedule)

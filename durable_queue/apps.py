@@ -1,0 +1,36 @@
+"""The app's registration."""
+
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.core.checks import Tags, register
+from django.db.models.signals import post_migrate
+
+from durable_queue.task.identifiers import is_time_ordered, new_task_id
+
+
+class ClusterConfig(AppConfig):
+    """Runs what is queued."""
+
+    name = "durable_queue"
+    verbose_name = "Workers"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the system checks; keep the indexes; give each task, however it is queued, an id that tells when."""
+        from django_q.signals import pre_enqueue  # noqa: PLC0415 - its module needs the models to be loaded
+
+        from durable_queue.checks import check_indexes, check_q_cluster, check_sqlite  # noqa: PLC0415
+        from durable_queue.store.indexes import restore_after_migrate  # noqa: PLC0415
+
+        register(check_q_cluster)
+        register(check_sqlite)
+        register(check_indexes, Tags.database)
+        for app in (self, apps.get_app_config("django_q")):  # whichever comes last, the tables are there by then
+            post_migrate.connect(restore_after_migrate, sender=app, dispatch_uid="durable_queue")
+        pre_enqueue.connect(_give_time_ordered_id, dispatch_uid="durable_queue")
+
+
+def _give_time_ordered_id(task: dict[str, Any], **kwargs: Any) -> None:
+    if not is_time_ordered(task["id"]):
+        task["id"] = new_task_id()

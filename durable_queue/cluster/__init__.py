@@ -1,0 +1,1 @@
+"""The supervisor: it starts workers and upkeep, and keeps them alive."""

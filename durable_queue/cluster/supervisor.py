@@ -1,0 +1,235 @@
+"""The supervisor: keeps the workers alive, reaps the dead, and can always be stopped.
+
+It opens no database connection and takes no lock, so nothing can hold it up. Signal handlers only note a wish, and wake
+its loop through a pipe; so does the death of a child.
+"""
+
+import gc
+import multiprocessing
+import os
+import select
+import signal
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from django.db import connections
+from django_q.conf import Conf, logger
+
+from durable_queue.cluster.child import SIGNALS, Child
+from durable_queue.conf import cluster_conf
+from durable_queue.upkeep import process as upkeep
+from durable_queue.work import process as worker
+from durable_queue.work import processes
+from durable_queue.work.progress import Progress, Verdict, progress_path
+
+LOOK = 1.0  # seconds between two looks at the children, when nothing happens
+STUCK = 5.0  # seconds without a sign of life, after which a child is killed
+QUICK = 1.0  # a child that lived shorter (seconds) died quickly,
+BURST = 20  # and after so many quick deaths within SPAN seconds
+SPAN = 10.0
+CALM = 1.0  # each further start waits so long (seconds)
+
+
+_fork = multiprocessing.get_context("fork")
+
+
+class Supervisor:
+    """One cluster: its workers and its upkeep process."""
+
+    def __init__(self, *, workers: int, run_once: bool = False) -> None:
+        """`run_once`: end when the workers have found nothing due any more."""
+        self.id = str(uuid.uuid4())
+        self.size = workers
+        self.run_once = run_once
+        self.workers: list[Child] = []
+        self.upkeep: Child | None = None
+        self.restarts = 0
+        self.stop_wishes = 0
+        self.to_recycle: deque[Child] = deque()
+        self._recycle_wish = False
+        self._deadline = float("inf")
+        self._quick_deaths: deque[float] = deque()
+        self._orders: tuple[int, int] = (-1, -1)
+        self._wakeups: tuple[int, int] = (-1, -1)
+
+    def run(self) -> int:
+        """Work until told to stop; return the exit code."""
+        cluster_conf.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        connections.close_all()  # a connection must not be forked
+        gc.freeze()  # what is loaded stays: children that looked through it would copy the pages that they share
+        self._listen()
+        logger.info("Cluster %s starts with %d workers", Conf.CLUSTER_NAME, self.size)
+        while True:
+            try:
+                self._look_after_children()
+                if self._is_over:
+                    break
+            except Exception:
+                logger.exception("The supervisor goes on after an error")
+                time.sleep(LOOK)
+            self._wait()
+            if self.stop_wishes > 1:
+                return self._quit()
+        return self._finish()
+
+    def _listen(self) -> None:
+        self._wakeups = os.pipe()
+        for end in self._wakeups:
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(self._wakeups[1], warn_on_full_buffer=False)
+
+        def note(number: int, _frame: object) -> None:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self.stop_wishes += 1
+            elif number == signal.SIGHUP:
+                self._recycle_wish = True
+
+        for number in SIGNALS:
+            signal.signal(number, note)
+
+    def _wait(self) -> None:
+        pause = min(LOOK, max(0.02, self._deadline - time.monotonic()))
+        select.select([self._wakeups[0]], [], [], pause)
+        with suppress(BlockingIOError):
+            os.read(self._wakeups[0], 4096)
+
+    # One look.
+
+    def _look_after_children(self) -> None:
+        if self.stop_wishes and self._deadline == float("inf"):
+            logger.info("Cluster %s stops", Conf.CLUSTER_NAME)
+            self._deadline = time.monotonic() + cluster_conf.grace
+            for child in self.workers:
+                child.send_signal(signal.SIGTERM)
+        self._reap()
+        if self.stop_wishes:
+            if time.monotonic() > self._deadline:
+                for child in self.workers:
+                    child.kill(Verdict.PARDONED)
+            return
+        self._kill_stuck()
+        self._start_missing()
+        self._recycle()
+
+    def _reap(self) -> None:
+        for child in [child for child in self.workers if child.is_dead]:
+            self.workers.remove(child)
+            self.restarts += 1
+            self._note_death(child)
+            if child.process.exitcode not in (0, worker.AGAIN):
+                logger.error("A worker (pid %d) died: exit code %s", child.pid, child.process.exitcode)
+            elif self.run_once and child.process.exitcode == 0:
+                self.size -= 1
+            self._report_death()
+        if self.upkeep and self.upkeep.is_dead:
+            logger.error("The upkeep process died: exit code %s", self.upkeep.process.exitcode)
+            self._note_death(self.upkeep)
+            self.upkeep = None
+
+    def _note_death(self, child: Child) -> None:
+        if time.monotonic() - child.born < QUICK:
+            self._quick_deaths.append(time.monotonic())
+
+    def _report_death(self) -> None:
+        with suppress(OSError):
+            os.write(self._orders[1], b"!")
+
+    def _kill_stuck(self) -> None:
+        now = time.monotonic()
+        for child in self.workers:
+            if child.progress is None:
+                continue
+            silent = now - max(child.progress.last_tick, child.born) > STUCK
+            if child.progress.is_overdue:
+                logger.error("A worker (pid %d) is overdue, and killed", child.pid)
+                child.kill(Verdict.OVERDUE)
+            elif silent and (processes.is_stopped(child.pid) or child.progress.in_hand is None):
+                logger.error("A worker (pid %d) gave no sign of life for %d s, and is killed", child.pid, STUCK)
+                child.kill()
+        if self.upkeep and processes.is_stopped(self.upkeep.pid):
+            self.upkeep.kill()
+
+    def _start_missing(self) -> None:
+        if self.upkeep is None and not self._is_stormy():
+            self.upkeep = self._start_upkeep()
+        while len(self.workers) < self.size and not self._is_stormy():
+            self.workers.append(self._start_worker())
+
+    def _is_stormy(self) -> bool:
+        """Whether children die so quickly, one after the other, that a new one had better wait."""
+        now = time.monotonic()
+        while self._quick_deaths and now - self._quick_deaths[0] > SPAN:
+            self._quick_deaths.popleft()
+        return len(self._quick_deaths) > BURST and now - self._quick_deaths[-1] < CALM
+
+    def _start_worker(self) -> Child:
+        name = uuid.uuid4().hex
+        birth = worker.Birth(
+            name=name,
+            supervisor=self.id,
+            supervisor_pid=os.getpid(),
+            restarts=self.restarts,
+            run_once=self.run_once,
+        )
+        progress = Progress(progress_path(name))
+        return Child(_fork.Process(target=self._in_child(worker.main), args=(birth, progress)), progress)
+
+    def _start_upkeep(self) -> Child:
+        for end in self._orders:
+            if end >= 0:
+                os.close(end)
+        self._orders = os.pipe()
+        os.set_blocking(self._orders[1], False)
+        args = (self.id, os.getpid(), self._orders[0])
+        return Child(_fork.Process(target=self._in_child(upkeep.main), args=args))
+
+    def _in_child(self, main: Callable[..., None]) -> Callable[..., None]:
+        """Run `main` in a child, with the supervisor's pipes closed."""
+
+        def run(*args: Any) -> None:
+            signal.set_wakeup_fd(-1)
+            for end in (*self._wakeups, self._orders[1]):
+                os.close(end)
+            main(*args)
+
+        return run
+
+    def _recycle(self) -> None:
+        """SIGHUP: replace the workers one by one, each after its task in hand."""
+        if self._recycle_wish:
+            self._recycle_wish = False
+            self.to_recycle = deque(self.workers)
+        while self.to_recycle and self.to_recycle[0] not in self.workers:
+            self.to_recycle.popleft()
+        all_work = len(self.workers) == self.size and all(child.progress and child.progress.works for child in self.workers)
+        if self.to_recycle and all_work and not self.to_recycle[0].told_to_stop:
+            self.to_recycle[0].told_to_stop = True
+            self.to_recycle[0].send_signal(signal.SIGTERM)
+
+    # The end.
+
+    @property
+    def _is_over(self) -> bool:
+        return not self.workers and (bool(self.stop_wishes) or (self.run_once and self.size <= 0))
+
+    def _finish(self) -> int:
+        """End the upkeep process, which frees what killed workers have left, within the grace."""
+        if self.upkeep:
+            os.close(self._orders[1])
+            self.upkeep.process.join(max(2.0, min(cluster_conf.grace, 5.0)))
+            if not self.upkeep.is_dead:
+                self.upkeep.kill()
+                self.upkeep.process.join(2.0)
+        logger.info("Cluster %s has stopped", Conf.CLUSTER_NAME)
+        return 0
+
+    def _quit(self) -> int:
+        """The second signal: exit now."""
+        for child in (*self.workers, self.upkeep):
+            if child:
+                child.kill(Verdict.PARDONED)
+        return 1

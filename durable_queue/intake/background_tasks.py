@@ -1,0 +1,57 @@
+"""FastAPI's BackgroundTasks, made durable: the calls of one request become one task."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from django_q.models import Task
+
+from durable_queue.intake import packaging
+from durable_queue.task.calls import IN_ORDER, Call, path_of
+
+NAME_LENGTH = Task._meta.get_field("name").max_length or 100
+
+
+@dataclass(kw_only=True)
+class BackgroundTasks:
+    """The calls that a request leaves behind, to be run in order by a worker.
+
+    As in FastAPI, `add_task` only notes a call. `enqueue` then commits them all to the queue, or none:
+
+        tasks = BackgroundTasks(name="welcome alice")
+        tasks.add_task(send_mail, "alice@example.com", subject="Welcome")
+        tasks.enqueue()
+    """
+
+    name: str = ""
+    calls: list[Call] = field(default_factory=list)
+
+    def add_task(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        """Note a call of `func(*args, **kwargs)`; the arguments must be picklable.
+
+        Raises TypeError for a function that a worker could not find again: a lambda, a nested function, a bound method,
+        one of the program that was started (`__main__`), which in a worker is another.
+        """
+        self.calls.append((path_of(func), args, kwargs))
+
+    def enqueue(self) -> str | None:
+        """Commit the calls to the queue, as one entry; return its task id, or None when there are none.
+
+        Inside a transaction the entry is committed, or rolled back, with it. Raises django.db.Error when the
+        queue can't be written to, and what pickle raises for an argument that it can't take (TypeError,
+        pickle.PicklingError, AttributeError …); either leaves nothing behind.
+        """
+        return packaging.enqueue(*self._entry(), name=self._title()) if self.calls else None
+
+    async def aenqueue(self) -> str | None:
+        """The same for an `async` view, in a transaction that what others queue at this moment may share."""
+        return await packaging.aenqueue(*self._entry(), name=self._title()) if self.calls else None
+
+    def _entry(self) -> Call:
+        if len(self.calls) == 1:
+            return self.calls[0]
+        return IN_ORDER, tuple(self.calls), {}
+
+    def _title(self) -> str:
+        name = self.name or ", ".join(path.rpartition(".")[2] for path, _, _ in self.calls)
+        return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"

@@ -1,0 +1,34 @@
+"""`manage.py qcluster`: run what is queued."""
+
+import os
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django_q.conf import Conf
+
+from durable_queue.cluster.supervisor import Supervisor
+
+
+class Command(BaseCommand):
+    """Takes the place of django-q2's command of the same name, with its options and more."""
+
+    help = "Run the workers of a queue until SIGTERM or Ctrl-C. SIGHUP replaces them one by one."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """The options."""
+        parser.add_argument("--run-once", action="store_true", help="Run what is due, then exit: for cron and tests.")
+        parser.add_argument(
+            "-n", "--name", dest="cluster_name", help="The queue to serve, one of ALT_CLUSTERS; as Q_CLUSTER_NAME."
+        )
+        parser.add_argument("--workers", type=int, help=f"How many worker processes (here: {Conf.WORKERS}).")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Become the supervisor."""
+        name = options["cluster_name"]
+        if name and name != Conf.CLUSTER_NAME:
+            # django-q2 reads its settings once, at import: start again with the name where it looks for it.
+            os.environ["Q_CLUSTER_NAME"] = name
+            os.execv(sys.executable, sys.orig_argv)  # noqa: S606
+        sys.exit(Supervisor(workers=options["workers"] or Conf.WORKERS, run_once=options["run_once"]).run())

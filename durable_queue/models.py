@@ -1,0 +1,79 @@
+"""What django-q2's tables lack: who works, what went wrong on the way, what could not even be read; and remarks on tasks."""
+
+from django.db import models
+from django.utils import timezone
+
+
+class Worker(models.Model):
+    """A worker process, and the lease that it holds. Gone when the worker is: whoever deletes the row frees the lease."""
+
+    name = models.CharField(max_length=32, unique=True, help_text="Also the name of its progress file.")
+    queue = models.CharField(max_length=100, help_text="The queue that it takes tasks from.")
+    host = models.CharField(max_length=255)
+    pid = models.IntegerField()
+    born = models.BigIntegerField(help_text="The process's start, in the kernel's ticks: a pid alone may be another's by now.")
+    supervisor = models.UUIDField()
+    supervisor_pid = models.IntegerField()
+    restarts = models.IntegerField(default=0, help_text="How many workers its supervisor had replaced when it started.")
+    started = models.DateTimeField()
+    heartbeat = models.DateTimeField()
+    lease = models.DateTimeField(null=True, help_text="The `lock` of the rows that it holds.")
+    lease_due = models.DateTimeField(null=True, help_text="When the first of these rows was due.")
+
+    def __str__(self) -> str:
+        return f"{self.pid} on {self.host}"
+
+
+class FailedAttempt(models.Model):
+    """An attempt that did not succeed. A task that succeeds at once has none."""
+
+    class Outcome(models.TextChoices):
+        """How it ended."""
+
+        FAILED = "failed", "Failed"
+        LOST = "lost", "Lost: its worker was killed"
+        OVERDUE = "overdue", "Killed: it took too long"
+        REFUSED = "refused", "Refused: it can't be run"
+
+    row = models.BigIntegerField(db_index=True, help_text="The queue row's id.")
+    task_id = models.CharField(max_length=32, db_index=True, blank=True)
+    number = models.PositiveIntegerField()
+    outcome = models.CharField(max_length=8, choices=Outcome.choices)
+    worker = models.CharField(max_length=300)
+    started = models.DateTimeField()
+    stopped = models.DateTimeField(db_index=True)
+    error = models.TextField()
+
+    class Meta:
+        ordering = ("row", "number")
+
+    def __str__(self) -> str:
+        return f"attempt {self.number}: {self.outcome}"
+
+
+class DeadLetter(models.Model):
+    """A queue row that could not be run at all, as it was, beside the failed task that says why."""
+
+    task_id = models.CharField(max_length=32, db_index=True)
+    queue = models.CharField(max_length=100)
+    payload = models.TextField()
+    reason = models.TextField()
+    at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return self.task_id
+
+
+class Note(models.Model):
+    """What else there is to say about a task, whatever became of it. The same remark is kept once, however often it is made."""
+
+    task_id = models.CharField(max_length=32)  # the constraint's index finds it
+    text = models.TextField()
+    at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        ordering = ("pk",)
+        constraints = (models.UniqueConstraint(fields=("task_id", "text"), name="cluster_note_once"),)
+
+    def __str__(self) -> str:
+        return self.text

@@ -1,0 +1,1 @@
+"""The queue in the database: rows, leases, history, and how a worker is woken."""

@@ -1,0 +1,244 @@
+"""The queue table: put a task in, claim rows under a lease, settle what became of them, give back the rest.
+
+A row's `lock` says when it is due, or, far in the future, which lease holds it. A lease is one worker's claim on some
+rows; it needs no renewal and never runs out: it ends when its rows are settled or given back, or when somebody who has
+seen the worker dead deletes the worker's row. Every statement that ends a lease names it, so that a worker which lost
+its lease can change nothing any more.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
+from django_q.brokers.orm import ORM
+from django_q.conf import Conf
+from django_q.models import OrmQ
+from django_q.signing import SignedPackage
+
+from durable_queue.models import DeadLetter, FailedAttempt, Worker
+from durable_queue.states import LEASES
+from durable_queue.store import lookup, wakeup
+from durable_queue.store.cluster_status import status_of
+from durable_queue.store.databases import table_of
+from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, new_name
+from durable_queue.store.rows import Claim
+from durable_queue.store.table import Table
+
+# Does, in the transaction that settles them, what comes after tasks that have ended.
+FollowUp = Callable[["Broker", Sequence[Settlement]], None]
+
+
+class Broker(ORM):  # type: ignore[misc]
+    """django-q2's ORM broker, with leases. `Q_CLUSTER["broker_class"]` names it."""
+
+    def __init__(self, list_key: str | None = None, using: str | None = None, *, follow_up: FollowUp | None = None) -> None:
+        """`using`: the database alias, when it isn't the configured one. `follow_up`: called in the settling transaction."""
+        super().__init__(list_key)
+        self.using: str = using or Conf.ORM or "default"
+        self._follow_up = follow_up
+
+    @staticmethod
+    def get_connection(list_key: str | None = None) -> Any:
+        """The rows, for django-q2's own methods. Not by its way, which connects before anybody could wait for the database."""
+        return OrmQ.objects.using(Conf.ORM or "default")
+
+    @property
+    def database(self) -> BaseDatabaseWrapper:
+        """This thread's connection to the database."""
+        return connections[self.using]
+
+    @property
+    def table(self) -> Table:
+        """The queue over that connection."""
+        return table_of(self.database)
+
+    @property
+    def queue(self) -> str:
+        """The queue's name, which callers may change: `broker.list_key = …`."""
+        return str(self.list_key)
+
+    # Called by those who queue.
+
+    def enqueue(self, task: str) -> int:
+        """Insert a signed package, due now, and return the row's id; in a transaction, it is committed with it."""
+        return self.enqueue_all([task])
+
+    def enqueue_all(self, tasks: Sequence[str]) -> int:
+        """Insert signed packages, all or none, in this order; return the last row's id.
+
+        Each can then be found by its task's id, save one that can't be read: it goes in as it is, for a worker to refuse.
+        """
+        tasks = [lookup.with_id_in_place(task) for task in tasks]
+        connection, table = self.database, self.table
+        if len(tasks) == 1 and connection.autocommit and not connection.in_atomic_block:
+            return table.insert_announced(self.queue, tasks[0])
+        with table.turn():
+            row = table.insert(self.queue, tasks, datetime.now(UTC))
+        if connection.in_atomic_block:
+            transaction.on_commit(lambda: wakeup.wake(self.queue), using=self.using)
+        else:
+            wakeup.wake(self.queue)
+        return row
+
+    # Called by workers.
+
+    def wait_until_due(self) -> float | None:
+        """Seconds until the next row is due, 0 when one is, None when none waits. Takes no lock."""
+        due, now = self.table.next_due(self.queue), datetime.now(UTC)
+        if due is None or due > now + LEASES / 2:
+            return None
+        return max(0.0, (due - now).total_seconds())
+
+    def settle_and_claim(
+        self,
+        worker: Worker,
+        settlements: Sequence[Settlement] = (),
+        returned: Iterable[Row] = (),
+        claim: int = 0,
+        announced: Sequence[int] = (),
+    ) -> LeaseChange:
+        """In ONE transaction: settle rows, give others back and, unless `claim` is 0, take new ones under a new lease.
+
+        `announced`: the numbers of rows that are about to be committed (`wakeup.Ear.wait`); an idle worker waits for them.
+        The worker's row carries the lease's name; after an error at COMMIT, `recover` finds out by it what happened.
+        Raises LeaseLostError, or django.db.Error and then nothing (or, at a COMMIT, all) has happened.
+        """
+        table = self.table
+        if claim and worker.lease is None and not settlements and not self.database.in_atomic_block:
+            lease = self._claim_at_once(table, worker, claim, announced)
+            if lease or self.wait_until_due() != 0:
+                return lease or LeaseChange()
+            # What is due is another's to claim, or this worker was taken for dead, or it didn't get its turn.
+        lease = LeaseChange(name=worker.lease)
+        with table.turn(), transaction.atomic(using=self.using):
+            if not settlements:
+                # After a crash of the server, the rows of a claim are due again, and this worker finds its lease lost. The
+                # latency of a task is half without that wait.
+                table.let_commit_be_lost()
+            if worker.lease is not None:
+                self._settle(worker.lease, lease, settlements)
+                for row in returned:
+                    table.put_back(lease=worker.lease, row=row.id, due=row.due)
+            if claim:
+                lease.name, lease.rows = self._claim(table, worker, claim)
+            due = lease.rows[0].due if lease.rows else worker.lease_due
+            if not table.change_lease(worker.pk, old=worker.lease, new=lease.name, due=due):
+                raise LeaseLostError(str(worker))
+        worker.lease, worker.lease_due = lease.name, due
+        return lease
+
+    def recover(self, worker: Worker) -> LeaseChange | None:
+        """After an exchange whose COMMIT may have got through: the lease that it made, or None when it did nothing.
+
+        Raises LeaseLostError and django.db.Error.
+        """
+        stored = Worker.objects.using(self.using).filter(pk=worker.pk).first()
+        if stored is None:
+            raise LeaseLostError(str(worker))
+        if stored.lease == worker.lease:
+            return None
+        worker.lease, worker.lease_due = stored.lease, stored.lease_due
+        held = OrmQ.objects.using(self.using).filter(lock=stored.lease).values_list("id", "payload")
+        # Not sorted by the database, which on this connection would read all rows by their ids instead (`queue_settings`).
+        rows = [] if stored.lease is None else sorted(held)
+        due = stored.lease_due or timezone.now()
+        return LeaseChange(name=stored.lease, rows=self._with_attempts([(row, due, payload) for row, payload in rows]))
+
+    def _settle(self, name: datetime, lease: LeaseChange, settlements: Sequence[Settlement]) -> None:
+        """Write history for the rows that the lease of this name holds still, and take them out of the queue."""
+        table = self.table
+        ended = [settlement.row.id for settlement in settlements if settlement.retry_at is None]
+        still_held = table.delete(lease=name, ids=ended)
+        for settlement in settlements:
+            row, due = settlement.row.id, settlement.retry_at
+            if due and table.put_back(lease=name, row=row, due=due):
+                still_held.add(row)
+        lease.settled = [settlement for settlement in settlements if settlement.row.id in still_held]
+        table.save_history([s.history() for s in lease.settled if s.retry_at is None and s.saves_result])
+        if failed := [s.attempt for s in lease.settled if s.attempt]:
+            for attempt in failed:
+                # An earlier try may have given it an id and been rolled back, and on SQLite the next one gets that id again.
+                attempt.pk = None
+            FailedAttempt.objects.using(self.using).bulk_create(failed)
+        for settlement in lease.settled:
+            if settlement.refused:
+                self._keep_dead_letter(settlement)
+        if self._follow_up:
+            self._follow_up(self, [settlement for settlement in lease.settled if settlement.retry_at is None])
+
+    def _keep_dead_letter(self, settlement: Settlement) -> None:
+        DeadLetter.objects.using(self.using).create(
+            task_id=settlement.task["id"],
+            queue=self.queue,
+            payload=settlement.row.payload,
+            reason=settlement.task["result"],
+            at=settlement.task["stopped"],
+        )
+
+    def _claim(self, table: Table, worker: Worker, limit: int) -> tuple[datetime | None, list[Row]]:
+        """Take the first due rows that nobody holds; return the new lease's name and the rows."""
+        now = datetime.now(UTC)
+        name = new_name(worker, now)
+        found = table.claim(self.queue, Claim(limit, now, name))
+        return (name, [Row(*row) for row in found]) if found else (None, [])
+
+    def _claim_at_once(self, table: Table, worker: Worker, limit: int, announced: Sequence[int]) -> LeaseChange | None:
+        """The lease of a worker that held none; None when nothing is due, the worker's row is gone, or it isn't its turn."""
+        now = datetime.now(UTC)
+        name = new_name(worker, now)
+        found = table.claim_at_once(worker, Claim(limit, now, name, announced))
+        if not found:
+            return None
+        lease = LeaseChange(name=name, rows=[Row(*row) for row in found])
+        worker.lease, worker.lease_due = name, lease.rows[0].due
+        return lease
+
+    def _with_attempts(self, found: list[tuple[int, datetime, str]]) -> list[Row]:
+        return [Row(*row) for row in self.table.count_attempts(found)]
+
+    # Called by those who have seen a worker dead.
+
+    def free(self, worker: Worker, settlement: Settlement | None = None) -> LeaseChange | None:
+        """End a dead worker's lease: settle the row it had in hand, give back the others at their old place.
+
+        Returns the lease, with what was settled, if this call ended it; of several, one does. Raises django.db.Error.
+        """
+        lease = LeaseChange(name=worker.lease)
+        with transaction.atomic(using=self.using):
+            if not Worker.objects.using(self.using).filter(pk=worker.pk, lease=worker.lease).delete()[0]:
+                return None
+            if worker.lease is not None:
+                if settlement:
+                    self._settle(worker.lease, lease, [settlement])
+                # All at the first one's due time: nothing else is due before them, and ids keep their order.
+                held = OrmQ.objects.using(self.using).filter(lock=worker.lease)
+                held.update(lock=worker.lease_due or timezone.now())
+            transaction.on_commit(lambda: wakeup.wake(worker.queue), using=self.using)
+        return lease
+
+    def row_in_hand(self, worker: Worker, row_id: int) -> Row | None:
+        """The row that a dead worker had in hand, if its lease holds it still."""
+        if worker.lease is None:
+            return None
+        found = OrmQ.objects.using(self.using).filter(pk=row_id, lock=worker.lease).first()
+        if found is None:
+            return None
+        return self._with_attempts([(found.pk, worker.lease_due or timezone.now(), found.payload)])[0]
+
+    # Called by `qinfo`, `qmonitor` and `qmemory`, through django_q.status.Stat.
+
+    def get_stats(self, pattern: str) -> list[str]:
+        """The running clusters, each as a signed `Stat`: from the workers' rows, so true for every process."""
+        clusters: dict[Any, list[Worker]] = {}
+        for worker in Worker.objects.using(self.using).order_by("started"):
+            clusters.setdefault(worker.supervisor, []).append(worker)
+        return [SignedPackage.dumps(status_of(self, workers), True) for workers in clusters.values()]
+
+    def get_stat(self, key: str) -> str | None:
+        """One cluster's status, by `Stat.get_key`; None when it doesn't run."""
+        supervisor = key.rpartition(":")[2]
+        workers = list(Worker.objects.using(self.using).filter(supervisor=supervisor).order_by("started"))
+        return SignedPackage.dumps(status_of(self, workers), True) if workers else None

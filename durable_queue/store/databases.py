@@ -1,0 +1,14 @@
+"""Which database a connection is to: the only place that asks."""
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from durable_queue.store.postgresql.table import PostgreSQLTable
+from durable_queue.store.sqlite.table import SQLiteTable
+from durable_queue.store.table import Table
+
+_TABLES: dict[str, type[Table]] = {"sqlite": SQLiteTable, "postgresql": PostgreSQLTable}
+
+
+def table_of(connection: BaseDatabaseWrapper) -> Table:
+    """The queue's tables over this connection. Raises KeyError for a database that isn't supported."""
+    return _TABLES[connection.vendor](connection)

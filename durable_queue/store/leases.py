@@ -1,0 +1,87 @@
+"""A worker's lease on queue rows, and what becomes of the rows that it holds."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django_q.conf import Conf
+from django_q.models import Task
+
+from durable_queue.models import FailedAttempt, Worker
+from durable_queue.states import LEASES
+from durable_queue.store.rows import HistoryRow
+
+
+class LeaseLostError(Exception):
+    """Somebody took this worker for dead and freed its lease: it has to stop."""
+
+
+class Row(NamedTuple):
+    """A claimed row of the queue."""
+
+    id: int
+    due: datetime
+    payload: str
+    attempts: int = 0  # attempts before this one
+    losses: int = 0  # those among them whose worker was lost
+
+
+class Settlement(NamedTuple):
+    """What became of a row: django-q2's task package with its result, and what follows."""
+
+    row: Row
+    task: dict[str, Any]
+    attempt: FailedAttempt | None = None  # what went wrong this time
+    retry_at: datetime | None = None  # None: this was the end of it
+    refused: bool = False  # it could not be run at all: keep the payload
+
+    @property
+    def saves_result(self) -> bool:
+        """Whether the history keeps it (https://django-q2.readthedocs.io/en/master/tasks.html, `save`, `cached`)."""
+        if self.task.get("cached"):
+            return False
+        return bool(not self.task["success"] or self.task.get("save", Conf.SAVE_LIMIT >= 0))
+
+    def history(self) -> HistoryRow:
+        """The history row."""
+        task = self.task
+        return HistoryRow(
+            id=task["id"],
+            name=task["name"],
+            func=task["path"],
+            hook=task.get("hook"),
+            args=task["args"],
+            kwargs=task["kwargs"],
+            result=task["result"],
+            group=task.get("group"),
+            cluster=task.get("cluster"),
+            started=task["started"],
+            stopped=task["stopped"],
+            success=task["success"],
+            attempt_count=self.row.attempts + 1,
+        )
+
+
+@dataclass
+class LeaseChange:
+    """The rows that a worker holds, by the moment that names the claim."""
+
+    name: datetime | None = None
+    rows: list[Row] = field(default_factory=list)
+    settled: list[Settlement] = field(default_factory=list)  # those of the last exchange that counted
+
+    @property
+    def with_hook(self) -> list[Task]:
+        """The history rows whose hook is to be called."""
+        return [Task(*s.history()) for s in self.settled if s.task.get("hook") and s.retry_at is None and s.saves_result]
+
+
+def new_name(worker: Worker, now: datetime) -> datetime:
+    """The name of the lease that a worker takes now: a moment in the far future, like no other lease's."""
+    # No other worker's, unless they are a million births apart: its last three digits are those of the worker's id, and
+    # a thousand days lie between one thousand of workers and the next. And later than the lease that it follows, whatever
+    # the clock does.
+    thousands, ones = divmod(worker.id % 1_000_000, 1000)
+    name = now + LEASES + timedelta(days=1000 * thousands)
+    name = name.replace(microsecond=name.microsecond // 1000 * 1000 + ones)
+    return name if worker.lease is None else max(name, worker.lease + timedelta(milliseconds=1))

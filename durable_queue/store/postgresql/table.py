@@ -1,0 +1,178 @@
+"""The statements on PostgreSQL, where workers claim at the same time and pass over each other's rows."""
+
+import functools
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from operator import itemgetter
+from typing import Any
+
+from django.db.models.functions import Now
+
+from durable_queue.models import Worker
+from durable_queue.store import wakeup
+from durable_queue.store.postgresql import prepared
+from durable_queue.store.rows import ATTEMPTS, FIELDS, HISTORY, QUEUE, WORKERS, Claim, Claimed
+from durable_queue.store.table import Table
+
+# The number is that of an advisory lock, which ends with the transaction
+# (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS); the one before it tells that it is ours.
+_ANNOUNCED = int.from_bytes(b"Noti")
+_INSERT_ANNOUNCED = prepared.Statement(
+    "notifier_insert",
+    f"""
+        WITH announced AS MATERIALIZED (SELECT pg_advisory_xact_lock({_ANNOUNCED}, $4))
+        INSERT INTO {QUEUE} (key, payload, lock) SELECT $1, $2, $3 FROM announced RETURNING id
+    """,  # noqa: S608
+)
+AWAIT_ANNOUNCED = prepared.Statement(
+    "notifier_await",
+    f"""
+        WITH bounded AS MATERIALIZED (SELECT set_config('lock_timeout', '{1000 * wakeup.AWAITED:.0f}ms', true))
+        SELECT pg_advisory_xact_lock_shared({_ANNOUNCED}, number) FROM bounded, unnest($1::int[]) AS number
+    """,  # noqa: S608
+)
+
+# The queue's own connections go by the indexes' order, and read no table from end to end: while the server's statistics don't
+# know yet of 20,000 rows that came at once, or when a claim was prepared before they came, each claim would else read and sort
+# all of them (https://www.postgresql.org/docs/current/runtime-config-query.html, sql-prepare.html). And they compile nothing,
+# which would seem worth its while for the few tables that have no other way.
+_OFF = ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit")
+
+
+class PostgreSQLTable(Table):
+    """See `Table`."""
+
+    has_one_writer = False
+    # "C" compares bytes, so that the index outlives an update of the server's locales.
+    part = 'substr("payload", 29, 40) COLLATE "C"'
+    indexes_there = """
+        SELECT tablename, indexname FROM pg_indexes
+        WHERE tablename IN (%s, %s) AND schemaname = ANY(current_schemas(false))
+    """
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            return cursor.fetchall() if cursor.description else []
+
+    def turn(self) -> AbstractContextManager[bool]:
+        """Here all write at the same time."""
+        return nullcontext(False)
+
+    def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:
+        values = [value for payload in payloads for value in (queue, payload, due)]
+        return int(self.run(_insert(len(payloads)), values)[-1][0])
+
+    def insert_announced(self, queue: str, payload: str) -> int:
+        """The worker that is woken has the server wait for this transaction, whose number it is told."""
+        number, started = time.time_ns() & 0x7FFF_FFFF or 1, time.monotonic()
+        values = (queue, payload, datetime.now(UTC), number)
+        announce = functools.partial(wakeup.wake, queue, number)
+        ((row,),) = prepared.run(self.connection, _INSERT_ANNOUNCED, values, meanwhile=announce)
+        if wakeup.is_late(started):
+            wakeup.wake(queue)
+        return int(row)
+
+    def claim(self, queue: str, asked: Claim) -> list[Claimed]:
+        """Rows that another worker is about to take are passed over.
+
+        https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
+        """
+        # `lock` as text, which Python reads quicker than psycopg and Django do together.
+        due = f"SELECT id, lock::text AS due, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id"  # noqa: S608
+        found = self.run(f"{due} LIMIT {asked.limit:d} FOR UPDATE SKIP LOCKED", (queue, asked.now))
+        if found:
+            among, ids = self.among([row for row, *_ in found])
+            self.run(f"UPDATE {QUEUE} SET lock = %s WHERE id {among}", (asked.lease, ids))  # noqa: S608
+        return self.count_attempts(self.claimed(found))
+
+    def claim_at_once(self, worker: Worker, asked: Claim) -> list[Claimed]:
+        # One round trip for both, as two transactions: the second sees what the first has waited for, and doesn't fail with it.
+        before = [(AWAIT_ANNOUNCED, (array(asked.announced),))] if asked.announced else []
+        values = (worker.queue, asked.now, asked.lease, worker.id)
+        found = prepared.run(self.connection, _claim_statement(asked.limit), values, before=before)
+        rows = [(int(row), datetime.fromisoformat(due.decode()), payload.decode()) for row, due, payload, _ in found]
+        rows.sort(key=itemgetter(1, 0))
+        if any(tried == b"t" for *_, tried in found):
+            return self.count_attempts(rows)
+        return [(*row, 0, 0) for row in rows]
+
+    def let_commit_be_lost(self) -> None:
+        self.run("SET LOCAL synchronous_commit = off")
+
+    def among(self, ids: Collection[int]) -> tuple[str, object]:
+        return "= ANY(%s)", array(ids)
+
+    def ended(self, parts: Mapping[str, str]) -> list[str]:
+        # With scalar subqueries, of which the planner makes no joins: whatever its statistics say, each id is looked up in
+        # both indexes.
+        sql = f"""
+            SELECT asked.id FROM unnest(%s::text[], %s::text[]) AS asked(id, part)
+            WHERE (SELECT count(*) FROM {QUEUE} WHERE {self.part} = asked.part) = 0
+            AND (SELECT count(*) FROM {HISTORY} AS done WHERE done.id = asked.id AND NOT done.success) = 0
+        """  # noqa: S608
+        return [task_id for (task_id,) in self.run(sql, [array(parts), array(parts.values())])]
+
+    def lock_group(self, name: str) -> None:
+        self.run("SELECT pg_advisory_xact_lock(hashtext(%s))", [name])
+
+    def moment(self, moment: datetime) -> datetime:
+        return moment
+
+    def now(self) -> Now:
+        """The server's."""
+        return Now()
+
+    def insert_history(self, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        # One array a column: one round trip, and one plan whatever the number of rows.
+        arrays = ", ".join(f"%s::{field.db_type(self.connection)}[]" for field in FIELDS)
+        columns = [array(column) for column in zip(*rows, strict=True)]
+        with self.connection.cursor() as cursor:
+            cursor.execute(insert.format(f"SELECT * FROM unnest({arrays})"), columns)  # noqa: S608
+
+    def own_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        options = " ".join((settings["OPTIONS"].get("options") or "", *(f"-c {option}=off" for option in _OFF)))
+        return settings | {"OPTIONS": settings["OPTIONS"] | {"options": options.strip()}}
+
+
+@functools.cache
+def _insert(rows: int) -> str:
+    return f"INSERT INTO {QUEUE} (key, payload, lock) VALUES {', '.join(['(%s, %s, %s)'] * rows)} RETURNING id"  # noqa: S608
+
+
+# `locked` locks the rows that are due as they are by then, and gives them as they were when the statement began. A row that
+# another worker took in between, and lost again, has another place (`ctid`) by now: `due` looks for each place once more, and
+# leaves out what isn't there. `me` takes the lease, once, and only if there is something to hold; its commit need not be on
+# the disk, for after a crash of the server the rows are due again, and the worker finds its lease lost.
+@functools.cache
+def _claim_statement(limit: int) -> prepared.Statement:
+    sql = f"""
+        WITH locked AS MATERIALIZED (
+            SELECT id, lock, payload, ctid AS place, (SELECT count(*) FROM {ATTEMPTS} WHERE row = {QUEUE}.id) > 0 AS was_tried
+            FROM {QUEUE} WHERE key = $1 AND lock <= $2
+            ORDER BY lock, id LIMIT {limit:d} FOR UPDATE SKIP LOCKED
+        ),
+        due AS MATERIALIZED (SELECT * FROM locked WHERE (SELECT true FROM {QUEUE} seen WHERE seen.ctid = place)),
+        me AS (
+            UPDATE {WORKERS} SET lease = $3, lease_due = (SELECT min(lock) FROM due)
+            WHERE id = $4 AND lease IS NULL AND EXISTS (SELECT FROM due)
+                AND set_config('synchronous_commit', 'off', true) = 'off'
+            RETURNING lease
+        )
+        UPDATE {QUEUE} SET lock = me.lease FROM due, me WHERE {QUEUE}.ctid = due.place
+        RETURNING due.id, due.lock, due.payload, due.was_tried
+    """  # noqa: S608
+    return prepared.Statement(f"notifier_claim_{limit}", sql)
+
+
+def array(values: Iterable[object]) -> str:
+    """PostgreSQL's literal of an array of one value or more (https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO).
+
+    psycopg makes one of a list item by item, in Python, and needs five times as long. NUL, which no text of PostgreSQL's can
+    hold, stands here for what comes between two values, and for one that is NULL.
+    """
+    texts = ["\0N" if value is None else value if isinstance(value, str) else str(value) for value in values]
+    quoted = "\0,".join(texts).replace("\\", r"\\").replace('"', r"\"").replace("\0,", '","')
+    return f'{{"{quoted}"}}'.replace('"\0N"', "NULL")

@@ -1,0 +1,74 @@
+"""When a task that failed, or whose worker was lost, runs again."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from django_q.conf import Conf
+
+from durable_queue.conf import cluster_conf
+from durable_queue.task.calls import path_today
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """How often, and after what waits, a function is tried."""
+
+    attempts: int  # in all, the first one included; 0: without end
+    base: float  # seconds
+    factor: float
+    ceiling: float  # seconds
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no number, or below 0."""
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+                raise ValueError(f"{name} is {value!r}, and should be a number from 0 on")
+
+    def is_last(self, attempt: int) -> bool:
+        """Whether no attempt follows the one with this number (from 1)."""
+        return 0 < self.attempts <= attempt
+
+    def wait(self, attempt: int) -> timedelta:
+        """How long to wait after the failed attempt with this number: exponential, with "equal jitter".
+
+        The jitter keeps tasks that failed together from coming back together
+        (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+        """
+        try:
+            full = min(self.ceiling, self.base * self.factor ** (attempt - 1))
+        except OverflowError:
+            full = self.ceiling
+        return timedelta(seconds=full * random.uniform(0.5, 1.0))  # noqa: S311
+
+
+DEFAULT = RetryPolicy(
+    attempts=Conf.MAX_ATTEMPTS,
+    base=cluster_conf.backoff_base,
+    factor=cluster_conf.backoff_factor,
+    ceiling=cluster_conf.backoff_ceiling,
+)
+
+
+def retry(**policy: Any) -> Callable[[F], F]:
+    """Give a function a policy of its own: `@retry(attempts=3, base=10)`; what is left out stays as configured."""
+    own = replace(DEFAULT, **policy)
+
+    def decorate(func: F) -> F:
+        func.retry_policy = own  # type: ignore[attr-defined]
+        return func
+
+    return decorate
+
+
+def policy_for(path: str, func: object = None) -> RetryPolicy:
+    """The policy of a function: by the setting for its dotted path, else by its decorator, else the configured one."""
+    for configured, own in cluster_conf.retry_policies.items():
+        if path_today(configured) == path:
+            return replace(DEFAULT, **own)
+    policy = getattr(func, "retry_policy", DEFAULT)
+    return policy if isinstance(policy, RetryPolicy) else DEFAULT

@@ -1,0 +1,219 @@
+"""Tells a function that a worker runs which task it is part of: what it needs for an idempotency key.
+
+The context goes along with `asyncio.to_thread`, `sync_to_async`, `asyncio.gather` and a fork. A bare thread has none
+(https://docs.python.org/3/library/contextvars.html): `task_of_caller` tells whom it works for.
+"""
+
+import itertools
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+# Calls that are none of the task's own: the receivers of `pre_execute` and of `post_execute_in_worker`.
+BEFORE, AFTER = -2, -1
+
+# The modules whose threads and processes work for whoever gives them something to do, and not for who has started them.
+POOLS = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
+
+
+class Keeper(Protocol):
+    """The worker that runs an attempt, as far as the attempt needs it."""
+
+    def is_held(self, row: int) -> bool:
+        """Whether the worker still holds the queue row with this id. Raises django.db.Error when nobody can tell."""
+
+    def is_in_hand(self, task_id: str) -> bool:
+        """Whether the worker runs this task now, also as a forked child of the worker sees it."""
+
+    def keep_note(self, task_id: str, text: str) -> None:
+        """Keep a note of the task."""
+
+
+class RunningTask:
+    """One attempt at a task. Its id stays the same in every attempt, and when a failed task is submitted again."""
+
+    call = 0  # the index of the call in hand among the task's calls
+    era = 0  # when it began: see `_Process`
+    function: tuple[str, object] | None = None  # the call's function, by its dotted path: its retry policy holds
+    writes = 0  # how many the call in hand has made: which of them version 0.1 called which (notifications/log/legacy.py)
+    _has_calls = False
+    _told: frozenset[str] = frozenset()
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        path: str = "",
+        *,
+        row: int = 0,
+        claimed: float | None = None,
+        keeper: Keeper | None = None,
+    ) -> None:
+        """`path`: the dotted path of the task's function. `row`: the id of its queue row.
+
+        `claimed`: when (monotonic) its worker asked for the row; now, if it isn't given.
+        """
+        self.id = id  # 32 hexadecimal digits, in the order of queueing (durable_queue/task/identifiers.py)
+        self.path = path
+        self.row = row
+        self.claimed = time.monotonic() if claimed is None else claimed
+        self._keeper = keeper
+        self._asked: dict[Hashable, itertools.count[int]] = {}
+
+    def enter_calls(self, path: str) -> bool:
+        """Whether the function with this path, which runs several calls in order, is the task's own, and runs its calls now.
+
+        One that is called inside of a call does not: the call keeps its index, whatever it does.
+        """
+        is_own = self.path == path and not self._has_calls
+        self._has_calls = self._has_calls or is_own
+        return is_own
+
+    def begin_call(self, index: int, path: str, func: object) -> None:
+        """Go on to the next of the task's calls."""
+        self.call, self.function, self.writes = index, (path, func), 0
+
+    def count(self, what: Hashable) -> int:
+        """How often this attempt has asked for this before. Threads may ask at once: each step is atomic."""
+        asked = self._asked.get(what)
+        if asked is None:
+            asked = self._asked.setdefault(what, itertools.count())
+        return next(asked)
+
+    @property
+    def is_in_hand(self) -> bool:
+        """Whether this attempt goes on, seen from any thread and from forked children."""
+        if _process.inherited and self._keeper:
+            return self._keeper.is_in_hand(self.id)
+        return self is (_process.task or _process.inherited)
+
+    def is_held(self) -> bool:
+        """Whether its worker still holds the task. Raises django.db.Error when nobody can tell."""
+        return self._keeper is None or self._keeper.is_held(self.row)
+
+    def note(self, text: str) -> None:
+        """Have the task's history say this, once, whatever becomes of it. For any thread, and for forked children.
+
+        At most 400 bytes are kept. It is lost when the worker is killed in the next moment.
+        """
+        if self._keeper and text not in self._told:
+            self._told |= {text}
+            self._keeper.keep_note(self.id, text)
+
+
+current_task: ContextVar[RunningTask | None] = ContextVar("current_task", default=None)
+
+
+class _Process:
+    """What this process knows of its tasks."""
+
+    def __init__(self) -> None:
+        self.task: RunningTask | None = None  # in hand, and run by this very process
+        self.inherited: RunningTask | None = None  # in a forked child: the one that was in hand at the fork
+        self.last = ""  # the id of the task that began last
+        self.era = 0  # goes on when threads that tasks have left behind may get work from somebody else: a task, a hook
+        self.own = frozenset(threading.enumerate())  # the worker's threads, which live as long as it does
+        self.alive = list(self.own)
+        self.has_stragglers = False  # whether threads of another era were alive when the task in hand began
+        self.started_under = weakref.WeakKeyDictionary[threading.Thread, RunningTask | None](dict.fromkeys(self.own))
+
+    def note_threads(self) -> None:
+        """Note of each thread the task that was in hand when it started, or that none was."""
+        if threading.active_count() == len(self.own) == len(self.alive):
+            return
+        alive = threading.enumerate()
+        if alive != self.alive:
+            self.alive = alive
+            for thread in alive:
+                self.started_under.setdefault(thread, self.task)
+
+    def begin(self, task: RunningTask) -> None:
+        if task.id != self.last:  # another attempt at the same task is no somebody else
+            self.last = task.id
+            self.era += 1
+        task.era = self.era
+        self.has_stragglers = len(self.alive) > len(self.own) and any(map(self._is_straggler, self.alive))
+        self.task = task
+
+    def _is_straggler(self, thread: threading.Thread) -> bool:
+        if thread in self.own or not thread.is_alive():
+            return False
+        task = self.started_under.get(thread)
+        return task is None or task.era != self.era
+
+    def become_child(self) -> None:
+        """In a forked child: it runs no attempt; those that it knows are its parent's."""
+        self.task, self.inherited = None, self.task or self.inherited
+
+
+_process = _Process()
+os.register_at_fork(after_in_child=_process.become_child)
+
+
+def begin(task: RunningTask) -> None:
+    """Make this the task in hand, and the context's."""
+    _process.begin(task)
+    current_task.set(task)
+
+
+def end() -> None:
+    """Nothing is in hand any more. What the task has left running learns it by `is_in_hand`."""
+    _process.note_threads()
+    _process.task = None
+    current_task.set(None)
+
+
+@contextmanager
+def others() -> Iterator[None]:
+    """Between two tasks, hooks and receivers run within this: what they start or ask for is none of a task's."""
+    _process.last = ""
+    _process.era += 1
+    yield
+    _process.note_threads()
+
+
+def prepare_worker() -> None:
+    """In a new worker, once its own threads have started: those that are alive now live as long as it does."""
+    _process.note_threads()
+    _process.own = frozenset(_process.alive)
+
+
+def current_attempt() -> RunningTask | None:
+    """The attempt in hand, for those that carry its context in the process that runs it: they share its counts."""
+    task = current_task.get()
+    return task if task is _process.task else None
+
+
+def starter_of_caller() -> RunningTask | None:
+    """The task whose context the caller has, or that was in hand when the calling thread or process started."""
+    task = current_task.get()
+    return task or _process.started_under.get(threading.current_thread(), _process.task or _process.inherited)
+
+
+def task_of_caller() -> RunningTask | None:
+    """The task that the caller works for; None outside of tasks, and where it may be work for somebody else.
+
+    It is the context's. A bare thread works for the task that was in hand when it started, until another task or a hook may
+    have given it work; a forked child, and a thread of a pool, until their task ends.
+    """
+    task = starter_of_caller()
+    if task is None or (task is current_task.get() and not _process.inherited):
+        return task
+    if task.is_in_hand:
+        is_known = not _process.has_stragglers or threading.current_thread() in _process.started_under
+        return task if is_known or task is current_task.get() else None
+    return None if _process.inherited or task.era != _process.era or _is_in_pool() else task
+
+
+def _is_in_pool() -> bool:
+    frame = sys._getframe()
+    while frame.f_back:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__") in POOLS:
+            return True
+    return False

@@ -1,0 +1,85 @@
+"""The upkeep process: what a cluster does again and again beside running tasks, one duty a module of this package.
+
+It is a child of the supervisor, which so needs no database connection of its own and can't be held up by one.
+"""
+
+import functools
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django.db import Error as DatabaseError
+from django.db import connections
+from django_q.conf import logger
+
+from durable_queue.store.broker import Broker
+from durable_queue.store.sqlite.checkpoints import Checkpoints
+from durable_queue.upkeep import heartbeat, pruning, schedules
+from durable_queue.work import processes
+from durable_queue.work.follow_ups import follow_up
+
+AFTER_DATABASE_ERROR, AFTER_ERROR = 1.0, 5.0  # seconds until a duty that failed is tried again
+
+
+@dataclass
+class Duty:
+    """Something to be done again and again."""
+
+    do: Callable[[], float]  # returns the seconds until the next time
+    at: float = 0.0  # monotonic
+
+
+class Upkeep:
+    """One cluster's duties."""
+
+    def __init__(self, broker: Broker, supervisor: str) -> None:
+        """`supervisor`: the UUID under which its workers are stored."""
+        self.broker = broker
+        self.heartbeat = Duty(functools.partial(heartbeat.beat, broker, supervisor))
+        self.duties = [
+            self.heartbeat,
+            Duty(functools.partial(schedules.queue_due, broker)),
+            Duty(functools.partial(pruning.prune_all, broker.using)),
+        ]
+        if broker.table.has_one_writer:
+            self.duties.append(Duty(Checkpoints(broker.using).step_and_pause))
+
+    def step(self) -> float:
+        """Do what is due; return the seconds until something is again. Nothing raises."""
+        for duty in self.duties:
+            if duty.at <= time.monotonic():
+                try:
+                    pause = duty.do()
+                except DatabaseError as error:
+                    logger.warning("Upkeep waits for the database: %s", str(error).strip())
+                    connections[self.broker.using].close()
+                    pause = AFTER_DATABASE_ERROR
+                except Exception:
+                    logger.exception("Upkeep failed, and goes on")
+                    pause = AFTER_ERROR
+                duty.at = time.monotonic() + pause
+        return max(0.0, min(duty.at for duty in self.duties) - time.monotonic())
+
+
+def main(supervisor: str, supervisor_pid: int, orders: int) -> None:
+    """The life of the upkeep process: until `orders` is closed, which the supervisor does last."""
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    processes.die_with_parent(supervisor_pid)
+    upkeep = Upkeep(Broker(follow_up=follow_up), supervisor)
+    pause = 0.0
+    while True:
+        ready, _, _ = select.select([orders], [], [], pause)
+        if ready:
+            order = os.read(orders, 4096)
+            upkeep.heartbeat.at = 0.0  # a worker died
+            if not order:
+                break
+        pause = upkeep.step()
+    upkeep.step()
+    os._exit(0)

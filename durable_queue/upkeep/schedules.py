@@ -1,0 +1,18 @@
+"""Queue what is scheduled."""
+
+from django.utils import timezone
+from django_q.conf import Conf
+from django_q.models import Schedule
+from django_q.scheduler import scheduler
+
+from durable_queue.store.broker import Broker
+
+
+def queue_due(broker: Broker) -> float:
+    """Queue the tasks of all schedules that are due; return the seconds until the next time. Raises django.db.Error."""
+    if not Conf.SCHEDULER:
+        return 3600.0
+    due = Schedule.objects.using(broker.using).exclude(repeats=0).filter(next_run__lt=timezone.now())
+    if due.exists():
+        scheduler(broker=broker)
+    return 1.0

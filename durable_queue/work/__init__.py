@@ -1,0 +1,1 @@
+"""What a worker process does: it claims, runs and settles."""

@@ -1,0 +1,32 @@
+"""What the attempts of a worker need of it."""
+
+from durable_queue.models import Worker
+from durable_queue.store.databases import table_of
+from durable_queue.store.queue_connection import outside_of_event_loops, own_connection
+from durable_queue.work.notes import Notes
+from durable_queue.work.progress import Progress
+
+
+class Keeper:
+    """What the attempts of a worker need of it: durable_queue/task/running.py, `Keeper`."""
+
+    def __init__(self, me: Worker, progress: Progress) -> None:
+        """`me`: the worker's row. `progress`: its file, whose memory forked children share."""
+        self._me = me
+        self._progress = progress
+        self.notes = Notes()
+
+    @outside_of_event_loops
+    def is_held(self, row: int) -> bool:
+        """Whether the worker's lease holds a queue row, by the database."""
+        with own_connection() as connection:
+            return self._me.lease is not None and table_of(connection).is_held(row, self._me.lease)
+
+    def is_in_hand(self, task_id: str) -> bool:
+        """Whether the worker runs this task now, also as a forked child of the worker sees it."""
+        in_hand = self._progress.in_hand
+        return in_hand is not None and in_hand.task_id == task_id
+
+    def keep_note(self, task_id: str, text: str) -> None:
+        """Keep a note of a task."""
+        self.notes.send(task_id, text)

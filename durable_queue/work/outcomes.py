@@ -1,0 +1,196 @@
+"""What a finished, failed or lost run means for its row: one of the settlements that the broker writes."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from asgiref.sync import async_to_sync
+from django.db import DataError, IntegrityError
+from django.db import Error as DatabaseError
+from django.utils import timezone
+from django_q.conf import Conf
+from django_q.models import Task
+from django_q.utils import get_func_repr
+
+from durable_queue.models import FailedAttempt
+from durable_queue.store.leases import LeaseLostError, Row, Settlement
+from durable_queue.task import preview, signing
+from durable_queue.task.calls import path_today, resolve
+from durable_queue.task.identifiers import new_task_id, queued_at
+from durable_queue.task.policy import policy_for
+from durable_queue.work.progress import InHand, Stage, Verdict
+
+FUNC_LENGTH = Task._meta.get_field("func").max_length
+ID_LENGTH = Task._meta.get_field("id").max_length
+
+
+class Function(NamedTuple):
+    """A task's function."""
+
+    itself: Callable[..., Any]
+    call: Callable[..., Any]  # the same; a coroutine function is run to its end
+
+
+class RefusedError(Exception):
+    """A row that can't be run, now or later."""
+
+
+def read(row: Row) -> dict[str, Any]:
+    """Check a row's signature, then unpickle it: django-q2's task package, its function's dotted path under `path`.
+
+    Raises RefusedError; whatever unpickling raises comes as its cause.
+    """
+    try:
+        task = signing.loads(row.payload)
+    except signing.BadSignature as error:
+        raise RefusedError(f"The payload's signature is wrong, so it was not unpickled: {error}") from error
+    except BaseException as error:
+        raise RefusedError(f"The payload can't be unpickled: {type(error).__name__}: {error}") from error
+    if not isinstance(task, dict):
+        raise RefusedError(f"The payload is no task of django-q2, but a {type(task).__name__}")
+    try:
+        func = task["func"]
+        task["path"] = path_today(func if isinstance(func, str) else str(get_func_repr(func)))[:FUNC_LENGTH]
+        task["name"], task["args"], task["kwargs"]
+        if not _is_id(task["id"]):
+            raise TypeError(f"its id is {task['id']!r:.60}")
+        if "started" not in task:  # which django-q2 has of each: when it was queued
+            task["started"] = (row.attempts and queued_at(task["id"])) or row.due
+    except (TypeError, KeyError) as error:
+        raise RefusedError(f"The payload is no task of django-q2: {type(error).__name__}: {error}") from error
+    task["cluster"] = Conf.CLUSTER_NAME
+    task["ack_id"] = row.id
+    return task
+
+
+def _is_id(task_id: object) -> bool:
+    """Whether the history can have a row of this id."""
+    return isinstance(task_id, str) and 0 < len(task_id) <= ID_LENGTH and task_id.isprintable()
+
+
+def timeout_of(task: dict[str, Any]) -> int:
+    """The whole seconds that a task may run, -1 for any: `signal.alarm` takes no fractions."""
+    timeout = task.get("timeout")
+    if timeout is None:
+        timeout = Conf.TIMEOUT
+    return -1 if timeout is None or timeout < 0 else max(1, math.ceil(timeout))
+
+
+def function_of(task: dict[str, Any]) -> Function:
+    """The task's function, imported once per process. Raises RefusedError, and whatever its module raises on import."""
+    func = task["func"]
+    if callable(func):
+        return _to_call(func)
+    try:
+        return _to_call(resolve(func))
+    except LookupError as error:
+        raise RefusedError(str(error)) from error
+
+
+@functools.cache
+def _to_call(func: Callable[..., Any]) -> Function:
+    return Function(func, async_to_sync(func) if inspect.iscoroutinefunction(func) else func)
+
+
+def settle_finished(row: Row, task: dict[str, Any], worker: str, function: tuple[str, object] | None = None) -> Settlement:
+    """The settlement of a run that came back, with a result or an error.
+
+    `function`: the one that was running, by its dotted path, where it isn't the task's own.
+    """
+    if task["success"]:
+        return Settlement(row=row, task=task)
+    outcome = FailedAttempt.Outcome.FAILED
+    return _settle_failure(row, task, _attempt(row, task, worker, outcome, str(task["result"])), function)
+
+
+def settle_refused(row: Row, reason: str, worker: str, task: dict[str, Any] | None = None) -> Settlement:
+    """The settlement of a row that can't be run at all: failed at once, its payload kept."""
+    task = _complete(row, task or {}, timezone.now(), reason)
+    attempt = _attempt(row, task, worker, FailedAttempt.Outcome.REFUSED, reason)
+    return Settlement(row=row, task=task, attempt=attempt, refused=True)
+
+
+def settle_lost(row: Row, in_hand: InHand, worker: str) -> Settlement | None:
+    """The settlement of the row that a killed worker had in hand; None when it goes back uncharged."""
+    if in_hand.verdict is Verdict.PARDONED:
+        return None
+    overdue = in_hand.verdict is Verdict.OVERDUE
+    reason = "It took too long and did not heed the timeout." if overdue else "The worker was killed while it ran."
+    task: dict[str, Any] = {"id": in_hand.task_id}
+    if in_hand.stage is Stage.RUNNING:  # so it was unpickled, and that did no harm
+        try:
+            task = read(row)
+        except RefusedError as error:
+            return settle_refused(row, str(error), worker)
+    else:
+        reason = "The worker was killed while it unpickled the payload."
+        shown = preview.read(row.payload)  # which runs nothing of it
+        if not shown.problem:
+            task = {"id": shown.id, "name": shown.name, "path": shown.func}
+    task = _complete(row, task, datetime.fromtimestamp(in_hand.started, UTC), reason)
+    outcome = FailedAttempt.Outcome.OVERDUE if overdue else FailedAttempt.Outcome.LOST
+    settlement = _settle_failure(row, task, _attempt(row, task, worker, outcome, reason))
+    if in_hand.stage is Stage.READING and settlement.retry_at is None:
+        return Settlement(row=row, task=task, attempt=settlement.attempt, refused=True)
+    return settlement
+
+
+def _settle_failure(
+    row: Row, task: dict[str, Any], attempt: FailedAttempt, function: tuple[str, object] | None = None
+) -> Settlement:
+    policy = policy_for(*(function or (task["path"],)))
+    lost = attempt.outcome == FailedAttempt.Outcome.LOST
+    if (task.get("ack_failure") and not lost) or policy.is_last(attempt.number):
+        return Settlement(row=row, task=task, attempt=attempt)
+    at_once = lost and row.losses == 0
+    retry_at = row.due if at_once else timezone.now() + policy.wait(attempt.number)
+    return Settlement(row=row, task=task, attempt=attempt, retry_at=retry_at)
+
+
+def _attempt(row: Row, task: dict[str, Any], worker: str, outcome: FailedAttempt.Outcome, error: str) -> FailedAttempt:
+    return FailedAttempt(
+        row=row.id,
+        task_id=task["id"],
+        number=row.attempts + 1,
+        outcome=outcome,
+        worker=worker,
+        started=task["started"],
+        stopped=task["stopped"],
+        error=error.encode("utf-8", "replace").decode().replace("\0", "\ufffd"),
+    )
+
+
+def is_unstorable(error: Exception) -> bool:
+    """Whether an error in a transaction comes from what was to be stored; others come from the database, and pass."""
+    return not isinstance(error, DatabaseError | LeaseLostError) or isinstance(error, DataError | IntegrityError)
+
+
+def settle_unstorable(settlement: Settlement, error: Exception) -> Settlement:
+    """In the place of a settlement that can't be stored: failed, with what is known to be storable. A retry stays one."""
+    task = {"id": settlement.task["id"], "started": settlement.task["started"]}
+    reason = f"It ran, but what came of it can't be stored: {type(error).__name__}: {error}"
+    refused = settle_refused(settlement.row, reason, settlement.attempt.worker if settlement.attempt else "", task)
+    if settlement.retry_at and settlement.attempt and refused.attempt:
+        refused.attempt.outcome = settlement.attempt.outcome
+        return refused._replace(retry_at=settlement.retry_at, refused=False)
+    return refused
+
+
+def _complete(row: Row, task: dict[str, Any], started: datetime, reason: str) -> dict[str, Any]:
+    """A failed task's package, with a stand-in for whatever could not be read."""
+    return {
+        "name": f"unreadable: queue row {row.id}",
+        "path": "?",
+        "args": (),
+        "kwargs": {},
+        "cluster": Conf.CLUSTER_NAME,
+        **task,
+        "id": task["id"] if _is_id(task.get("id")) else new_task_id(),
+        "started": started,
+        "stopped": timezone.now(),
+        "result": reason,
+        "success": False,
+    }

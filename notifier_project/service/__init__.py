@@ -1,0 +1,1 @@
+"""What starts the service, and keeps it alive."""

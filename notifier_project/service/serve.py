@@ -1,0 +1,184 @@
+"""Prepare the service, then become the manager of its processes: what `scripts/serve` ends in.
+
+What keeps the service from starting is said in one line, with its remedy.
+"""
+
+import os
+import signal
+import sys
+
+if __name__ == "__main__":
+    # A stop may come from here on. Not by sys.exit, which some imports and callbacks would swallow.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
+
+import errno
+import fcntl
+import ipaddress
+import secrets
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import django
+from django.contrib.auth import get_user_model
+from django.core import checks
+from django.core.management import call_command
+from django.db import DatabaseError, connection, connections
+
+from notifier_project import settings
+
+PASSWORD_FILE = settings.DATA_DIR / "admin-password"
+PORT_WAIT = 3.0  # seconds in which the web processes of a killed manager let go of the port
+BACKLOG = 2048  # connections that wait to be taken, uvicorn's default
+STOP_MARGIN = 10  # seconds beyond the grace, after which the manager kills a program that did not stop
+
+
+def main() -> None:
+    """Prepare, then become the manager."""
+    os.environ["DJANGO_SETTINGS_MODULE"] = settings.__name__
+    lock = take_lock(settings.DATA_DIR / "lock")
+    with listen(settings.HOST, settings.PORT) as listener:
+        user = prepare()
+        set_environment(listener, lock, user)
+        keep_only(listener.fileno(), lock)
+        # Another program in the same process: the manager has no use for all that has been loaded here, some 30 MB.
+        program = [sys.executable, "-m", "notifier_project.service.manager", str(settings.BASE_DIR / "supervisord.conf")]
+        os.execv(program[0], program)  # noqa: S606
+
+
+def keep_only(*descriptors: int) -> None:
+    """Have the manager inherit these, and nothing else that the caller of this program may have left open."""
+    for descriptor in map(int, os.listdir("/dev/fd")):
+        with suppress(OSError):  # the folder's own is closed by now
+            os.set_inheritable(descriptor, descriptor < 3 or descriptor in descriptors)  # noqa: PLR2004 - in, out and error
+
+
+def prepare() -> str:
+    """Have the database ready; return the name of the admin's first user."""
+    django.setup()
+    stop_on_errors()
+    try:
+        wait_for_other_hosts()
+        call_command("migrate", verbosity=0, skip_checks=True)
+        user = first_superuser()
+    except DatabaseError as error:
+        sys.exit(f"DATABASE_URL: the database can't be used: {' '.join(str(error).split())}")
+    connections.close_all()
+    return user
+
+
+def take_lock(path: Path) -> int:
+    """Lock the data folder for as long as this process lives; return the lock's descriptor."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        sys.exit(f"NOTIFIER_DATA_DIR: {error.strerror}: {path}; name a folder that can be written to.")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(lock, 32).decode().strip()
+        sys.exit(
+            f"NOTIFIER_DATA_DIR: {path.parent} is in use by the service that runs as process {holder}; "
+            "stop that one, or name another folder (and PORT)."
+        )
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    return lock
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Listen on the address that `host` stands for; clients wait until there is a process that answers."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError):
+        sys.exit(f"HOST: there is no address {host!r}; name one of this machine, such as 127.0.0.1")
+    deadline = time.monotonic() + PORT_WAIT
+    while True:
+        try:
+            return socket.create_server(address, family=family, backlog=BACKLOG)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                sys.exit(f"HOST: {host} is no address of this machine; name one that is, such as 127.0.0.1")
+            if error.errno != errno.EADDRINUSE:
+                sys.exit(f"PORT: {error.strerror}: {port}; choose another")
+            if time.monotonic() > deadline:
+                sys.exit(f"PORT: {port} is in use by another program; choose another")
+        time.sleep(0.1)
+
+
+def stop_on_errors() -> None:
+    """Run Django's system checks, and don't start when one finds an error."""
+    errors = [message for message in checks.run_checks() if message.is_serious()]
+    if errors:
+        sys.exit("\n".join(f"{error.msg} {error.hint or ''}".strip() for error in errors))
+
+
+def wait_for_other_hosts() -> None:
+    """Migrate in turn with hosts that start on the same PostgreSQL at this moment: until this connection is closed."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            # Not in a hurry, unlike a request: another host may be at it, and an index of a long history takes its time.
+            cursor.execute("SET lock_timeout = '5min'; SET statement_timeout = 0")
+            cursor.execute("SELECT pg_advisory_lock(hashtext('notifier: migrate'))")
+
+
+def first_superuser() -> str:
+    """The name of the admin's first user, which the first start makes. Raises django.db.DatabaseError."""
+    users = get_user_model().objects
+    if user := users.filter(is_superuser=True).order_by("pk").first():
+        return user.get_username()
+    name = os.environ.get("DJANGO_SUPERUSER_USERNAME") or "admin"
+    if users.filter(username=name).exists():
+        sys.exit(f"DJANGO_SUPERUSER_USERNAME: there is a user {name} who may not do everything; choose another name")
+    PASSWORD_FILE.unlink(missing_ok=True)
+    password = os.environ.get("DJANGO_SUPERUSER_PASSWORD")
+    if not password:
+        password = secrets.token_urlsafe(18)
+        # Before the user: when the start is cut short here, the next one begins anew.
+        with os.fdopen(os.open(PASSWORD_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(password + "\n")
+    users.create_superuser(username=name, password=password)
+    return name
+
+
+def ready_message(address: str, user: str) -> str:
+    """What is said once the service answers."""
+    ip = ipaddress.ip_address(address)
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{ip}]" if ip.version == 6 else address)  # noqa: S104, PLR2004
+    url = f"http://{host}:{settings.PORT}"
+    password = f"the password is in {PASSWORD_FILE}" if PASSWORD_FILE.exists() else "with the password that you chose"
+    lines = [
+        f"Notifier is ready: {url}",
+        f"  try it    curl -X POST {url}/send-notification/alice@example.com",
+        f"  the file  {settings.NOTIFIER_LOG_FILE}",
+        f"  admin     {url}{settings.ADMIN_PATH}/ as {user}; {password}",
+        "  stop it   Ctrl-C",
+    ]
+    if not ip.is_loopback:
+        hosts = ", ".join(settings.ALLOWED_HOSTS)
+        lines.append(
+            f"  beware    HOST={settings.HOST}: other machines can post, to the hosts in NOTIFIER_ALLOWED_HOSTS ({hosts})"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def set_environment(listener: socket.socket, lock: int, user: str) -> None:
+    """Set what supervisord.conf refers to, and what web.py asks for; its `python` is the one that runs this."""
+    address: str = listener.getsockname()[0]
+    os.environ |= {
+        "HOST": address,
+        "PORT": str(settings.PORT),
+        "NOTIFIER_DATA_DIR": str(settings.DATA_DIR),
+        "NOTIFIER_WEB_WORKERS": str(settings.NOTIFIER_WEB_WORKERS),
+        "WEB_SOCKET": str(listener.fileno()),
+        "LOCK": str(lock),
+        "STOP_LIMIT": str(settings.NOTIFIER_STOP_GRACE + STOP_MARGIN),
+        "READY_MESSAGE": ready_message(address, user),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+
+
+if __name__ == "__main__":
+    main()

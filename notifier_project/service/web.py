@@ -1,0 +1,191 @@
+"""A process that answers requests: uvicorn, on a socket that others of its kind have too. A program in supervisord.conf."""
+
+import asyncio
+import functools
+import os
+import socket
+from collections.abc import Callable, Collection
+from logging import getLogger
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from notifier_project import settings
+from notifier_project.service.serve import listen
+
+logger = getLogger(__name__)
+
+# What uvicorn's quick parser takes for a method. Others are nobody's but may be sent (RFC 9110, section 9.1), and get a 405.
+METHODS = (b"POST ", b"GET ", b"HEAD ", b"OPTIONS ", b"PUT ", b"PATCH ", b"DELETE ", b"TRACE ", b"CONNECT ")
+
+# Bytes of a request's line and headers, beyond what came first. uvicorn's parser has no limit, and gets slow.
+LONGEST_HEAD = 256 * 1024
+PATIENCE = 30.0  # seconds in which a client must have sent a request's line and headers, or the next ones
+
+PAUSE = 0.001  # seconds in which other processes may take connections
+FULL_PAUSE = 1.0  # seconds until the next try, when there are too many open files: asyncio's ACCEPT_RETRY_DELAY
+
+STOP_GRACE = 3  # seconds (or the tasks' grace, if shorter) that a stop waits for requests: longer, a client is to blame
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's quick protocol, with limits, which leaves connections that begin with an unusual method to its thorough one."""
+
+    has_begun = False
+    head_size: int | None = 0  # bytes so far of what comes before a body; None: it is complete
+    heads = 0  # how many were complete
+    heads_before = 0  # when it was last looked
+    look: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there; it has to get on."""
+        super().connection_made(transport)
+        self.look = self.loop.call_later(PATIENCE, self.close_if_stuck)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self.look.cancel()
+        super().connection_lost(exc)
+
+    def close_if_stuck(self) -> None:
+        """Close a connection on which nothing is answered, and no request has become complete for a while."""
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        if self.heads == self.heads_before and not is_answering:
+            self.transport.close()
+            return
+        self.heads_before = self.heads
+        self.look = self.loop.call_later(PATIENCE, self.close_if_stuck)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self.head_size = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """All before its body is there."""
+        self.head_size = None
+        self.heads += 1
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what the client sent."""
+        if not self.has_begun and not data.lstrip(b"\r\n").startswith(METHODS):
+            self.hand_over(data)
+            return
+        self.has_begun = True
+        if self.head_size is not None:
+            self.head_size += len(data)
+            if self.head_size > LONGEST_HEAD:
+                self.send_400_response("The request's line and headers are too long.")
+                return
+        super().data_received(data)
+
+    def hand_over(self, data: bytes) -> None:
+        """Let the thorough protocol go on, which knows limits of its own."""
+        self.look.cancel()
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)
+        thorough = H11Protocol(self.config, self.server_state, self.app_state, self.loop)
+        self.transport.set_protocol(thorough)
+        thorough.connection_made(self.transport)
+        thorough.data_received(data)
+
+
+class Listener:
+    """Takes connections a few at a time: while more are waiting, with pauses for other processes that share the socket.
+
+    An event loop's own server goes on as long as there are any: of 32 that came at once, one process of two mostly got them
+    all, before the other was awake.
+    """
+
+    def __init__(
+        self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol], connections: Collection[object]
+    ) -> None:
+        """`protocol`: makes a connection's. `connections`: those that are open."""
+        self._loop = asyncio.get_running_loop()
+        self._socket = listener
+        self._protocol = protocol
+        self._connections = connections
+        self._share = 1  # how many at a time: one more after each pause, until no more are waiting
+        self._connecting: set[asyncio.Task[object]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        listener.setblocking(False)
+        self._loop.add_reader(listener, self._take)
+
+    def _take(self) -> None:
+        has_some = bool(self._connections or self._connecting)
+        try:
+            for _ in range(self._share):
+                connection, _address = self._socket.accept()
+                connection.setblocking(False)
+                self._connect(connection)
+        except (BlockingIOError, ConnectionError):
+            self._share = 1  # no more are waiting: another process was quicker; or a client is gone
+        except OSError as error:
+            logger.error("A connection can't be taken: %s", error)  # too many open files
+            self._pause_for(FULL_PAUSE)
+        else:
+            if has_some:
+                self._share += 1
+                self._pause_for(PAUSE)
+
+    def _connect(self, connection: socket.socket) -> None:
+        task = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
+        self._connecting.add(task)  # the loop doesn't keep it
+        task.add_done_callback(self._connecting.discard)
+
+    def _pause_for(self, seconds: float) -> None:
+        self._loop.remove_reader(self._socket)
+        self._pause = self._loop.call_later(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._loop.add_reader(self._socket, self._take)
+        self._take()  # at once: to find that no more are waiting ends the rush
+
+    async def close(self) -> None:
+        """Take no more; return when all that were taken are open."""
+        if self._pause:
+            self._pause.cancel()
+        self._loop.remove_reader(self._socket)
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with listeners of our own."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on the given sockets."""
+        await super().startup(sockets=[])
+        protocol = functools.partial(
+            Protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        self.listeners = [Listener(listener, protocol, self.server_state.connections) for listener in sockets or ()]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, and end those that are open, once they are answered."""
+        for listener in self.listeners:
+            await listener.close()
+        await super().shutdown(sockets)
+
+
+def main() -> None:
+    """Serve until SIGTERM, on the socket whose descriptor WEB_SOCKET names; without one, on a socket of its own."""
+    config = uvicorn.Config(
+        "notifier_project.asgi:application",
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        proxy_headers=False,  # NOTIFIER_HTTPS says whether they can be trusted, and Django reads them
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=min(STOP_GRACE, settings.NOTIFIER_STOP_GRACE),
+    )
+    inherited = os.environ.pop("WEB_SOCKET", None)
+    listener = socket.socket(fileno=int(inherited)) if inherited else listen(settings.HOST, settings.PORT)
+    listener.set_inheritable(False)
+    Server(config).run([listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What tests share: installations, processes, scenes, and tasks for real workers."""

@@ -1,0 +1,186 @@
+"""A log and what may happen to it, for the tests of the promise that each write stands in it once."""
+
+import os
+import subprocess
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from notifications.log.identity import Identity, mark_of_key
+from notifications.log.log_file import LogFile, Outcome
+from tests.support.log_writer import Job
+
+
+def key(number: int, place: int = 0) -> Identity:
+    """Which write this is: tasks with greater numbers were queued later."""
+    return Identity((number << 80 | 0x7 << 76).to_bytes(16, "big"), mark_of_key(f"{place}"))
+
+
+@dataclass
+class Tasks:
+    """The database that the tasks are in, as far as the log asks for it (`notifications.log.log_file.Database`)."""
+
+    has_ended: Callable[[bytes], bool]  # of a task's id
+    name: bytes = b"database"
+    trims: int = 0
+    looks: int = 0
+
+    def is_ours_alone(self) -> bool:
+        return False
+
+    def id_for(self, journal: str) -> bytes:
+        return self.name
+
+    def ended(self, tasks: Collection[bytes]) -> set[bytes]:
+        self.looks += 1
+        return {task for task in tasks if self.has_ended(task)}
+
+    def note_trim(self, journal: str, number: int) -> int:
+        self.trims = max(self.trims + 1, number)
+        return self.trims
+
+    def catch_up(self, journal: str, number: int) -> bool:
+        is_older, self.trims = self.trims < number, max(self.trims, number)
+        return is_older
+
+
+@dataclass
+class Scene:
+    """A folder with a log, its journal, and whatever rotation makes of the log."""
+
+    folder: Path
+    durable: bool = False
+    patience: float = 5.0
+    database: Tasks | None = None
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        self.log = self.folder / "log.txt"
+
+    def writer(self) -> LogFile:
+        """A writer that has seen nothing yet, as in a fresh process."""
+        return LogFile(
+            self.log, journal_path=self.journal, durable=self.durable, patience=self.patience, database=self.database
+        )
+
+    @property
+    def journal(self) -> Path:
+        """The journal's path."""
+        return self.folder / "data" / "journal" / "log"
+
+    def archives(self) -> list[Path]:
+        """What the log was rotated to, oldest first."""
+        return sorted(path for path in self.folder.glob("*log.txt*") if path != self.log and path.name[0] != ".")
+
+    def next_archive(self) -> Path:
+        """A name to rotate to."""
+        return self.folder / f"log.txt.{len(self.archives()):03}"
+
+    def text(self) -> bytes:
+        """All that was ever written to the log and is still there."""
+        return b"".join(path.read_bytes() for path in [*self.archives(), self.log] if path.exists())
+
+
+FIRST, LINE = b"message to alice\n", b"message to bob\n"
+EARLIER, KEY, LATER = key(1), key(2), key(3)
+
+Event = Callable[[Scene], None]
+
+
+def nothing(scene: Scene) -> None:
+    """The retry is the next that happens."""
+
+
+def same_text(scene: Scene) -> None:
+    """Another task appends the very same text, before the killed one's retry."""
+    assert scene.writer().append(LINE, identity=LATER) is Outcome.WRITTEN
+
+
+def foreign_text(scene: Scene) -> None:
+    """A program that knows of no lock appends."""
+    with scene.log.open("ab") as log:
+        log.write(b"of another program\n")
+
+
+def rotation(scene: Scene) -> None:
+    """logrotate's default."""
+    if scene.log.exists():
+        scene.log.rename(scene.next_archive())
+
+
+def rotation_with_create(scene: Scene) -> None:
+    """logrotate's `create`, and another program is the first to write."""
+    rotation(scene)
+    foreign_text(scene)
+
+
+def rotation_to_another_name(scene: Scene) -> None:
+    """The log's name isn't how the new one begins."""
+    if scene.log.exists():
+        scene.log.rename(scene.folder / "1-log.txt")
+
+
+def copytruncate(scene: Scene) -> None:
+    """logrotate's `copytruncate`."""
+    if scene.log.exists():
+        scene.next_archive().write_bytes(scene.log.read_bytes())
+        os.truncate(scene.log, 0)
+
+
+def second_rotation(scene: Scene) -> None:
+    """Two rotations, the first by copying."""
+    copytruncate(scene)
+    rotation(scene)
+
+
+EVENTS = [
+    nothing,
+    same_text,
+    foreign_text,
+    rotation,
+    rotation_with_create,
+    rotation_to_another_name,
+    copytruncate,
+    second_rotation,
+]
+
+
+@contextmanager
+def mounted(*arguments: str | Path, at: Path) -> Iterator[None]:
+    """Something mounted, for as long as this lasts; where nobody may mount, the test is skipped."""
+    if subprocess.run(["/bin/mount", *arguments, at], check=False, capture_output=True).returncode:
+        pytest.skip("this machine doesn't let this user mount anything")
+    try:
+        yield
+    finally:
+        subprocess.run(["/bin/umount", at], check=True)
+
+
+class Stage:
+    """A fresh scene for each run, with something in the log already, or nothing."""
+
+    def __init__(self, folder: Path, *, durable: bool = False, empty: bool = False) -> None:
+        self.folder = folder
+        self.durable = durable
+        self.empty = empty
+        self.scene = Scene(folder / "unused")
+
+    def set(self, number: int) -> Scene:
+        """The scene of this run."""
+        self.scene = Scene(self.folder / f"run-{number}", durable=self.durable)
+        if not self.empty:
+            self.scene.writer().append(FIRST, identity=EARLIER)
+        return self.scene
+
+    def append(self, number: int) -> Job:
+        """What is to be killed: an append."""
+        scene = self.set(number)
+        return lambda: scene.writer().append(LINE, identity=KEY)
+
+    def replace(self, number: int) -> Job:
+        """What is to be killed: a replacement."""
+        scene = self.set(number)
+        return lambda: scene.writer().replace(LINE, identity=KEY)

@@ -1,0 +1,43 @@
+"""Rows of workers, and a worker's end of the hints."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from durable_queue.conf import cluster_conf
+from durable_queue.models import Worker
+from durable_queue.store import wakeup
+
+
+def worker(name: str, *, host: str = "elsewhere", silent_for: float = 0.0) -> Worker:
+    """A worker's row."""
+    now = datetime.now(UTC)
+    return Worker.objects.create(
+        name=name,
+        queue="notifier",
+        host=host,
+        pid=2**22,  # beyond the kernel's largest pid
+        born=1,
+        supervisor=uuid.uuid4(),
+        supervisor_pid=1,
+        started=now,
+        heartbeat=now - timedelta(seconds=silent_for),
+    )
+
+
+@contextmanager
+def listener(queue: str) -> Iterator[wakeup.Ear]:
+    """A worker's end, closed in the end as when the worker dies."""
+    signals, other = os.pipe()
+    cluster_conf.run_dir.mkdir(parents=True, exist_ok=True)
+    ear = wakeup.Ear(queue, signals)
+    while ear.wait(0):
+        pass  # what the test before left
+    try:
+        yield ear
+    finally:
+        ear.close()
+        os.close(signals)
+        os.close(other)
