@@ -1,11 +1,11 @@
-"""What django-q2's tables lack: who works, what went wrong on the way, what could not even be read; and remarks on tasks."""
+"""Tables that django-q2 lacks: workers, failed attempts, rows that could not be run, and notes on tasks."""
 
 from django.db import models
 from django.utils import timezone
 
 
 class Worker(models.Model):
-    """A worker process, and the lease that it holds. Gone when the worker is: whoever deletes the row frees the lease."""
+    """A worker process, and the lease that it holds. It goes when the worker goes: deleting the row frees the lease."""
 
     name = models.CharField(max_length=32, unique=True, help_text="Also the name of its progress file.")
     queue = models.CharField(max_length=100, help_text="The queue that it takes tasks from.")
@@ -52,7 +52,7 @@ class FailedAttempt(models.Model):
 
 
 class DeadLetter(models.Model):
-    """A queue row that could not be run at all, as it was, beside the failed task that says why."""
+    """A queue row that could not be run at all, as it was. The failed task of the same id says why."""
 
     task_id = models.CharField(max_length=32, db_index=True)
     queue = models.CharField(max_length=100)
@@ -65,7 +65,7 @@ class DeadLetter(models.Model):
 
 
 class Note(models.Model):
-    """What else there is to say about a task, whatever became of it. The same remark is kept once, however often it is made."""
+    """A remark on a task, whatever became of it. The same remark is kept once, however often it is made."""
 
     task_id = models.CharField(max_length=32)  # the constraint's index finds it
     text = models.TextField()

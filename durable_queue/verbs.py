@@ -1,4 +1,4 @@
-"""Submit a failed task again: the same task under the same id, so that what it has written already isn't written twice."""
+"""Verbs: actions of people on tasks. Submitting a failed task again keeps its id, so that no write is made twice."""
 
 from typing import Any
 

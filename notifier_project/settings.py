@@ -72,7 +72,7 @@ def _database(url: str) -> dict[str, Any]:
     elif database["ENGINE"] == _POSTGRESQL:
         if not database["NAME"]:
             _refuse("DATABASE_URL", "names no database; write postgres://user:password@host:5432/name")
-        # After a restart of the server the admin's next request connects anew; a POST does so after one 503.
+        # After a restart of the server the admin's next request opens a new connection. A POST does so after one 503.
         database["CONN_HEALTH_CHECKS"] = True
         database["OPTIONS"] = {
             "connect_timeout": 2,

@@ -55,7 +55,7 @@ def test_names__of_files_and_modules_exist(page: Path) -> None:
 
 
 def test_cluster__figures_are_those_of_the_code() -> None:
-    text = (PROJECT / "docs/cluster.md").read_text()
+    text = " ".join((PROJECT / "docs/cluster.md").read_text().split())
     own = conf.ClusterConf(run_dir=Path())
     attempts = settings.Q_CLUSTER["max_attempts"]
     assert f"`max_attempts` in `Q_CLUSTER` ({attempts})" in text

@@ -1,6 +1,6 @@
 """The admin's pages of queued, finished and scheduled tasks, in the place of django-q2's own.
 
-Those list each distinct group beside the table, unpickle what they show, and count every row.
+Those list each distinct group next to the table, unpickle what they show, and count every row.
 """
 
 from django.contrib import admin

@@ -132,7 +132,7 @@ class FailureAdmin(HistoryAdmin):
         return super().get_queryset(request).defer(None).defer("args", "kwargs")
 
     def has_submit_permission(self, request: HttpRequest) -> bool:
-        """Whoever may add queued tasks and delete failed ones."""
+        """Users who may add queued tasks and delete failed ones."""
         return request.user.has_perms(("django_q.add_ormq", "django_q.delete_failure"))
 
     @admin.action(description="Submit again", permissions=["submit"])

@@ -208,7 +208,7 @@ def host_name(host: str) -> str:
 
 
 class WorkerAdmin(ReadOnlyAdmin):
-    """Who works. A row can't be deleted here: it names the rows that the worker holds."""
+    """The workers. A worker's row can't be deleted here: it names the queue rows that the worker holds."""
 
     ordering = ("started",)
     list_display = ("process", "queue", "holds", "seen")

@@ -1,10 +1,11 @@
-"""What the requests of an event loop queue in one of its turns is committed together: a commit costs as much for one row
-as for twenty, and while one is under way, the next ones gather.
+"""Group commit: everything enqueued during one iteration of the event loop is committed in one transaction.
 
-Django keeps its connections away from event loops, where whoever waits for the database holds up everybody. Here that is
-the point: an INSERT takes no longer than handing it to a thread and back, those that it holds up are the next batch, and
-no wait is without a limit (SQLite's busy timeout, PostgreSQL's connect, lock and statement timeouts). While the database
-can't be written to, a client so waits for about twice that: for the batch that is under way, and for its own.
+A commit costs as much for one row as for twenty. While one is under way, the next rows gather.
+
+Django keeps its connections away from event loops, where a caller that waits for the database holds up everybody. Here that
+is the point. An INSERT takes no longer than handing it to a thread and back. The requests that it holds up are the next
+batch. Each wait has a limit: SQLite's busy timeout; PostgreSQL's connect, lock and statement timeouts. While the database
+can't be written to, a client waits for about twice that limit: once for the batch under way, and once for its own.
 """
 
 import asyncio
@@ -21,12 +22,12 @@ from durable_queue.store.databases import table_of
 from durable_queue.store.sqlite import checkpoints
 
 CHECKPOINT = 1.0  # seconds between two SQLite checkpoints of this process: a cluster, while it runs, leaves it nothing to do
-GATHER = 0.05  # seconds that a batch gathers after one that failed: whoever waits had better wait together
+GATHER = 0.05  # seconds that a batch gathers after one that failed: the requests wait together
 LARGEST = 1000  # rows in one statement, which may have 32,766 values (https://www.sqlite.org/limits.html)
 
 
 class _Batch:
-    """The rows of one turn of a loop."""
+    """The rows of one iteration of a loop."""
 
     def __init__(self, broker: Broker, loop: asyncio.AbstractEventLoop) -> None:
         self.broker = broker
@@ -53,7 +54,9 @@ class _Batch:
             except Exception as raised:
                 error = raised
                 _open.pause = GATHER
-                connections[self.broker.using].close_if_unusable_or_obsolete()  # the next batch connects anew, if need be
+                connections[
+                    self.broker.using
+                ].close_if_unusable_or_obsolete()  # the next batch opens a new connection, if need be
         for _, future in self.rows:
             if future.done():  # its request was cancelled
                 continue
@@ -92,7 +95,7 @@ async def enqueue(broker: Broker, payload: str) -> None:
         if _open.pause:
             loop.call_later(_open.pause, batch.commit)
         else:
-            loop.call_soon(batch.commit)  # after all that this turn of the loop has in hand
+            loop.call_soon(batch.commit)  # after all that this iteration of the loop has in hand
     await batch.add(payload)
 
 

@@ -1,4 +1,4 @@
-"""Queue one call: what `django_q.tasks.async_task` does, for callers whose keyword arguments are all the function's own.
+"""Make a task's payload and enqueue it, as `django_q.tasks.async_task` does, but all keyword arguments are the function's.
 
 `async_task` takes `group`, `timeout`, `save` … out of them (django_q/tasks.py), and needs twice the time.
 """

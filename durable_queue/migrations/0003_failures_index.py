@@ -1,4 +1,4 @@
-"""The failed tasks' page, newest first, beside millions that succeeded; a task that succeeds pays nothing for it."""
+"""The failed tasks' page, newest first, among millions that succeeded. A task that succeeds pays nothing for the index."""
 
 from django.db import migrations
 

@@ -1,8 +1,8 @@
 """The queue table: put a task in, claim rows under a lease, settle what became of them, give back the rest.
 
 A row's `lock` says when it is due, or, far in the future, which lease holds it. A lease is one worker's claim on some
-rows; it needs no renewal and never runs out: it ends when its rows are settled or given back, or when somebody who has
-seen the worker dead deletes the worker's row. Every statement that ends a lease names it, so that a worker which lost
+rows; it needs no renewal and never runs out: it ends when its rows are settled or given back, or when a process that
+has seen the worker dead deletes the worker's row. Every statement that ends a lease names it, so that a worker which lost
 its lease can change nothing any more.
 """
 

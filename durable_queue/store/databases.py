@@ -1,4 +1,4 @@
-"""Which database a connection is to: the only place that asks."""
+"""The one place that asks which database a connection leads to."""
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 

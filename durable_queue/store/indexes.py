@@ -1,6 +1,6 @@
 """The indexes that this app keeps on django-q2's tables, and how they come back.
 
-django-q2's models don't know of them. A migration of django-q2's that changes a table on SQLite makes the table anew, with
+django-q2's models don't know of them. A migration of django-q2 that changes a table on SQLite makes a new table, with
 the indexes of its model only (`_remake_table` in Django's backends/sqlite3/schema.py), and says nothing of the others.
 """
 
@@ -28,7 +28,7 @@ class Index(NamedTuple):
 
 
 # Without django-q2's own "success_index", from which migration 0004 takes the tasks that have no group. Its model has one of
-# that name, so it is never missing: a table that is made anew has it as the model says, larger, and as good to all who look.
+# that name, so it is never missing. A table that django-q2 makes again has it as the model says: larger, and as useful.
 INDEXES = {
     "cluster_claim": Index("0002_claim_index", QUEUE, '("key", "lock", "id")'),
     "cluster_history": Index("0002_claim_index", HISTORY, '("stopped")'),

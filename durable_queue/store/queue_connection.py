@@ -1,4 +1,4 @@
-"""The connections for the queue's own traffic: a task may leave the others in any state."""
+"""Connections reserved for the queue's traffic; a task may leave the other connections in any state."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""The tables that every task goes through, and rows of theirs as statements take them and give them back."""
+"""The names of the tables that every task goes through, and their rows as statements take and return them."""
 
 import pickle
 from binascii import b2a_base64

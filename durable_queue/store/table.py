@@ -50,7 +50,7 @@ class Table(ABC):
 
     @abstractmethod
     def turn(self) -> AbstractContextManager[bool]:
-        """This process's turn to write. Gives whether it really is, so that whoever is told of it now comes after it."""
+        """This process's turn to write; gives whether it is. A process that is told of the write now comes after it."""
 
     @abstractmethod
     def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:

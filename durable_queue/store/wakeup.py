@@ -41,12 +41,12 @@ def wake(queue: str, announced: int = 0) -> None:
 
     `announced`: the number (32 bits) of work that is about to be committed; 0 when it is.
     """
-    for _ in range(2):  # the second time anew, when who listened is gone
+    for _ in range(2):  # the second time with the FIFO opened again, when its listener is gone
         try:
             mouth = _mouth(queue)  # held till the end: it must not be closed, and its descriptor become another file's, before
             os.write(mouth.descriptor, _HINT.pack(announced))
         except BrokenPipeError:
-            _mouth.cache_clear()  # whoever came next may have made another FIFO
+            _mouth.cache_clear()  # the next listener may have made another FIFO
         except OSError:
             return  # ENXIO: nobody listens. EAGAIN: thousands of hints are waiting already.
         else:

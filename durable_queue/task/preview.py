@@ -1,4 +1,4 @@
-"""What a queue row says, told without running any of its code: for people who look at a queue that may hold poison.
+"""Read a payload without running any of its code, for people who look at a queue that may hold poison.
 
 Unpickling imports modules and calls what a payload names; in a web process a row that kills whoever reads it would take
 the page down, and the service with it. So every class but a few plain ones gets a stand-in that only knows its name.

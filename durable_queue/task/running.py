@@ -1,4 +1,4 @@
-"""Tells a function that a worker runs which task it is part of: what it needs for an idempotency key.
+"""A running function learns here which task it is part of, for an idempotency key.
 
 The context goes along with `asyncio.to_thread`, `sync_to_async`, `asyncio.gather` and a fork. A bare thread has none
 (https://docs.python.org/3/library/contextvars.html): `task_of_caller` tells whom it works for.
@@ -18,7 +18,7 @@ from typing import Protocol
 # Calls that are none of the task's own: the receivers of `pre_execute` and of `post_execute_in_worker`.
 BEFORE, AFTER = -2, -1
 
-# The modules whose threads and processes work for whoever gives them something to do, and not for who has started them.
+# The modules whose threads and processes work for the caller that gives them work, not for the task that started them.
 POOLS = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
 
 

@@ -1,1 +1,1 @@
-"""What is done again and again beside the work: heartbeats, schedules, pruning."""
+"""Duties that are done again and again while workers run tasks: heartbeats, schedules, pruning."""

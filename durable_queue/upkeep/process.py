@@ -1,6 +1,6 @@
-"""The upkeep process: what a cluster does again and again beside running tasks, one duty a module of this package.
+"""The upkeep process: it does a cluster's duties again and again. Each module of this package has one duty.
 
-It is a child of the supervisor, which so needs no database connection of its own and can't be held up by one.
+It is a child of the supervisor. Therefore the supervisor needs no database connection, and none can hold it up.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""What the rest of the program hears of a task that has ended: hooks, signals and the output."""
+"""Tell the rest of the program that a task has ended: hooks, signals, lines in the output."""
 
 import time
 from contextlib import nullcontext

@@ -38,7 +38,7 @@ def follow_up(broker: Broker, ended: Sequence[Settlement]) -> None:
 
 
 def queue_hook(broker: Broker, task: Task) -> None:
-    """Have a worker call the hook of a task whose own worker was killed: a hook may hang, and who frees a lease must not."""
+    """Have a worker call the hook of a task whose own worker was killed: the process that frees leases must never hang."""
     async_task(HOOK, task.id, task_name=f"hook of {task.name}"[:NAME_LENGTH], save=False, broker=broker)
 
 

@@ -1,4 +1,4 @@
-"""What the attempts of a worker need of it."""
+"""The worker, as its attempts see it: is the task still held, is it in hand, keep this note."""
 
 from durable_queue.models import Worker
 from durable_queue.store.databases import table_of

@@ -43,7 +43,7 @@ from durable_queue.work.stop import Stop
 
 TICK = 0.25  # seconds between two looks of the guard thread
 SETTLE_AFTER = 0.05  # seconds that a finished task waits for its batch: what a killed worker had finished in them runs again
-SLOW_AFTER = 0.5  # how long (seconds) a worker keeps rows that it has not started, and results beside a slow task
+SLOW_AFTER = 0.5  # seconds that a worker keeps rows that it has not started, and results, while a slow task runs
 POLL = (0.2, 2.0)  # shortest and longest pause (seconds) between two looks at the table, when no hint came
 SOON = 0.005  # the pause (seconds) after a hint that came too early; it grows from there
 LINGER = 0.02  # pause (seconds) that lets a batch grow, after one of LINGER_FROM rows or more that was not full
@@ -206,7 +206,7 @@ class Feed:
         hints, self._hints = self._hints, ()
         announced = [number for number in hints if number]
         if self._finished and self._last_claim < LINGER_FROM:
-            os.sched_yield()  # who waits for what was done may be waiting for this processor: to settle it is less urgent
+            os.sched_yield()  # a process that waits for the task's effect may need this processor: settling is less urgent
         with self._mutex:
             # After a hint there is something to claim, most likely: to look first would only take time.
             if not (self._finished or self._unsure or hints) and (pause := self._pause_until_due()) > 0:
@@ -314,7 +314,7 @@ class Feed:
             self._wait_out(again)
 
     def _wait_out(self, error: Exception) -> None:
-        """Wait after a database error, longer each time; the next try connects anew."""
+        """Wait after a database error, longer each time. The next try opens a new connection."""
         logger.warning("%s waits %.1f s for the database: %s", self.me, self._error_pause, str(error).strip())
         connections[QUEUE].close()
         time.sleep(self._error_pause)
@@ -348,7 +348,7 @@ class Feed:
         except LeaseLostError:
             os._exit(1)  # the task in hand runs elsewhere already
         except Exception as error:
-            logger.warning("%s could not settle beside a slow task: %s", self.me, str(error).strip())
+            logger.warning("%s could not settle while a slow task ran: %s", self.me, str(error).strip())
             connections[QUEUE].close()
             return
         self._finished, self._returning = [], []

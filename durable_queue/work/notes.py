@@ -1,4 +1,4 @@
-"""Notes that a task's threads and forked children make for its history: a pipe to the worker, which keeps them."""
+"""A pipe on which a task's threads and forked children send notes to the worker. The worker keeps them in the history."""
 
 import os
 import struct

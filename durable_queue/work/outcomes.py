@@ -1,4 +1,4 @@
-"""What a finished, failed or lost run means for its row: one of the settlements that the broker writes."""
+"""Read a row's task, and decide what a finished, failed or lost attempt means for the row: a settlement for the broker."""
 
 import functools
 import inspect

@@ -1,6 +1,7 @@
-"""What a worker is at, in a small mapped file: it outlives the worker and its supervisor, and takes no system call.
+"""The row that a worker has in hand, in a small mapped file. The file outlives the worker and its supervisor; writing to it
+takes no system call.
 
-The worker writes, its supervisor watches, and whoever frees a dead worker's lease reads which row was in hand.
+The worker writes, and its supervisor watches. The process that frees a dead worker's lease reads which row was in hand.
 """
 
 import mmap

@@ -1,4 +1,4 @@
-"""Whose call it is while django-q2's signals are sent around a task: receivers' writes are none of the task's own calls."""
+"""Django-q2's signals around a task. Writes of their receivers get call indexes of their own, never a call of the task."""
 
 from contextlib import nullcontext
 from typing import Any

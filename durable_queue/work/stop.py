@@ -5,7 +5,7 @@ import signal
 
 
 class Stop:
-    """The wish to stop: SIGTERM notes it, the loop reads it between two tasks, and whoever waits is woken."""
+    """The wish to stop. SIGTERM notes it, and wakes the loop, which reads it between two tasks."""
 
     def __init__(self) -> None:
         """Set the handler."""

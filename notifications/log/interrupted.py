@@ -26,7 +26,7 @@ def is_same(status: os.stat_result, file: File) -> bool:
 
 
 def places(file: File, log: Path, *, since: int) -> list[Path]:
-    """Where an intent's file is now: at the log's path, or beside it under another name.
+    """Where an intent's file is now: at the log's path, or next to it under another name.
 
     Only when it is gone, empty, or shorter than it was noted (logrotate's `copytruncate`): in a copy made since.
     """

@@ -1,8 +1,9 @@
-"""The journal of a data folder: what its tasks have written to the log, and what somebody was about to write.
+"""The journal of a data folder: the writes that its tasks have made to the log, and those that were about to happen.
 
-A file of records, and its own lock: nobody reads or writes it without. A record is an intent, put down before the log is
-touched; one byte of it then says what became of it. Whoever takes the lock and finds an intent open knows that its
-writer is gone, and decides it before anything else. So nobody ever remembers an open intent, and a byte is enough.
+It is a file of records, and its own lock: a process reads or writes it only under that lock. A record is an intent, noted
+before the log is touched. Later one byte of it says what became of it. A process that takes the lock and finds an open
+intent knows that its writer is gone, and decides the intent first. No process ever remembers an open intent; therefore one
+byte is enough.
 """
 
 import fcntl
@@ -53,7 +54,7 @@ PATIENCE = 8.0  # seconds to wait for the lock; a holder that is stopped is kill
 # Looks at the log, under the lock, and says what became of an open intent: WRITTEN or VOID.
 Decide = Callable[[Intent], bytes]
 
-# The records, beside the header, that a new journal begins with.
+# The records, besides the header, that a new journal begins with.
 Inherit = Callable[[], bytes]
 
 

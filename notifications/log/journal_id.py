@@ -1,4 +1,4 @@
-"""The id of a data folder's journal, in a file beside it: a journal that was deleted and begun anew keeps it."""
+"""The id of a data folder's journal, in a file next to it. A journal that was deleted and started again keeps it."""
 
 import os
 import re

@@ -1,6 +1,6 @@
 """Write to a log that others may read, rotate or delete at any time, and each thing once. Knows no Django.
 
-The log's format leaves no room for ids, so the proof of what stands in it is kept beside it: notifications/log/journal.py.
+The log's format leaves no room for ids. The proof of what stands in the log is kept in notifications/log/journal.py.
 docs/exactly-once.md goes through each point at which a writer may be killed.
 """
 
@@ -28,7 +28,7 @@ from notifications.log.replacement import Replacement
 
 logger = getLogger(__name__)
 
-# Opened anew for each write, so that a log that was renamed, deleted or truncated in between simply goes on.
+# Each write opens the log again. A log that was renamed, deleted or truncated in between simply continues.
 # O_NONBLOCK: a FIFO without a reader is an error at once (ENXIO), not a worker that hangs; files don't mind it.
 TO_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -314,7 +314,7 @@ class LogFile:
 
 
 def journal_owner(journal: Path) -> owner.Owner:
-    """The journal as the file beside the log names it. Raises OSError."""
+    """The journal as the owner file next to the log names it. Raises OSError."""
     name = read_or_make_id(journal.with_name("id"))
     return owner.Owner(journal=name, folder=str(journal.parent.parent.resolve()), inode=journal.parent.stat().st_ino)
 

@@ -1,4 +1,4 @@
-"""Which journal a log belongs to: a file beside the log says so, and each process that writes holds a shared lock on it.
+"""Which journal a log belongs to: a file next to the log says so, and each process that writes holds a shared lock on it.
 
 Two journals for one log know nothing of each other, so that a retry may write again what the other one knows to stand.
 """
@@ -26,7 +26,7 @@ class OwnedError(OSError):
 
 @dataclass(frozen=True)
 class Owner:
-    """A journal, as the file beside the log names it."""
+    """A journal, as the file next to the log names it."""
 
     journal: str  # its id
     folder: str  # the data folder, for people
@@ -38,12 +38,12 @@ class Owner:
 
 
 def owner_path(log: Path) -> Path:
-    """The file beside the log (its path without symbolic links) that names its owner."""
+    """The file next to the log (its path without symbolic links) that names its owner."""
     return log.with_name(f".{log.name}.owner")
 
 
 def other_owner(log: Path, me: Owner | None) -> Owner | None:
-    """Whoever holds the log at this moment and isn't `me`. Changes nothing."""
+    """The owner that holds the log at this moment, if it isn't `me`. Changes nothing."""
     try:
         file = os.open(owner_path(log), os.O_RDONLY | FLAGS)
     except OSError:

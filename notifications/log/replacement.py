@@ -15,7 +15,7 @@ CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 WRITE_OVER = os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK
 LOOK = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
-# A folder or file system that takes no new name beside the log, or a log that is a mount point of its own.
+# A folder or file system that takes no new name next to the log, or a log that is a mount point of its own.
 CANNOT_RENAME = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV, errno.ENAMETOOLONG}
 
 

@@ -42,7 +42,7 @@ def manage(configuration: Path) -> None:
 
 
 class Signals:
-    """What supervisord's loop waits on beside its programs' output (asyncore's interface): a byte for each signal."""
+    """What supervisord's loop waits on besides its programs' output (asyncore's interface): a byte for each signal."""
 
     def __init__(self) -> None:
         self.descriptor, self._wakeup = os.pipe()

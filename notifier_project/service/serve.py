@@ -136,7 +136,7 @@ def first_superuser() -> str:
     password = os.environ.get("DJANGO_SUPERUSER_PASSWORD")
     if not password:
         password = secrets.token_urlsafe(18)
-        # Before the user: when the start is cut short here, the next one begins anew.
+        # Before the user: when the start is cut short here, the next one begins again.
         with os.fdopen(os.open(PASSWORD_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(password + "\n")
     users.create_superuser(username=name, password=password)

@@ -1,7 +1,7 @@
-"""Bring what SQLite's log holds into the database beside all others, so that none of them has to do it in a commit.
+"""Move SQLite's log into the database in the background, so that no commit has to do it.
 
-https://www.sqlite.org/wal.html#checkpointing: by default each writer does so every 1,000 pages, and whoever has asked for the
-write waits for the disk. Here that is a thread's business, or the upkeep process's.
+https://www.sqlite.org/wal.html#checkpointing: by default each writer does so every 1,000 pages, and
+its caller waits for the disk. Here a thread of each web process does it, and the upkeep process.
 """
 
 import os
@@ -11,9 +11,9 @@ import time
 from django.db import connections
 from django_q.conf import logger
 
-LONG_LOG = 12_000  # pages, from which on the log is begun anew, for which every writer has to wait
+LONG_LOG = 12_000  # pages; a longer log is started again from its beginning, and every writer has to wait for that
 PAUSE = 0.5  # seconds between two checkpoints of the upkeep process
-RESTART_WAIT = 50  # ms that beginning anew may wait for readers, while all writers wait for it
+RESTART_WAIT = 50  # ms that such a restart may wait for readers, while all writers wait for it
 
 
 class Checkpoints:
@@ -43,7 +43,7 @@ class Checkpoints:
             cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
             _, pages, _ = cursor.fetchone()
             if pages > LONG_LOG:
-                # Writers came in between, or it would have begun anew by itself. What they left is soon done.
+                # Writers came in between, or the log would have restarted by itself. The pages that they left are few.
                 timeout = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
                 cursor.execute(f"PRAGMA busy_timeout={RESTART_WAIT}")
                 cursor.execute("PRAGMA wal_checkpoint(RESTART)")

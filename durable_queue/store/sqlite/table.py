@@ -131,7 +131,7 @@ def _insert(rows: int) -> str:
 @functools.cache
 def _due(limit: int) -> str:
     # `lock` as text, so that the driver calls no Python for each; and the limit as a literal: newer versions look at the
-    # value of one that is bound, and for each they plan the statement anew (`sqlite3ExprIsInteger` in their expr.c), which
+    # value of one that is bound, and plan the statement again for each (`sqlite3ExprIsInteger` in their expr.c), which
     # takes longer than all else of a claim.
     made = f"SELECT count(*) FROM {ATTEMPTS} WHERE row = {QUEUE}.id"  # noqa: S608
     due = f"SELECT id, CAST(lock AS TEXT), payload, ({made}), ({made} AND outcome = ?) FROM {QUEUE}"  # noqa: S608

@@ -23,11 +23,11 @@ class Turn:
     """This process's turn to write, where that helps. Never raises by itself."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        # Inside a transaction the database may be locked by us already: to wait then would be to wait for who waits for us.
+        # Inside a transaction we may hold the database's lock: the process whose turn it is would wait for us, and we for it.
         self._lock = -1 if connection.in_atomic_block else _lock()
 
     def __enter__(self) -> bool:
-        """Whether it really is, so that whoever is told of it now comes after it."""
+        """Whether it really is this process's turn. A process that is told of the write now will have its turn after it."""
         deadline = 0.0
         while self._lock >= 0:
             try:
