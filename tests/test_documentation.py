@@ -43,8 +43,9 @@ def test_links__lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 def test_names__of_files_and_modules_exist(page: Path) -> None:
     text = page.read_text()
-    files = set(re.findall(r"`((?:scripts|notifications|notifier_project|tests|benchmarks|docs)/[\w./-]+)`", text))
-    modules = set(re.findall(r"`((?:notifications|notifier_project)(?:\.\w+)+)`", text))
+    folders = "scripts|durable_queue|notifications|notifier_project|tests|benchmarks|docs"
+    files = set(re.findall(rf"`((?:{folders})/[\w./-]+)`", text))
+    modules = set(re.findall(r"`((?:durable_queue|notifications|notifier_project)(?:\.\w+)+)`", text))
     missing = [name for name in files if not (PROJECT / name).exists()]
     for name in modules:
         parts = name.split(".")
@@ -54,8 +55,8 @@ def test_names__of_files_and_modules_exist(page: Path) -> None:
     assert not missing
 
 
-def test_cluster__figures_are_those_of_the_code() -> None:
-    text = " ".join((PROJECT / "docs/cluster.md").read_text().split())
+def test_queue__figures_are_those_of_the_code() -> None:
+    text = (PROJECT / "docs/queue.md").read_text()
     own = conf.ClusterConf(run_dir=Path())
     attempts = settings.Q_CLUSTER["max_attempts"]
     assert f"`max_attempts` in `Q_CLUSTER` ({attempts})" in text

@@ -31,7 +31,7 @@ def broker() -> Broker:
 def package(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> dict[str, Any]:
     """A task as django-q2 keeps it in a queue row; its options may be added (`group`, `hook`, `timeout` …).
 
-    Without `started`, which in django-q2 is when it was queued: row and id tell that too, and `attempts.read` puts it in. To
+    Without `started`, which in django-q2 is when it was queued: row and id tell that too, and `outcomes.read` puts it in. To
     pickle a moment with its time zone takes as long as all the rest.
     """
     return {"id": new_task_id(), "name": name, "func": func, "args": args, "kwargs": kwargs, **OPTIONS}

@@ -115,8 +115,7 @@ class Broker(ORM):  # type: ignore[misc]
         lease = LeaseChange(name=worker.lease)
         with table.turn(), transaction.atomic(using=self.using):
             if not settlements:
-                # After a crash of the server, the rows of a claim are due again, and this worker finds its lease lost. The
-                # latency of a task is half without that wait.
+                # After a crash of the server, the rows of a claim are due again, and this worker finds its lease lost.
                 table.let_commit_be_lost()
             if worker.lease is not None:
                 self._settle(worker.lease, lease, settlements)
