@@ -33,8 +33,8 @@ DRIVER = """
 import json, signal, sys
 from pathlib import Path
 
+import benchmarks
 from benchmarks.__main__ import SCENARIOS, run
-from tests.support.processes import PROJECT
 
 def contestants():
     return {name: [c.name for c in scenario.contestants if c.folder == "notifier"] for name, scenario in SCENARIOS.items()}
@@ -46,8 +46,8 @@ def measure(scenario, contestant, quick):
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing that was started is left behind
 tree, answer, function, *arguments = sys.argv[1:]
-if PROJECT != Path(tree):
-    sys.exit(f"The code in {PROJECT} would have run, and not that in {tree}")
+if (project := Path(benchmarks.__file__).parent.parent) != Path(tree):
+    sys.exit(f"The code in {project} would have run, and not that in {tree}")
 Path(answer).write_text(json.dumps({"contestants": contestants, "measure": measure}[function](*arguments)))
 """
 
@@ -69,7 +69,7 @@ class Tree:
 
         What decides whose code runs is PYTHONPATH, and -P keeps the current folder out of it. The driver finds this tree's
         `benchmarks` there, which put their own PROJECT into the PYTHONPATH, the command lines and the working folder of all
-        that they start. The driver makes sure that PROJECT is this tree. PIP_NO_INDEX: should a tree's scripts/serve find
+        that they start. The driver makes sure that the code is this tree's. PIP_NO_INDEX: should a tree's scripts/serve find
         that its requirements aren't what .venv has, then it fails, rather than change an environment that both may share.
         """
         with tempfile.TemporaryDirectory(prefix="notifier-compare-") as temporary:
