@@ -1,5 +1,6 @@
 """A log and what may happen to it, for the tests of the promise that each write stands in it once."""
 
+import mmap
 import os
 import subprocess
 from collections.abc import Callable, Collection, Iterator
@@ -25,8 +26,19 @@ class Tasks:
 
     has_ended: Callable[[bytes], bool]  # of a task's id
     name: bytes = b"database"
-    trims: int = 0
     looks: int = 0
+
+    def __post_init__(self) -> None:
+        self._trims = mmap.mmap(-1, 8)  # which forked children share, as they would a database
+
+    @property
+    def trims(self) -> int:
+        """The number of the last trim that was noted."""
+        return int.from_bytes(self._trims[:8])
+
+    @trims.setter
+    def trims(self, number: int) -> None:
+        self._trims[:8] = number.to_bytes(8)
 
     def is_ours_alone(self) -> bool:
         return False
