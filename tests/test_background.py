@@ -16,6 +16,7 @@ from django_q.tasks import async_task
 
 from durable_queue import BackgroundTasks, retry
 from durable_queue.task.calls import resolve
+from durable_queue.work import outcomes
 from notifications.tasks import write_notification
 from tests.support.processes import manage
 
@@ -61,6 +62,19 @@ def work() -> None:
     """Run the queue's only entry, as django-q2's worker calls it."""
     package = queued()
     resolve(package["func"])(*package["args"], **package["kwargs"])
+
+
+class Unhashable:
+    """A function that a queue row holds whole, as django-q2 allows it."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self) -> str:
+        return "called"
+
+
+def test_function_of__a_callable_that_can_not_be_hashed() -> None:
+    assert outcomes.function_of({"func": Unhashable()}).call() == "called"
 
 
 def test_enqueue__no_calls() -> None:

@@ -1,6 +1,8 @@
 """An installation whose queue was an app named `cluster`: durable_queue/migrations/0008_own_names.py, and paths that moved."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from durable_queue.task.policy import policy_for
 from durable_queue.work import processes
 from tests.support import environment
 from tests.support.installations import execute, new_installation
-from tests.support.processes import manage
+from tests.support.processes import PROJECT, free_port, manage
 
 LAST_OF_OLD = "0007_note"
 FIRST_VERSION = "0005_lease_without_index"
@@ -119,6 +121,18 @@ def test_migrate__refuses_while_a_worker_lives(env: dict[str, str]) -> None:
     assert f"Stop the workers first, then migrate again; these are running: {me} on {here}, 7 on elsewhere." in said
     assert "Traceback" not in said
     assert tables(env) == OLD
+
+
+def test_serve__refuses_while_a_worker_lives(env: dict[str, str]) -> None:
+    make_old(env)
+    me = os.getpid()
+    insert_worker(env, host=processes.host_id(), pid=me, born=processes.born(me), heartbeat=NOW)
+    command = [sys.executable, "-m", "notifier_project.service.serve"]
+    full_env = os.environ | env | {"PORT": str(free_port())}
+    said = subprocess.run(command, env=full_env, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
+    assert said.returncode == 1
+    assert said.stderr.startswith("Stop the workers first")
+    assert "Traceback" not in said.stderr
 
 
 def test_migrate__beside_dead_workers(env: dict[str, str]) -> None:

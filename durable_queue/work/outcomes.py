@@ -85,12 +85,16 @@ def function_of(task: dict[str, Any]) -> Function:
     if callable(func):
         return _to_call(func)
     try:
-        return _to_call(resolve(func))
+        return _function_at(func)
     except LookupError as error:
         raise RefusedError(str(error)) from error
 
 
 @functools.cache
+def _function_at(path: str) -> Function:
+    return _to_call(resolve(path))
+
+
 def _to_call(func: Callable[..., Any]) -> Function:
     return Function(func, async_to_sync(func) if inspect.iscoroutinefunction(func) else func)
 

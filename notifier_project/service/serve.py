@@ -24,7 +24,7 @@ from pathlib import Path
 import django
 from django.contrib.auth import get_user_model
 from django.core import checks
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection, connections
 
 from notifier_project import settings
@@ -65,6 +65,8 @@ def prepare() -> str:
         user = first_superuser()
     except DatabaseError as error:
         sys.exit(f"DATABASE_URL: the database can't be used: {' '.join(str(error).split())}")
+    except CommandError as error:  # a migration refuses, and says why
+        sys.exit(str(error))
     connections.close_all()
     return user
 
