@@ -49,7 +49,7 @@ def write_log(message: str, *, key: str | None = None) -> str | None:
 
 def open_log() -> None:
     """In a new worker: make the log ours, and read what stands in it; say so if the database has forgotten tasks of ours."""
-    log = _log_file(str(settings.NOTIFIER_LOG_FILE))
+    log = _log_file(settings.NOTIFIER_LOG_FILE)
     log.open()
     if restored := log.forgotten_trim():
         logger.warning(
@@ -68,7 +68,7 @@ def _write(kind: str, text: str, key: str | None) -> str | None:
     task = attempt or task_of_caller()
     content = text.encode()
     identity = identify(task, kind, content, key)
-    log = _log_file(str(settings.NOTIFIER_LOG_FILE))
+    log = _log_file(settings.NOTIFIER_LOG_FILE)
     put = log.append if kind == APPEND else log.replace
     outcome = put(content, identity=identity, attempt=attempt or (task if task and task.is_in_hand else None))
     if outcome is Outcome.WRITTEN:
@@ -99,7 +99,7 @@ def identify(task: RunningTask | None, kind: str, text: bytes, key: str | None) 
 
 
 @lru_cache(maxsize=8)
-def _log_file(path: str) -> LogFile:
+def _log_file(path: Path) -> LogFile:
     """This process's writer."""
     durable = settings.NOTIFIER_DURABILITY == "power"
     journal = settings.DATA_DIR / "journal" / "log"

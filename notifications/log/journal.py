@@ -233,9 +233,10 @@ class Journal:
         """Note what became of an intent, WRITTEN or VOID. One byte that is there already: it needs no room."""
         os.pwrite(self._fd, state, intent.position)
         self._learn(intent, state)
-        # One process crosses the line. Twice what was kept, so that the cost for each write stays the same.
-        step = TRIM_FROM + 2 * self._base
-        self.overgrown |= (self._end - self._base) // step > (intent.position - self._base) // step
+        if self._end - self._base >= TRIM_FROM:
+            # One process crosses the line. Twice what was kept, so that the cost for each write stays the same.
+            step = TRIM_FROM + 2 * self._base
+            self.overgrown |= (self._end - self._base) // step > (intent.position - self._base) // step
 
     def withdraw(self, intent: Intent) -> None:
         """Take back the intent that was noted last: nothing came of it, and nobody has read it."""
