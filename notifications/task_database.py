@@ -1,4 +1,4 @@
-"""What the log asks of the database that the tasks are in: notifications/log/log_file.py, `Database`."""
+"""What the log asks of the database that the tasks are in: notifications/log/protocols.py, `Database`."""
 
 import secrets
 from collections.abc import Collection

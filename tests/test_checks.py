@@ -33,6 +33,7 @@ def as_nobody() -> Iterator[None]:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder that anybody may enter; pytest's own belong to the user alone."""
+    run_checks()  # Django's own make the cache's folder when they run first, which nobody may
     with tempfile.TemporaryDirectory(prefix="notifier-") as name:
         path = Path(name)
         path.chmod(0o755)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from notifications.log import journal
-from notifications.log.log_file import Outcome
+from notifications.log.protocols import Outcome
 from notifications.log.records import RECORD
 from tests.support.log_scenes import (
     EARLIER,

@@ -9,8 +9,8 @@ import pytest
 
 from notifications.log import journal
 from notifications.log.identity import Identity
-from notifications.log.log_file import Outcome
 from notifications.log.owner import owner_path
+from notifications.log.protocols import Outcome
 from tests.support.log_scenes import Scene, Tasks, key, mounted
 
 OLD, NEW = b"an old text\n", b"new"

@@ -10,7 +10,8 @@ import pytest
 
 from notifications.log import legacy
 from notifications.log.identity import Identity, mark_of_key, mark_of_repetition, mark_of_text
-from notifications.log.log_file import LogFile, Outcome
+from notifications.log.log_file import LogFile
+from notifications.log.protocols import Outcome
 from notifications.log.records import PLACE
 from tests.support.log_scenes import LINE, Scene, Tasks, key
 

@@ -23,7 +23,8 @@ from durable_queue.task import running
 from durable_queue.task.running import RunningTask
 from notifications.log.identity import made_at
 from notifications.log.journal import TRIM_FROM
-from notifications.log.log_file import LogFile, Outcome
+from notifications.log.log_file import LogFile
+from notifications.log.protocols import Outcome
 from notifications.tasks import identify
 from tests.support.log_scenes import Tasks
 from tests.support.log_writer import completes, kill, strike_at_line, strike_in_write

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from notifications.log import journal_id, owner
-from notifications.log.log_file import LogFile, Outcome, other_owner
+from notifications.log.log_file import LogFile
 from notifications.log.owner import OwnedError, owner_path
+from notifications.log.ownership import other_owner
+from notifications.log.protocols import Outcome
 from tests.support.log_scenes import FIRST, LINE, Scene, key
 from tests.support.log_writer import kill, start
 

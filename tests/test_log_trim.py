@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from notifications.log.journal import TRIM_FROM
-from notifications.log.log_file import AttemptLostError, LogFile, Outcome
+from notifications.log.log_file import LogFile
+from notifications.log.protocols import AttemptLostError, Outcome
 from tests.support.log_scenes import KEY, LINE, Scene, Tasks, key
 from tests.support.log_writer import end_of, kill, start
 

@@ -13,10 +13,11 @@ from typing import NoReturn
 import pytest
 
 from notifications.log.identity import Identity, mark_of_text
-from notifications.log.interrupted import WINDOW
+from notifications.log.interrupted_appends import WINDOW
 from notifications.log.journal import TRIM_FROM
-from notifications.log.log_file import LogFile, Outcome
+from notifications.log.log_file import LogFile
 from notifications.log.owner import owner_path
+from notifications.log.protocols import Outcome
 from tests.support.log_scenes import EARLIER, FIRST, KEY, LINE, Scene, Tasks, copytruncate, foreign_text, key
 from tests.support.log_writer import completes, end_of, kill, start, strike_in_write
 

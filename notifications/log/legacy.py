@@ -19,7 +19,7 @@ from zlib import crc32
 
 from notifications.log.disk import read_all
 from notifications.log.identity import TASK, mark_of_repetition, mark_of_text, tells_time
-from notifications.log.interrupted import places, stands_appended
+from notifications.log.interrupted_appends import places, stands_appended
 from notifications.log.records import KEPT, NO_TASK, PLACE, PLACES, File, Intent, newest, packed_settled
 
 JOURNAL = re.compile(r"[0-9a-f]{16}-(?!.*\.new$)")

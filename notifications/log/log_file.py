@@ -9,20 +9,20 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
-from enum import Enum
+from collections.abc import Callable
 from logging import getLogger
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 from notifications.log import legacy, owner
 from notifications.log.disk import NEW_FILE_MODE, sync_folder
 from notifications.log.identity import FRESH, TASK, Identity, made_at
-from notifications.log.interrupted import stands_appended
+from notifications.log.interrupted_appends import stands_appended
 from notifications.log.journal import PATIENCE, Journal
-from notifications.log.journal_id import read_id, read_or_make_id
+from notifications.log.journal_id import read_or_make_id
+from notifications.log.ownership import is_regular_or_absent, journal_owner
+from notifications.log.protocols import Attempt, AttemptLostError, Database, Outcome
 from notifications.log.records import APPEND, NO_DATABASE, VOID, WRITTEN, Intent
 from notifications.log.replacement import Replacement
 
@@ -31,46 +31,6 @@ logger = getLogger(__name__)
 # Each write opens the log again. A log that was renamed, deleted or truncated in between simply continues.
 # O_NONBLOCK: a FIFO without a reader is an error at once (ENXIO), not a worker that hangs; files don't mind it.
 TO_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
-
-
-class Outcome(Enum):
-    """What became of a write."""
-
-    WRITTEN = "written"
-    WRITTEN_BEFORE = "it stood in the log already"
-    SUPERSEDED = "superseded by a newer write"
-
-
-class AttemptLostError(RuntimeError):
-    """The attempt that wants to write was taken for dead, and its task was given to another worker."""
-
-
-class Attempt(Protocol):
-    """One attempt at a task, as long as it goes on."""
-
-    claimed: float  # when (monotonic) its worker asked for the task
-
-    def is_held(self) -> bool:
-        """Whether the attempt's worker still holds the task. Raises when nobody can tell."""
-
-
-class Database(Protocol):
-    """The database that the tasks are in: it knows which of them can come back. Each raises when it can't tell."""
-
-    def is_ours_alone(self) -> bool:
-        """Whether the caller has it locked, so that a trim would wait for the caller."""
-
-    def id_for(self, journal: str) -> bytes:
-        """The database's name (8 bytes), another one for each database, as kept for this journal."""
-
-    def ended(self, tasks: Collection[bytes]) -> Collection[bytes]:
-        """Of these tasks (16 bytes each) the ones that can't come back."""
-
-    def note_trim(self, journal: str, number: int) -> int:
-        """Note that the journal is about to be trimmed for this time; return the number, or a greater one that it gets."""
-
-    def catch_up(self, journal: str, number: int) -> bool:
-        """Whether the database knew of an earlier trim only; from now on it knows of this one."""
 
 
 class _OfThread(threading.local):
@@ -128,7 +88,7 @@ class LogFile:
         try:
             self._journal.take(self._decide, self._old_records)
             target = self._real_path()
-            if _is_regular_or_absent(target):
+            if is_regular_or_absent(target):
                 self._make_ours(target)
         finally:
             self._journal.let_go()
@@ -311,28 +271,6 @@ class LogFile:
         else:
             stands = self._replacement.stands(intent, target, since=since)
         return WRITTEN if stands else VOID
-
-
-def journal_owner(journal: Path) -> owner.Owner:
-    """The journal as the owner file next to the log names it. Raises OSError."""
-    name = read_or_make_id(journal.with_name("id"))
-    return owner.Owner(journal=name, folder=str(journal.parent.parent.resolve()), inode=journal.parent.stat().st_ino)
-
-
-def other_owner(log: Path, journal: Path) -> str | None:
-    """The data folder of another journal from which the log is being written to at this moment. Changes nothing."""
-    name = read_id(journal.with_name("id"))
-    me = journal_owner(journal) if name else None
-    log = log.resolve()
-    found = owner.other_owner(log, me) if _is_regular_or_absent(log) else None
-    return found.folder if found else None
-
-
-def _is_regular_or_absent(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except FileNotFoundError:
-        return True
 
 
 def _is_called_by(function: Callable[..., object]) -> bool:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from notifications.log.disk import NEW_FILE_MODE, read_all, sync_folder, write_all
-from notifications.log.interrupted import is_same, places
+from notifications.log.interrupted_appends import is_same, places
 from notifications.log.journal import Journal
 from notifications.log.records import NO_FILE, OVERWRITE, RENAME, VOID, WRITTEN, File, Intent
 

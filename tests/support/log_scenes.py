@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from notifications.log.identity import Identity, mark_of_key
-from notifications.log.log_file import LogFile, Outcome
+from notifications.log.log_file import LogFile
+from notifications.log.protocols import Outcome
 from tests.support.log_writer import Job
 
 
@@ -22,7 +23,7 @@ def key(number: int, place: int = 0) -> Identity:
 
 @dataclass
 class Tasks:
-    """The database that the tasks are in, as far as the log asks for it (`notifications.log.log_file.Database`)."""
+    """The database that the tasks are in, as far as the log asks for it (`notifications.log.protocols.Database`)."""
 
     has_ended: Callable[[bytes], bool]  # of a task's id
     name: bytes = b"database"

@@ -11,11 +11,24 @@ from itertools import count
 from types import FrameType
 from typing import Any, NoReturn
 
-from notifications.log import disk, identity, interrupted, journal, log_file, owner, records, replacement
+from notifications.log import (
+    disk,
+    identity,
+    interrupted_appends,
+    journal,
+    log_file,
+    owner,
+    ownership,
+    records,
+    replacement,
+)
 
 Job = Callable[[], object]
 
-WATCHED = {module.__file__ for module in (disk, identity, interrupted, journal, log_file, owner, records, replacement)}
+WATCHED = {
+    module.__file__
+    for module in (disk, identity, interrupted_appends, journal, log_file, owner, ownership, records, replacement)
+}
 # Exit codes.
 FAILED = 3  # the write raised OSError
 BROKEN = 4
