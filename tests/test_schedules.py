@@ -63,6 +63,12 @@ def test_schedule__what_the_scheduler_would_trip_over_is_refused(admin_client: C
     assert not Schedule.objects.exists()
 
 
+def test_schedule__of_a_function_that_has_moved(admin_client: Client) -> None:
+    """A schedule of an old version may be edited: its function is found."""
+    admin_client.post(reverse("admin:django_q_schedule_add"), schedule_form(func="notifications.background.run_in_order"))
+    assert Schedule.objects.get().func == "notifications.background.run_in_order"
+
+
 def test_schedule__cron_without_a_time_is_refused(admin_client: Client) -> None:
     response = admin_client.post(reverse("admin:django_q_schedule_add"), schedule_form(schedule_type="C"))
     assert list(response.context["adminform"].form.errors) == ["cron"]

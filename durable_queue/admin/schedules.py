@@ -13,6 +13,7 @@ from django_q.conf import Conf
 from django_q.models import Schedule, validate_kwarg
 
 from durable_queue.admin.pages import moment
+from durable_queue.task.calls import resolve
 
 if TYPE_CHECKING:
     ModelForm = forms.ModelForm[Any]
@@ -31,11 +32,13 @@ class ScheduleForm(ModelForm):
         """A function that this installation can import."""
         func: str = self.cleaned_data["func"]
         try:
-            found = pydoc.locate(func)
+            resolve(func)
         except pydoc.ErrorDuringImport as error:
             raise ValidationError(f"Its module can't be imported: {error.value}") from error
-        if not callable(found):
-            raise ValidationError("There is no such function: write its dotted path, as in notifications.tasks.write_log")
+        except LookupError as error:
+            raise ValidationError(
+                "There is no such function: write its dotted path, as in notifications.tasks.write_log"
+            ) from error
         return func
 
     def clean_args(self) -> str | None:
