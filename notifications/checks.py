@@ -9,7 +9,7 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 
-from notifications.log.ownership import other_owner
+from notifications.log.owner import other_owner
 
 
 def check_log_file(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:

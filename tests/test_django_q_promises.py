@@ -6,7 +6,6 @@ The tests queue in this process, and have a real cluster on the same database ru
 import json
 import os
 import signal
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -49,6 +48,7 @@ from durable_queue.work.outcomes import read
 from tests.support import environment, promised_tasks
 from tests.support.processes import manage, queue_workers, wait_until
 from tests.support.promised_tasks import notes_file, read_notes
+from tests.support.queue_rows import worker as stored_worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -438,18 +438,7 @@ def test_iter__one_of_it_failed(run_cluster: RunCluster) -> None:
 @pytest.fixture
 def worker() -> Worker:
     """A worker, as this process might be one."""
-    now = timezone.now()
-    return Worker.objects.create(
-        name="w",
-        queue="notifier",
-        host="here",
-        pid=1,
-        born=1,
-        supervisor=uuid.uuid4(),
-        supervisor_pid=1,
-        started=now,
-        heartbeat=now,
-    )
+    return stored_worker("w")
 
 
 def settle_at_the_second_try(worker: Worker) -> None:

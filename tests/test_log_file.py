@@ -330,6 +330,21 @@ def test_journal__a_record_that_did_not_reach_the_disk(scene: Scene) -> None:
     assert scene.writer().append(OLD, identity=key(2)) is Outcome.WRITTEN
 
 
+@pytest.mark.parametrize("way", ["damaged", "cut short"])
+def test_journal__damage_is_told_and_a_kill_is_not(way: str, scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    for number in (1, 2):
+        scene.writer().append(OLD, identity=key(number))
+    if way == "damaged":
+        with scene.journal.open("r+b") as file:
+            file.seek(-5, os.SEEK_END)
+            file.write(bytes(5))
+    else:
+        os.truncate(scene.journal, scene.journal.stat().st_size - 5)
+    scene.writer().append(NEW, identity=key(3))
+    told = [record.getMessage() for record in caplog.records if "was damaged, and cut at byte" in record.getMessage()]
+    assert len(told) == (way == "damaged")
+
+
 def test_journal__keeps_what_may_come_back(scene: Scene) -> None:
     """Twenty thousand failed tasks are remembered, and cost the others little: they are looked through seldom."""
     total, kept = 60_000, 20_000

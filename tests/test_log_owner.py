@@ -9,8 +9,7 @@ import pytest
 
 from notifications.log import journal_id, owner
 from notifications.log.log_file import LogFile
-from notifications.log.owner import OwnedError, owner_path
-from notifications.log.ownership import other_owner
+from notifications.log.owner import OwnedError, other_owner, owner_path
 from notifications.log.protocols import Outcome
 from tests.support.log_scenes import FIRST, LINE, Scene, key
 from tests.support.log_writer import kill, start

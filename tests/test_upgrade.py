@@ -1,17 +1,14 @@
 """A data folder of version 0.1 goes on with this version: each write that it knew of, and each task in flight, once."""
 
 import json
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from tests.support import environment
-from tests.support.installations import execute, new_installation, queue_table
+from tests.support.installations import database, execute, new_installation, queue_table
 from tests.support.processes import manage, queue_workers, wait_until
 
 # Made by that version: a task of two calls whose second has written and failed, both keys trimmed to their places; one whose
@@ -40,19 +37,14 @@ def env(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def fill(env: dict[str, str], tables: dict[str, list[dict[str, Any]]]) -> None:
     """Put the rows into the installation's database."""
-    if environment.DATABASE == "sqlite":
-        with closing(sqlite3.connect(Path(env["NOTIFIER_DATA_DIR"]) / "db.sqlite3", isolation_level=None)) as database:
-            for table, rows in tables.items():
-                for row in rows:
-                    database.execute(insert(table, row, "?"), list(row.values()))
-        return
-    with psycopg.connect(env["DATABASE_URL"], autocommit=True, options="-c TimeZone=UTC") as server:
+    on_sqlite = environment.DATABASE == "sqlite"
+    with database(env) as connection:
         for table, rows in tables.items():
             for row in rows:
-                values = [bool(value) if name == "success" else value for name, value in row.items()]
-                server.execute(insert(table, row, "%s"), values)
-            if rows and isinstance(rows[0]["id"], int):
-                server.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), (SELECT max(id) FROM {table}))")  # noqa: S608
+                values = [bool(value) if name == "success" and not on_sqlite else value for name, value in row.items()]
+                connection.execute(insert(table, row, "?" if on_sqlite else "%s"), values)
+            if rows and isinstance(rows[0]["id"], int) and not on_sqlite:
+                connection.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), (SELECT max(id) FROM {table}))")  # noqa: S608
 
 
 def insert(table: str, row: dict[str, Any], mark: str) -> str:

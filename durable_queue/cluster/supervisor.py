@@ -33,7 +33,6 @@ BURST = 20  # and after so many quick deaths within SPAN seconds
 SPAN = 10.0
 CALM = 1.0  # each further start waits so long (seconds)
 
-
 _fork = multiprocessing.get_context("fork")
 
 

@@ -1,6 +1,6 @@
 """A worker's lease without an index: on PostgreSQL its row is then changed in its place, as each task does twice.
 
-No two workers name a lease alike (`Broker._new_lease`).
+No two workers name a lease alike (durable_queue/store/leases.py, `new_name`).
 """
 
 from django.db import migrations, models

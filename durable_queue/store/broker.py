@@ -19,7 +19,7 @@ from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 
 from durable_queue.models import DeadLetter, FailedAttempt, Worker
-from durable_queue.states import LEASES
+from durable_queue.states import is_held
 from durable_queue.store import lookup, wakeup
 from durable_queue.store.cluster_status import status_of
 from durable_queue.store.databases import table_of
@@ -87,10 +87,10 @@ class Broker(ORM):  # type: ignore[misc]
 
     def wait_until_due(self) -> float | None:
         """Seconds until the next row is due, 0 when one is, None when none waits. Takes no lock."""
-        due, now = self.table.next_due(self.queue), datetime.now(UTC)
-        if due is None or due > now + LEASES / 2:
+        due = self.table.next_due(self.queue)
+        if due is None or is_held(due):
             return None
-        return max(0.0, (due - now).total_seconds())
+        return max(0.0, (due - datetime.now(UTC)).total_seconds())
 
     def settle_and_claim(
         self,
@@ -130,7 +130,7 @@ class Broker(ORM):  # type: ignore[misc]
         return lease
 
     def recover(self, worker: Worker) -> LeaseChange | None:
-        """After an exchange whose COMMIT may have got through: the lease that it made, or None when it did nothing.
+        """After a `settle_and_claim` whose COMMIT may have got through: the lease that it made, or None when it did nothing.
 
         Raises LeaseLostError and django.db.Error.
         """
@@ -141,7 +141,7 @@ class Broker(ORM):  # type: ignore[misc]
             return None
         worker.lease, worker.lease_due = stored.lease, stored.lease_due
         held = OrmQ.objects.using(self.using).filter(lock=stored.lease).values_list("id", "payload")
-        # Not sorted by the database, which on this connection would read all rows by their ids instead (`queue_settings`).
+        # Not sorted by the database, which on this connection would read all rows by their ids instead (`Table.own_settings`).
         rows = [] if stored.lease is None else sorted(held)
         due = stored.lease_due or timezone.now()
         return LeaseChange(name=stored.lease, rows=self._with_attempts([(row, due, payload) for row, payload in rows]))

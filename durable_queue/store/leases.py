@@ -64,11 +64,11 @@ class Settlement(NamedTuple):
 
 @dataclass
 class LeaseChange:
-    """The rows that a worker holds, by the moment that names the claim."""
+    """What one transaction did to a worker's lease: the new lease with its rows, and what it settled of the old one."""
 
     name: datetime | None = None
     rows: list[Row] = field(default_factory=list)
-    settled: list[Settlement] = field(default_factory=list)  # those of the last exchange that counted
+    settled: list[Settlement] = field(default_factory=list)  # those that the lease before still held
 
     @property
     def with_hook(self) -> list[Task]:

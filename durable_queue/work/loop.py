@@ -254,7 +254,7 @@ class Feed:
         return POLL[1] if due is None else due
 
     def _settle_and_claim(self, claim: int = 0, announced: Sequence[int] = ()) -> LeaseChange | None:
-        """One exchange with the table under the mutex; None when the database could not be reached or failed."""
+        """Settle and claim once, under the mutex; None when the database could not be reached or failed."""
         try:
             lease = self._recover() if self._unsure else None
             if lease is None:
@@ -289,7 +289,7 @@ class Feed:
                 logger.warning("%s could not keep %d notes yet: %s", self.me, len(self._noted), str(error).strip())
 
     def _recover(self) -> LeaseChange | None:
-        """The lease of an exchange that was committed, though its answer was lost; None when it wasn't."""
+        """The lease of a claim that was committed, though its answer was lost; None when it wasn't."""
         lease = self.broker.recover(self.me)
         if lease:
             lease.settled = self._finished
@@ -340,7 +340,7 @@ class Feed:
                     self._settle_beside_task()
 
     def _settle_beside_task(self) -> None:
-        # What is given back is not run here any more, whether or not that got through: the next exchange says it again.
+        # What is given back is not run here any more, whether or not that got through: the next settlement says it again.
         returned, self._unstarted = list(self._unstarted), deque()
         self._returning += returned
         try:

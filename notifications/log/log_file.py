@@ -21,7 +21,6 @@ from notifications.log.identity import FRESH, TASK, Identity, made_at
 from notifications.log.interrupted_appends import stands_appended
 from notifications.log.journal import PATIENCE, Journal
 from notifications.log.journal_id import read_or_make_id
-from notifications.log.ownership import is_regular_or_absent, journal_owner
 from notifications.log.protocols import Attempt, AttemptLostError, Database, Outcome
 from notifications.log.records import APPEND, NO_DATABASE, VOID, WRITTEN, Intent
 from notifications.log.replacement import Replacement
@@ -88,7 +87,7 @@ class LogFile:
         try:
             self._journal.take(self._decide, self._old_records)
             target = self._real_path()
-            if is_regular_or_absent(target):
+            if owner.may_be_owned(target):
                 self._make_ours(target)
         finally:
             self._journal.let_go()
@@ -190,7 +189,7 @@ class LogFile:
 
     def _make_ours(self, target: Path) -> None:
         if self._hold is None:
-            self._hold = owner.Hold(journal_owner(self._journal.path))
+            self._hold = owner.Hold(owner.owner_of(self._journal.path))
         self._hold.take(target)
 
     # Appending.

@@ -6,11 +6,14 @@ Two journals for one log know nothing of each other, so that a retry may write a
 import fcntl
 import json
 import os
+import stat
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from logging import getLogger
 from pathlib import Path
+
+from notifications.log.journal_id import read_id, read_or_make_id
 
 logger = getLogger(__name__)
 
@@ -42,8 +45,18 @@ def owner_path(log: Path) -> Path:
     return log.with_name(f".{log.name}.owner")
 
 
-def other_owner(log: Path, me: Owner | None) -> Owner | None:
-    """The owner that holds the log at this moment, if it isn't `me`. Changes nothing."""
+def owner_of(journal: Path) -> Owner:
+    """The journal as the owner file next to the log names it. Raises OSError."""
+    name = read_or_make_id(journal.with_name("id"))
+    return Owner(journal=name, folder=str(journal.parent.parent.resolve()), inode=journal.parent.stat().st_ino)
+
+
+def other_owner(log: Path, journal: Path) -> str | None:
+    """The data folder of another journal from which the log is being written to at this moment. Changes nothing."""
+    me = owner_of(journal) if read_id(journal.with_name("id")) else None
+    log = log.resolve()
+    if not may_be_owned(log):
+        return None
     try:
         file = os.open(owner_path(log), os.O_RDONLY | FLAGS)
     except OSError:
@@ -52,9 +65,17 @@ def other_owner(log: Path, me: Owner | None) -> Owner | None:
         found = _read(file)
         if found is None or found.is_same(me) or _lock(file, fcntl.LOCK_EX):
             return None
-        return found
+        return found.folder
     finally:
         os.close(file)
+
+
+def may_be_owned(log: Path) -> bool:
+    """Whether a log at this path can have an owner: it is a regular file, or will be one."""
+    try:
+        return stat.S_ISREG(log.stat().st_mode)
+    except FileNotFoundError:
+        return True
 
 
 class Hold:
@@ -155,7 +176,7 @@ def _lock(file: int, kind: int) -> bool:
 
 
 def _read(file: int) -> Owner | None:
-    """Who is named in the file; None when it is empty, or holds something else."""
+    """The owner that the file names; None when it is empty, or holds something else."""
     with suppress(ValueError, TypeError, RecursionError):
         return Owner(**json.loads(os.pread(file, LONGEST, 0)))
     return None

@@ -16,6 +16,7 @@ from durable_queue.store.broker import Broker
 from durable_queue.store.leases import Row, Settlement
 from durable_queue.work.outcomes import read, settle_refused
 from notifications.tasks import write_log
+from tests.support.queue_rows import worker as stored_worker
 
 LISTS = ["django_q_ormq", "django_q_success", "django_q_failure", "django_q_schedule", "durable_queue_worker"]
 SCRIPT = "<script>alert('mallory')</script>"
@@ -34,18 +35,7 @@ def post(email: str, **options: Any) -> str:
 
 def take(limit: int) -> Worker:
     """Have a worker on another host take what is due; return its row."""
-    now = timezone.now()
-    worker = Worker.objects.create(
-        name=uuid.uuid4().hex,
-        queue="notifier",
-        host="elsewhere 1234 5678",
-        pid=4242,
-        born=1,
-        supervisor=uuid.uuid4(),
-        supervisor_pid=4000,
-        started=now,
-        heartbeat=now,
-    )
+    worker = stored_worker(uuid.uuid4().hex, host="elsewhere 1234 5678", pid=4242)
     Broker().settle_and_claim(worker, claim=limit)
     return worker
 

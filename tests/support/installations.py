@@ -64,23 +64,26 @@ class QueueTable:
 
 
 @contextmanager
-def queue_table(env: Mapping[str, str]) -> Iterator[QueueTable]:
-    """The queue of the installation with this environment."""
+def database(env: Mapping[str, str]) -> Iterator[Any]:
+    """A DB-API connection, in autocommit mode, to the database of the installation with this environment."""
     if environment.DATABASE == "sqlite":
         path = Path(env["NOTIFIER_DATA_DIR"]) / "db.sqlite3"
         with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
-            yield QueueTable(connection)
+            yield connection
     else:
-        with psycopg.connect(env["DATABASE_URL"], autocommit=True) as postgresql:
-            yield QueueTable(postgresql)
+        with psycopg.connect(env["DATABASE_URL"], autocommit=True, options="-c TimeZone=UTC") as postgresql:
+            yield postgresql
+
+
+@contextmanager
+def queue_table(env: Mapping[str, str]) -> Iterator[QueueTable]:
+    """The queue of the installation with this environment."""
+    with database(env) as connection:
+        yield QueueTable(connection)
 
 
 def execute(env: Mapping[str, str], sql: str) -> list[tuple[Any, ...]]:
     """Run one statement in the database of the installation with this environment; return its rows."""
-    if environment.DATABASE == "sqlite":
-        path = Path(env["NOTIFIER_DATA_DIR"]) / "db.sqlite3"
-        with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
-            return list(connection.execute(sql))
-    with psycopg.connect(env["DATABASE_URL"], autocommit=True) as server:
-        cursor = server.execute(sql)
+    with database(env) as connection:
+        cursor = connection.execute(sql)
         return cursor.fetchall() if cursor.description else []

@@ -18,17 +18,13 @@ from notifications.log import (
     journal,
     log_file,
     owner,
-    ownership,
     records,
     replacement,
 )
 
 Job = Callable[[], object]
 
-WATCHED = {
-    module.__file__
-    for module in (disk, identity, interrupted_appends, journal, log_file, owner, ownership, records, replacement)
-}
+WATCHED = {module.__file__ for module in (disk, identity, interrupted_appends, journal, log_file, owner, records, replacement)}
 # Exit codes.
 FAILED = 3  # the write raised OSError
 BROKEN = 4

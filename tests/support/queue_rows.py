@@ -11,14 +11,14 @@ from durable_queue.models import Worker
 from durable_queue.store import wakeup
 
 
-def worker(name: str, *, host: str = "elsewhere", silent_for: float = 0.0) -> Worker:
-    """A worker's row."""
+def worker(name: str, *, host: str = "elsewhere", pid: int = 2**22, silent_for: float = 0.0) -> Worker:
+    """A worker's row. `pid`: beyond the kernel's largest, if it isn't given."""
     now = datetime.now(UTC)
     return Worker.objects.create(
         name=name,
         queue="notifier",
         host=host,
-        pid=2**22,  # beyond the kernel's largest pid
+        pid=pid,
         born=1,
         supervisor=uuid.uuid4(),
         supervisor_pid=1,
