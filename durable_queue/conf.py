@@ -16,6 +16,10 @@ class ClusterConf:
     run_dir: Path  # sockets and progress files: one folder for the web and the workers of one host
     grace: int = 10  # how long a task in hand may go on after SIGTERM
     claim: int = 128  # rows a worker takes at a time
+    threads: int = 1  # tasks that a worker runs at once, each in a thread; 1: one after the other, in the main thread
+    coroutines: int = 1000  # tasks that are coroutine functions which a worker runs at once, if it has several threads
+    connections: int = 10  # connections to PostgreSQL for the tasks of one worker, if it has several threads
+    alone: list[str] = field(default_factory=list)  # dotted paths of functions whose tasks run alone
     backoff_base: float = 1.0  # the wait after a first failed attempt
     backoff_factor: float = 3.0  # how much longer each further wait is
     backoff_ceiling: float = 600.0  # no wait is longer

@@ -112,6 +112,8 @@ try:
     # Who does the work, and for how long.
     NOTIFIER_WEB_WORKERS = env.int("NOTIFIER_WEB_WORKERS", 2, validate=validate.Range(1, 64))
     NOTIFIER_QUEUE_WORKERS = env.int("NOTIFIER_QUEUE_WORKERS", 2, validate=validate.Range(1, 256))
+    NOTIFIER_QUEUE_THREADS = env.int("NOTIFIER_QUEUE_THREADS", 40, validate=validate.Range(1, 1000))
+    NOTIFIER_QUEUE_COROUTINES = env.int("NOTIFIER_QUEUE_COROUTINES", 1000, validate=validate.Range(1, 100_000))
     NOTIFIER_STOP_GRACE = env.int("NOTIFIER_STOP_GRACE", 10, validate=validate.Range(1, 3600))
     NOTIFIER_HISTORY_DAYS = env.int("NOTIFIER_HISTORY_DAYS", 30, validate=validate.Range(1, 36500))
 
@@ -216,6 +218,8 @@ Q_CLUSTER = {
     "orm": "default",
     "ALT_CLUSTERS": {},
     "workers": NOTIFIER_QUEUE_WORKERS,
+    "threads": NOTIFIER_QUEUE_THREADS,
+    "coroutines": NOTIFIER_QUEUE_COROUTINES,
     "timeout": 60,  # seconds that one task may take
     "retry": 90,  # not used by our broker, whose leases don't run out; django-q2 wants it above the timeout
     "max_attempts": 10,

@@ -1,25 +1,19 @@
 """On PostgreSQL a task is announced while it is committed, and the claim of whoever heard of it waits for it at the server."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import pytest
-from django.db import IntegrityError, OperationalError, connection, transaction
+from django.db import IntegrityError, OperationalError, connection
 from django_q.models import OrmQ
 
-from durable_queue.conf import cluster_conf
 from durable_queue.models import Worker
 from durable_queue.store.broker import Broker
 from durable_queue.store.postgresql import prepared, table
 from durable_queue.store.rows import QUEUE
-from durable_queue.work import loop
-from durable_queue.work.progress import Progress
-from durable_queue.work.stop import Stop
 from tests.support import environment
 from tests.support.queue_rows import listener
 from tests.support.queue_rows import worker as stored_worker
@@ -149,37 +143,6 @@ def test_claim__of_what_else_is_due_does_not_wait_long(broker: Broker, alice: Wo
         rows = broker.settle_and_claim(alice, claim=2, announced=ear.wait(20)).rows
         assert ([row.payload for row in rows], queued.done()) == (["due"], False)
         queued.result(20)
-
-
-@pytest.fixture
-def feed(broker: Broker, alice: Worker, tmp_path: Path) -> Iterator[loop.Feed]:
-    """What feeds alice."""
-    cluster_conf.run_dir.mkdir(parents=True, exist_ok=True)
-    stop = Stop.__new__(Stop)
-    stop.noted, (stop.wakes, other) = False, os.pipe()
-    yield loop.Feed(broker, alice, Progress(tmp_path / "alice"), stop, run_once=False)
-    for descriptor in (stop.wakes, other):
-        os.close(descriptor)
-
-
-def test_feed__looks_again_soon_for_what_is_not_there_yet(feed: loop.Feed) -> None:
-    feed._hints = [1]
-    feed._settle_and_claim_or_wait()
-    assert feed._pause == loop.SOON
-
-
-def test_feed__rests_while_somebody_has_locked_what_is_due(
-    broker: Broker, feed: loop.Feed, another: ThreadPoolExecutor
-) -> None:
-    broker.enqueue("due")
-    while feed._ear.wait(0):
-        pass
-    started = time.monotonic()
-    with transaction.atomic():
-        assert OrmQ.objects.select_for_update().get().payload == "due"
-        another.submit(feed._settle_and_claim_or_wait).result(20)
-    assert time.monotonic() - started > 0.9 * loop.POLL[0]
-    assert not feed._unstarted
 
 
 def test_enqueue__interrupted_while_the_server_works(broker: Broker) -> None:

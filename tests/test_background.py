@@ -74,7 +74,7 @@ class Unhashable:
 
 
 def test_function_of__a_callable_that_can_not_be_hashed() -> None:
-    assert outcomes.function_of({"func": Unhashable()}).call() == "called"
+    assert outcomes.function_of({"func": Unhashable(), "path": "called"}).itself() == "called"
 
 
 def test_enqueue__no_calls() -> None:

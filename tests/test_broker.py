@@ -19,13 +19,13 @@ from durable_queue.intake import packaging
 from durable_queue.models import DeadLetter, FailedAttempt, Worker
 from durable_queue.store.broker import Broker
 from durable_queue.store.databases import table_of
-from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, new_name
+from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, alone_queue, new_name
 from durable_queue.store.queue_connection import queue_settings
-from durable_queue.store.rows import ATTEMPTS, QUEUE, Claim
+from durable_queue.store.rows import ATTEMPTS, CLAIMED_BYTES, QUEUE, Claim
 from durable_queue.task import signing
 from durable_queue.work import lost_workers, outcomes
 from durable_queue.work.follow_ups import follow_up
-from durable_queue.work.processes import host_id
+from durable_queue.work.kernel import host_id
 from tests.support import environment
 from tests.support.queue_rows import worker
 
@@ -199,15 +199,64 @@ def test_free__charges_the_row_in_hand_alone(broker: Broker, alice: Worker, bob:
     queued = queue(3)
     rows = claim(broker, alice).rows
     stored = Worker.objects.get(pk=alice.pk)
-    in_hand = broker.row_in_hand(stored, rows[1].id)
-    assert in_hand is not None
+    (in_hand,) = broker.rows_in_hand(stored, [rows[1].id])
     lost = FailedAttempt(row=in_hand.id, number=1, outcome="lost", worker="alice", started=in_hand.due, stopped=in_hand.due)
     now = datetime.now(UTC)
     settlement = Settlement(in_hand, outcomes.read(in_hand) | {"started": now, "stopped": now}, lost, retry_at=in_hand.due)
-    assert broker.free(stored, settlement)
-    assert not broker.free(stored, settlement), "of several, one does it"
+    assert broker.free(stored, [settlement])
+    assert not broker.free(stored, [settlement]), "of several, one does it"
     assert FailedAttempt.objects.get().row == rows[1].id
     assert sorted(ids(claim(broker, bob).rows)) == sorted(queued)
+
+
+def test_free__has_suspects_run_alone(broker: Broker, alice: Worker, bob: Worker) -> None:
+    queued = queue(3)
+    rows = claim(broker, alice).rows
+    assert broker.free(Worker.objects.get(pk=alice.pk), suspects=[row.id for row in rows[:2]])
+    assert ids(claim(broker, bob).rows) == queued[2:]
+    assert ids(claim(Broker(alone_queue(broker.queue)), worker("carol", queue=alone_queue(broker.queue))).rows) == queued[:2]
+    assert not FailedAttempt.objects.exists()
+
+
+def test_settle_and_claim__keeps_what_is_in_hand(broker: Broker, alice: Worker) -> None:
+    queue(4)
+    first = claim(broker, alice, 2)
+    for claimed in (1, 1, 0):
+        name, due = alice.lease, alice.lease_due
+        change = broker.settle_and_claim(alice, claim=1, keep=True)
+        assert (len(change.rows), change.name, alice.lease, alice.lease_due) == (claimed, name, name, due)
+    change = broker.settle_and_claim(alice, [done(first.rows[0])], claim=1, keep=True)
+    assert ([s.row for s in change.settled], alice.lease) == ([first.rows[0]], first.name)
+    assert OrmQ.objects.filter(lock=first.name).count() == 3
+
+
+def test_recover__while_others_are_kept(broker: Broker, alice: Worker) -> None:
+    queue(4)
+    one, two = claim(broker, alice, 2).rows
+    assert broker.recover(alice, [one.id], [two.id]) is None
+    assert broker.recover(alice, [], [one.id, two.id]) is None
+    change = broker.settle_and_claim(alice, [done(one)], claim=1, keep=True)  # and its answer is lost
+    found = broker.recover(alice, [one.id], [two.id])
+    assert found is not None
+    assert (found.name, [row.id for row in found.rows]) == (change.name, [row.id for row in change.rows])
+
+
+def test_settle_and_claim__gives_back_what_runs_alone(broker: Broker, alice: Worker) -> None:
+    queue(2)
+    one, two = claim(broker, alice).rows
+    broker.settle_and_claim(alice, returned=[one._replace(runs_alone=True), two])
+    assert list(OrmQ.objects.order_by("id").values_list("key", flat=True)) == [alone_queue(broker.queue), broker.queue]
+    assert (broker.queue_size(), broker.lock_size()) == (2, 0)
+    assert broker.purge_queue()
+    assert not OrmQ.objects.exists()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_claim__no_more_than_so_many_bytes(broker: Broker, alice: Worker, keep: bool) -> None:
+    for _ in range(4):
+        broker.enqueue("x" * (CLAIMED_BYTES // 3 - 1))
+    broker.enqueue("x" * 2 * CLAIMED_BYTES)
+    assert [len(broker.settle_and_claim(alice, claim=128, keep=keep).rows) for _ in range(3)] == [3, 1, 1]
 
 
 def test_free__keeps_the_payload_of_what_can_not_be_read(broker: Broker, alice: Worker) -> None:

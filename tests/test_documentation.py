@@ -8,7 +8,7 @@ import pytest
 
 from durable_queue import conf, models
 from durable_queue.upkeep import heartbeat
-from durable_queue.work import loop, lost_workers
+from durable_queue.work import attempt, lost_workers, pace, watch
 from notifier_project import settings
 from tests.support.processes import PROJECT
 
@@ -64,9 +64,9 @@ def test_queue__figures_are_those_of_the_code() -> None:
     assert f"`backoff_factor` ({own.backoff_factor:.0f})" in text
     assert f"`backoff_ceiling` ({own.backoff_ceiling:.0f} s)" in text
     assert f"up to {own.claim} new rows" in text
-    assert f"at most the last {loop.SETTLE_AFTER * 1000:.0f} ms" in text
-    assert f"**A slow task** ({loop.SLOW_AFTER} s)" in text
-    assert f"for {loop.LATE} s" in text
+    assert f"at most the last {watch.SETTLE_AFTER * 1000:.0f} ms" in text
+    assert f"**A slow task** ({pace.SLOW_AFTER} s)" in text
+    assert f"for {attempt.LATE} s" in text
     assert f"{lost_workers.LOST_AFTER.seconds} seconds without one" in text
     assert f"looked at every {heartbeat.HEARTBEAT} seconds" in text
     for outcome in models.FailedAttempt.Outcome.values:

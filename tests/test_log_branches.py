@@ -94,5 +94,5 @@ def test_retry__leaves_what_both_attempts_asked_for(shape: Shape, tmp_path: Path
             for kind, text in steps:
                 identity = identify(attempt, kind, text, None)
                 getattr(writer, kind)(text, identity=identity, attempt=attempt)
-            running.end()
+            running.end(attempt)
         assert log.read_bytes() == expected, (first, second)

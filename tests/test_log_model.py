@@ -289,7 +289,7 @@ class LogMachine(RuleBasedStateMachine):
                 attempt.begin_call(step.call, "", None)
                 make(step, attempt, writer)
         finally:
-            running.end()
+            running.end(attempt)
 
     def get_through(self, task: Task, steps: list[Step], writer: LogFile) -> None:
         """Run an attempt to its end: then nothing is in doubt, and the bytes tell which of the worlds is the case."""

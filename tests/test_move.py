@@ -15,7 +15,7 @@ from durable_queue import checks
 from durable_queue.conf import cluster_conf
 from durable_queue.task.calls import IN_ORDER, resolve, run_in_order
 from durable_queue.task.policy import policy_for
-from durable_queue.work import processes
+from durable_queue.work import kernel
 from tests.support import environment
 from tests.support.installations import execute, new_installation
 from tests.support.processes import PROJECT, free_port, manage
@@ -112,8 +112,8 @@ LONG_AGO = "datetime('now', '-1 minute')" if environment.DATABASE == "sqlite" el
 
 def test_migrate__refuses_while_a_worker_lives(env: dict[str, str]) -> None:
     make_old(env)
-    me, here = os.getpid(), processes.host_id()
-    insert_worker(env, host=here, pid=me, born=processes.born(me), heartbeat=LONG_AGO)
+    me, here = os.getpid(), kernel.host_id()
+    insert_worker(env, host=here, pid=me, born=kernel.born(me), heartbeat=LONG_AGO)
     insert_worker(env, host="elsewhere", pid=7, born=1, heartbeat=NOW)
     with pytest.raises(AssertionError) as refused:
         manage("migrate", env=env)
@@ -126,7 +126,7 @@ def test_migrate__refuses_while_a_worker_lives(env: dict[str, str]) -> None:
 def test_serve__refuses_while_a_worker_lives(env: dict[str, str]) -> None:
     make_old(env)
     me = os.getpid()
-    insert_worker(env, host=processes.host_id(), pid=me, born=processes.born(me), heartbeat=NOW)
+    insert_worker(env, host=kernel.host_id(), pid=me, born=kernel.born(me), heartbeat=NOW)
     command = [sys.executable, "-m", "notifier_project.service.serve"]
     full_env = os.environ | env | {"PORT": str(free_port())}
     said = subprocess.run(command, env=full_env, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
@@ -138,7 +138,7 @@ def test_serve__refuses_while_a_worker_lives(env: dict[str, str]) -> None:
 def test_migrate__beside_dead_workers(env: dict[str, str]) -> None:
     make_old(env)
     gone = max(psutil.pids()) + 1000
-    insert_worker(env, host=processes.host_id(), pid=gone, born=1, heartbeat=NOW)
+    insert_worker(env, host=kernel.host_id(), pid=gone, born=1, heartbeat=NOW)
     insert_worker(env, host="elsewhere", pid=7, born=1, heartbeat=LONG_AGO)
     manage("migrate", env=env)
     assert execute(env, "SELECT count(*) FROM durable_queue_worker") == [(2,)]

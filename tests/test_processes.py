@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from durable_queue.work.processes import born, is_alive, is_stopped
+from durable_queue.work.kernel import born, is_alive, is_stopped
 from durable_queue.work.progress import InHand, Progress, Stage, Verdict
 from tests.support.processes import wait_until
 
@@ -37,19 +37,28 @@ def test_progress__tells_another_process_what_is_in_hand(tmp_path: Path) -> None
     path = tmp_path / "alice.progress"
     child = os.fork()
     if child == 0:
-        mine = Progress(path)
-        mine.begin(17, time.monotonic() + 60)
-        mine.run("0123456789abcdef", time.monotonic() - 1)
+        mine = Progress(path, 3)
+        mine.slot(0).begin(16, time.monotonic() + 60)
+        mine.slot(0).end()
+        mine.slot(1).begin(17, time.monotonic() + 60)
+        mine.slot(1).run("0123456789abcdef", time.monotonic() - 1)
+        mine.slot(2).begin(18, time.monotonic() + 60)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     left = Progress(path)
     left.note_verdict(Verdict.OVERDUE)
-    in_hand = left.in_hand
-    assert in_hand is not None
-    assert in_hand == InHand(17, Stage.RUNNING, Verdict.OVERDUE, "0123456789abcdef", in_hand.started)
-    assert left.is_overdue
-    left.end()
-    assert left.in_hand is None
-    assert not left.is_overdue
+    one, two = left.in_hand
+    assert one == InHand(17, Stage.RUNNING, "0123456789abcdef", one.started, one.deadline)
+    assert two == InHand(18, Stage.READING, "", two.started, two.deadline)
+    assert (left.verdict, one.is_overdue(left.judged), two.is_overdue(left.judged)) == (Verdict.OVERDUE, True, False)
     left.remove()
     assert not path.exists()
+
+
+def test_progress__left_by_an_earlier_version(tmp_path: Path) -> None:
+    """It had one row in hand at most, which is not charged."""
+    path = tmp_path / "old.progress"
+    path.write_bytes(b"\1" * 72)
+    left = Progress(path)
+    assert (left.in_hand, left.retires) == ([], True)
+    left.remove()

@@ -30,7 +30,13 @@ def begin() -> Iterator[Callable[[str], RunningTask]]:
         return task
 
     yield begin
-    running.end()
+    end()
+
+
+def end() -> None:
+    """End the attempt in hand."""
+    if task := running.current_attempt():
+        running.end(task)
 
 
 def in_thread(function: Callable[[], object]) -> object:
@@ -65,7 +71,7 @@ def test_task_of_caller__outside_of_a_task() -> None:
 def test_task_of_caller__the_context_goes_along(begin: Callable[[str], RunningTask]) -> None:
     task = begin("a")
     context = contextvars.copy_context()
-    running.end()
+    end()
     begin("b")
     assert context.run(task_of_caller) is task
     assert in_thread(lambda: context.run(task_of_caller)) is task
@@ -108,16 +114,16 @@ def test_task_of_caller__a_thread_that_outlives_its_task(begin: Callable[[str], 
     first = begin("a")
     with Straggler() as thread:
         assert thread.ask() is first
-        running.end()
+        end()
         assert thread.ask() is first
         assert not first.is_in_hand
         begin("a")
         assert thread.ask() is first
-        running.end()
+        end()
         begin("b")
         assert thread.ask() is None
         assert thread.ask(starter_of_caller) is first
-        running.end()
+        end()
         begin("a")
         assert thread.ask() is None
 
@@ -125,7 +131,7 @@ def test_task_of_caller__a_thread_that_outlives_its_task(begin: Callable[[str], 
 def test_task_of_caller__a_thread_that_outlives_its_task_and_a_hook(begin: Callable[[str], RunningTask]) -> None:
     begin("a")
     with Straggler() as thread:
-        running.end()
+        end()
         with running.others():
             assert thread.ask() is None
         assert thread.ask() is None
@@ -135,14 +141,14 @@ def test_task_of_caller__a_new_thread_beside_one_that_outlives_its_task(begin: C
     """The old one may have started it: a `Timer` that starts the next one."""
     begin("a")
     with Straggler() as thread:
-        running.end()
+        end()
         task = begin("b")
         assert thread.ask(lambda: in_thread(task_of_caller)) is None
         assert in_thread(task_of_caller) is None
         assert in_thread(starter_of_caller) is task
         assert task_of_caller() is task
         assert in_thread(lambda: copy_context_of(task).run(task_of_caller)) is task
-        running.end()
+        end()
     task = begin("c")
     assert in_thread(task_of_caller) is task
 
@@ -150,7 +156,7 @@ def test_task_of_caller__a_new_thread_beside_one_that_outlives_its_task(begin: C
 def test_task_of_caller__a_new_thread_beside_one_of_an_earlier_attempt(begin: Callable[[str], RunningTask]) -> None:
     begin("a")
     with Straggler():
-        running.end()
+        end()
         task = begin("a")
         assert in_thread(task_of_caller) is task
 
@@ -168,7 +174,7 @@ def test_task_of_caller__a_pool_within_its_task_and_after_it(begin: Callable[[st
     with ThreadPoolExecutor(1) as pool:
         task = begin("a")
         assert pool.submit(task_of_caller).result() is task
-        running.end()
+        end()
         begin("b")
         assert pool.submit(task_of_caller).result() is None
 
@@ -211,6 +217,9 @@ class Keeper:
 
     def is_in_hand(self, task_id: str) -> bool:
         return True
+
+    def begun(self) -> int:
+        return 0
 
     def keep_note(self, task_id: str, text: str) -> None:
         self.notes.send(task_id, text)

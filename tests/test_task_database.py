@@ -150,7 +150,8 @@ def attempt() -> Iterator[Callable[[str], RunningTask]]:
         return task
 
     yield begin
-    running.end()
+    while task := running.current_attempt():
+        running.end(task)
 
 
 def test_write_log__a_second_attempt(log_file: Path, attempt: Callable[[str], RunningTask]) -> None:

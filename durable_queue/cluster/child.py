@@ -15,10 +15,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 class Child:
     """A process that the supervisor answers for."""
 
-    def __init__(self, process: BaseProcess, progress: Progress | None = None) -> None:
+    def __init__(self, process: BaseProcess, progress: Progress | None = None, *, is_alone: bool = False) -> None:
         """Start the process, its signals held back until it has set its own handlers."""
         self.process = process
         self.progress = progress
+        self.is_alone = is_alone
         self.born = time.monotonic()
         self.told_to_stop = False
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -21,16 +21,19 @@ from django_q.conf import Conf, logger
 
 from durable_queue.cluster.child import SIGNALS, Child
 from durable_queue.conf import cluster_conf
-from durable_queue.upkeep import process as upkeep
-from durable_queue.work import process as worker
-from durable_queue.work import processes
+from durable_queue.store.leases import alone_queue
+from durable_queue.upkeep import upkeep
+from durable_queue.work import kernel, worker
+from durable_queue.work.birth import Birth
 from durable_queue.work.progress import Progress, Verdict, progress_path
+from durable_queue.work.stop import MORE_ALONE
 
 LOOK = 1.0  # seconds between two looks at the children, when nothing happens
 STUCK = 5.0  # seconds without a sign of life, after which a child is killed
 QUICK = 1.0  # a child that lived shorter (seconds) died quickly,
 BURST = 20  # and after so many quick deaths within SPAN seconds
 SPAN = 10.0
+MOST_ALONE = 4  # workers of the tasks that run alone
 CALM = 1.0  # each further start waits so long (seconds)
 
 _fork = multiprocessing.get_context("fork")
@@ -39,17 +42,22 @@ _fork = multiprocessing.get_context("fork")
 class Supervisor:
     """One cluster: its workers and its upkeep process."""
 
-    def __init__(self, *, workers: int, run_once: bool = False) -> None:
-        """`run_once`: end when the workers have found nothing due any more."""
+    def __init__(self, *, workers: int, threads: int, run_once: bool = False) -> None:
+        """`threads`: tasks that each worker runs at once. `run_once`: end when the workers found nothing due any more."""
         self.id = str(uuid.uuid4())
         self.size = workers
+        self.threads = threads
         self.run_once = run_once
         self.workers: list[Child] = []
+        self.alone: list[Child] = []  # workers of the tasks that run alone
+        self.retiring: list[Child] = []  # workers that end once nothing is in their hand; they have been replaced
         self.upkeep: Child | None = None
         self.restarts = 0
         self.stop_wishes = 0
         self.to_recycle: deque[Child] = deque()
+        self._unfinished = workers  # with `run_once`: workers that have not found yet that nothing is due
         self._recycle_wish = False
+        self._wants_alone = False  # whether a task that runs alone may wait for a worker
         self._deadline = float("inf")
         self._quick_deaths: deque[float] = deque()
         self._orders: tuple[int, int] = (-1, -1)
@@ -61,7 +69,7 @@ class Supervisor:
         connections.close_all()  # a connection must not be forked
         gc.freeze()  # what is loaded stays: children that looked through it would copy the pages that they share
         self._listen()
-        logger.info("Cluster %s starts with %d workers", Conf.CLUSTER_NAME, self.size)
+        logger.info("Cluster %s starts with %d workers of %d threads", Conf.CLUSTER_NAME, self.size, self.threads)
         while True:
             try:
                 self._look_after_children()
@@ -94,7 +102,11 @@ class Supervisor:
         pause = min(LOOK, max(0.02, self._deadline - time.monotonic()))
         select.select([self._wakeups[0]], [], [], pause)
         with suppress(BlockingIOError):
-            os.read(self._wakeups[0], 4096)
+            self._wants_alone |= MORE_ALONE in os.read(self._wakeups[0], 4096)
+
+    @property
+    def _all_workers(self) -> list[Child]:
+        return [*self.workers, *self.alone, *self.retiring]
 
     # One look.
 
@@ -102,32 +114,41 @@ class Supervisor:
         if self.stop_wishes and self._deadline == float("inf"):
             logger.info("Cluster %s stops", Conf.CLUSTER_NAME)
             self._deadline = time.monotonic() + cluster_conf.grace
-            for child in self.workers:
+            for child in self._all_workers:
                 child.send_signal(signal.SIGTERM)
         self._reap()
         if self.stop_wishes:
             if time.monotonic() > self._deadline:
-                for child in self.workers:
+                for child in self._all_workers:
                     child.kill(Verdict.PARDONED)
             return
         self._kill_stuck()
-        self._start_missing()
         self._recycle()
+        self._replace_retiring()
+        self._start_missing()
 
     def _reap(self) -> None:
-        for child in [child for child in self.workers if child.is_dead]:
-            self.workers.remove(child)
-            self.restarts += 1
-            self._note_death(child)
-            if child.process.exitcode not in (0, worker.AGAIN):
-                logger.error("A worker (pid %d) died: exit code %s", child.pid, child.process.exitcode)
-            elif self.run_once and child.process.exitcode == 0:
-                self.size -= 1
-            self._report_death()
+        for group in (self.workers, self.alone, self.retiring):
+            for child in [child for child in group if child.is_dead]:
+                group.remove(child)
+                self.restarts += 1
+                self._note_death(child)
+                if child.process.exitcode not in (0, worker.AGAIN):
+                    logger.error("A worker (pid %d) died: exit code %s", child.pid, child.process.exitcode)
+                elif self.run_once:
+                    self._note_drained(child)
+                self._report_death()
         if self.upkeep and self.upkeep.is_dead:
             logger.error("The upkeep process died: exit code %s", self.upkeep.process.exitcode)
             self._note_death(self.upkeep)
             self.upkeep = None
+
+    def _note_drained(self, child: Child) -> None:
+        """With `run_once`: a worker has found that nothing is due, or one has run tasks alone: they may have enqueued more."""
+        if not child.is_alone and child.process.exitcode == 0:
+            self._unfinished -= 1
+        elif child.is_alone and child.process.exitcode == worker.AGAIN:
+            self._unfinished = self.size
 
     def _note_death(self, child: Child) -> None:
         if time.monotonic() - child.born < QUICK:
@@ -138,25 +159,39 @@ class Supervisor:
             os.write(self._orders[1], b"!")
 
     def _kill_stuck(self) -> None:
+        """Kill workers that have nothing but overdue tasks in hand, or that give no sign of life."""
         now = time.monotonic()
-        for child in self.workers:
+        for child in self._all_workers:
             if child.progress is None:
                 continue
-            silent = now - max(child.progress.last_tick, child.born) > STUCK
-            if child.progress.is_overdue:
+            in_hand = child.progress.in_hand
+            overdue = [task for task in in_hand if task.is_overdue(now)]
+            is_silent = now - max(child.progress.last_tick, child.born) > STUCK
+            if overdue and (len(overdue) == len(in_hand) or is_silent):
                 logger.error("A worker (pid %d) is overdue, and killed", child.pid)
                 child.kill(Verdict.OVERDUE)
-            elif silent and (processes.is_stopped(child.pid) or child.progress.in_hand is None):
+            elif is_silent and (kernel.is_stopped(child.pid) or not in_hand):
                 logger.error("A worker (pid %d) gave no sign of life for %d s, and is killed", child.pid, STUCK)
                 child.kill()
-        if self.upkeep and processes.is_stopped(self.upkeep.pid):
+        if self.upkeep and kernel.is_stopped(self.upkeep.pid):
             self.upkeep.kill()
+
+    def _replace_retiring(self) -> None:
+        """A worker that retires claims nothing more: its successor starts at once."""
+        for child in [child for child in self.workers if child.told_to_stop or (child.progress and child.progress.retires)]:
+            self.workers.remove(child)
+            self.retiring.append(child)
 
     def _start_missing(self) -> None:
         if self.upkeep is None and not self._is_stormy():
             self.upkeep = self._start_upkeep()
-        while len(self.workers) < self.size and not self._is_stormy():
+        wanted = self._unfinished if self.run_once else self.size
+        while len(self.workers) < wanted and not self._is_stormy():
             self.workers.append(self._start_worker())
+        if self._wants_alone and not self._is_stormy():
+            self._wants_alone = False
+            if len(self.alone) < MOST_ALONE and all(child.progress and child.progress.in_hand for child in self.alone):
+                self.alone.append(self._start_worker(alone=True))
 
     def _is_stormy(self) -> bool:
         """Whether children die so quickly, one after the other, that a new one had better wait."""
@@ -165,17 +200,22 @@ class Supervisor:
             self._quick_deaths.popleft()
         return len(self._quick_deaths) > BURST and now - self._quick_deaths[-1] < CALM
 
-    def _start_worker(self) -> Child:
-        name = uuid.uuid4().hex
-        birth = worker.Birth(
-            name=name,
+    def _start_worker(self, *, alone: bool = False) -> Child:
+        threads = 1 if alone else self.threads
+        birth = Birth(
+            name=uuid.uuid4().hex,
+            queue=alone_queue(Conf.CLUSTER_NAME) if alone else Conf.CLUSTER_NAME,
             supervisor=self.id,
             supervisor_pid=os.getpid(),
+            supervisor_wakes=self._wakeups[1],
             restarts=self.restarts,
+            threads=threads,
             run_once=self.run_once,
+            alone=alone,
         )
-        progress = Progress(progress_path(name))
-        return Child(_fork.Process(target=self._in_child(worker.main), args=(birth, progress)), progress)
+        progress = Progress(progress_path(birth.name), threads if threads == 1 else threads + cluster_conf.coroutines)
+        process = _fork.Process(target=self._in_child(worker.main), args=(birth, progress))
+        return Child(process, progress, is_alone=alone)
 
     def _start_upkeep(self) -> Child:
         for end in self._orders:
@@ -183,22 +223,22 @@ class Supervisor:
                 os.close(end)
         self._orders = os.pipe()
         os.set_blocking(self._orders[1], False)
-        args = (self.id, os.getpid(), self._orders[0])
+        args = (self.id, os.getpid(), self._orders[0], self._wakeups[1])
         return Child(_fork.Process(target=self._in_child(upkeep.main), args=args))
 
     def _in_child(self, main: Callable[..., None]) -> Callable[..., None]:
-        """Run `main` in a child, with the supervisor's pipes closed."""
+        """Run `main` in a child, with the supervisor's ends of its pipes closed."""
 
         def run(*args: Any) -> None:
             signal.set_wakeup_fd(-1)
-            for end in (*self._wakeups, self._orders[1]):
+            for end in (self._wakeups[0], self._orders[1]):
                 os.close(end)
             main(*args)
 
         return run
 
     def _recycle(self) -> None:
-        """SIGHUP: replace the workers one by one, each after its task in hand."""
+        """SIGHUP: replace the workers one by one. Each finishes what it has in hand, beside its successor."""
         if self._recycle_wish:
             self._recycle_wish = False
             self.to_recycle = deque(self.workers)
@@ -213,7 +253,8 @@ class Supervisor:
 
     @property
     def _is_over(self) -> bool:
-        return not self.workers and (bool(self.stop_wishes) or (self.run_once and self.size <= 0))
+        is_drained = self.run_once and self._unfinished <= 0 and not self._wants_alone
+        return not self._all_workers and (bool(self.stop_wishes) or is_drained)
 
     def _finish(self) -> int:
         """End the upkeep process, which frees what killed workers have left, within the grace."""
@@ -228,7 +269,7 @@ class Supervisor:
 
     def _quit(self) -> int:
         """The second signal: exit now."""
-        for child in (*self.workers, self.upkeep):
+        for child in (*self._all_workers, self.upkeep):
             if child:
                 child.kill(Verdict.PARDONED)
         return 1

@@ -12,7 +12,7 @@ from django.db import migrations
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.utils import timezone
 
-from durable_queue.work import processes
+from durable_queue.work import kernel
 
 OLD, NEW = "cluster", "durable_queue"
 MODELS = {"attempt": "failedattempt", "deadletter": "deadletter", "note": "note", "worker": "worker"}  # old and new names
@@ -22,11 +22,11 @@ SILENT = timedelta(seconds=9)  # a worker of another host that has not been hear
 def refuse_beside_workers(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
     """Raise CommandError when a worker lives: it would find its tables gone, and lose its lease."""
     workers = apps.get_model(NEW, "Worker").objects.using(schema_editor.connection.alias)
-    here, now = processes.host_id(), timezone.now()
+    here, now = kernel.host_id(), timezone.now()
     alive = [
         f"{worker.pid} on {worker.host}"
         for worker in workers.order_by("pk")
-        if (processes.is_alive(worker.pid, worker.born) if worker.host == here else worker.heartbeat > now - SILENT)
+        if (kernel.is_alive(worker.pid, worker.born) if worker.host == here else worker.heartbeat > now - SILENT)
     ]
     if alive:
         raise CommandError(f"Stop the workers first, then migrate again; these are running: {', '.join(alive)}.")

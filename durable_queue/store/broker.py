@@ -6,12 +6,14 @@ has seen the worker dead deletes the worker's row. Every statement that ends a l
 its lease can change nothing any more.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import QuerySet
 from django.utils import timezone
 from django_q.brokers.orm import ORM
 from django_q.conf import Conf
@@ -23,7 +25,7 @@ from durable_queue.states import is_held
 from durable_queue.store import lookup, wakeup
 from durable_queue.store.cluster_status import status_of
 from durable_queue.store.databases import table_of
-from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, new_name
+from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, alone_queue, home_queue, new_name
 from durable_queue.store.rows import Claim
 from durable_queue.store.table import Table
 
@@ -60,6 +62,11 @@ class Broker(ORM):  # type: ignore[misc]
         """The queue's name, which callers may change: `broker.list_key = …`."""
         return str(self.list_key)
 
+    def home(self) -> "Broker":
+        """The broker of the queue that tasks are enqueued in: this one, unless it serves those that run alone."""
+        queue = home_queue(self.queue)
+        return self if queue == self.queue else Broker(queue, self.using)
+
     # Called by those who queue.
 
     def enqueue(self, task: str) -> int:
@@ -83,6 +90,25 @@ class Broker(ORM):  # type: ignore[misc]
             wakeup.wake(self.queue)
         return row
 
+    # Called by those who ask how much there is: django-q2's own methods know nothing of the tasks that run alone.
+
+    def _rows(self) -> QuerySet[OrmQ]:
+        home = home_queue(self.queue)
+        rows: QuerySet[OrmQ] = OrmQ.objects.using(self.using).filter(key__in=(home, alone_queue(home)))
+        return rows
+
+    def queue_size(self) -> int:
+        """How many tasks are due."""
+        return self._rows().filter(lock__lte=timezone.now()).count()
+
+    def lock_size(self) -> int:
+        """How many tasks are held, or due later."""
+        return self._rows().filter(lock__gt=timezone.now()).count()
+
+    def purge_queue(self) -> Any:
+        """Delete all tasks of the queue."""
+        return self._rows().delete()
+
     # Called by workers.
 
     def wait_until_due(self) -> float | None:
@@ -92,25 +118,31 @@ class Broker(ORM):  # type: ignore[misc]
             return None
         return max(0.0, (due - datetime.now(UTC)).total_seconds())
 
-    def settle_and_claim(
+    def settle_and_claim(  # noqa: PLR0913 - it is one transaction
         self,
         worker: Worker,
         settlements: Sequence[Settlement] = (),
         returned: Iterable[Row] = (),
         claim: int = 0,
         announced: Sequence[int] = (),
+        *,
+        keep: bool = False,
     ) -> LeaseChange:
-        """In ONE transaction: settle rows, give others back and, unless `claim` is 0, take new ones under a new lease.
+        """In ONE transaction: settle rows, give others back and, unless `claim` is 0, take new ones.
 
-        `announced`: the numbers of rows that are about to be committed (`wakeup.Ear.wait`); an idle worker waits for them.
-        The worker's row carries the lease's name; after an error at COMMIT, `recover` finds out by it what happened.
+        `keep`: whether the worker goes on holding other rows; then the new ones come under the same lease, else under a new
+        one. `announced`: the numbers of rows that are about
+        to be committed (`wakeup.Ear.wait`); a worker that only claims waits for them. The worker's row carries the lease's
+        name; after an error at COMMIT, `recover` finds out what happened.
         Raises LeaseLostError, or django.db.Error and then nothing (or, at a COMMIT, all) has happened.
         """
         table = self.table
-        if claim and worker.lease is None and not settlements and not self.database.in_atomic_block:
+        returned = list(returned)
+        is_free_to_claim = (keep or worker.lease is None) and not (settlements or returned)
+        if claim and is_free_to_claim and not self.database.in_atomic_block:
             lease = self._claim_at_once(table, worker, claim, announced)
             if lease or self.wait_until_due() != 0:
-                return lease or LeaseChange()
+                return lease or LeaseChange(name=worker.lease)
             # What is due is another's to claim, or this worker was taken for dead, or it didn't get its turn.
         lease = LeaseChange(name=worker.lease)
         with table.turn(), transaction.atomic(using=self.using):
@@ -120,29 +152,37 @@ class Broker(ORM):  # type: ignore[misc]
             if worker.lease is not None:
                 self._settle(worker.lease, lease, settlements)
                 for row in returned:
-                    table.put_back(lease=worker.lease, row=row.id, due=row.due)
+                    queue = alone_queue(self.queue) if row.runs_alone else None
+                    table.put_back(lease=worker.lease, row=row.id, due=row.due, queue=queue)
             if claim:
-                lease.name, lease.rows = self._claim(table, worker, claim)
-            due = lease.rows[0].due if lease.rows else worker.lease_due
+                lease.name, lease.rows = self._claim(table, worker, claim, worker.lease if keep else None)
+            due = lease.rows[0].due if lease.rows and not keep else worker.lease_due
             if not table.change_lease(worker.pk, old=worker.lease, new=lease.name, due=due):
                 raise LeaseLostError(str(worker))
         worker.lease, worker.lease_due = lease.name, due
+        if any(row.runs_alone for row in returned):
+            wakeup.wake(alone_queue(self.queue))
         return lease
 
-    def recover(self, worker: Worker) -> LeaseChange | None:
-        """After a `settle_and_claim` whose COMMIT may have got through: the lease that it made, or None when it did nothing.
+    def recover(self, worker: Worker, left: Collection[int] = (), kept: Collection[int] = ()) -> LeaseChange | None:
+        """After a `settle_and_claim` whose COMMIT may have got through: what it did to the lease, or None when it did nothing.
 
+        `left`: the ids of the rows that it was to settle or give back. `kept`: those of the others that the worker held.
         Raises LeaseLostError and django.db.Error.
         """
         stored = Worker.objects.using(self.using).filter(pk=worker.pk).first()
         if stored is None:
             raise LeaseLostError(str(worker))
-        if stored.lease == worker.lease:
-            return None
-        worker.lease, worker.lease_due = stored.lease, stored.lease_due
         held = OrmQ.objects.using(self.using).filter(lock=stored.lease).values_list("id", "payload")
         # Not sorted by the database, which on this connection would read all rows by their ids instead (`Table.own_settings`).
         rows = [] if stored.lease is None else sorted(held)
+        if stored.lease == worker.lease:
+            if any(row in left for row, _ in rows):
+                return None
+            rows = [(row, payload) for row, payload in rows if row not in kept]
+            if not rows and not left:
+                return None
+        worker.lease, worker.lease_due = stored.lease, stored.lease_due
         due = stored.lease_due or timezone.now()
         return LeaseChange(name=stored.lease, rows=self._with_attempts([(row, due, payload) for row, payload in rows]))
 
@@ -171,28 +211,30 @@ class Broker(ORM):  # type: ignore[misc]
     def _keep_dead_letter(self, settlement: Settlement) -> None:
         DeadLetter.objects.using(self.using).create(
             task_id=settlement.task["id"],
-            queue=self.queue,
+            queue=home_queue(self.queue),
             payload=settlement.row.payload,
             reason=settlement.task["result"],
             at=settlement.task["stopped"],
         )
 
-    def _claim(self, table: Table, worker: Worker, limit: int) -> tuple[datetime | None, list[Row]]:
-        """Take the first due rows that nobody holds; return the new lease's name and the rows."""
+    def _claim(self, table: Table, worker: Worker, limit: int, kept: datetime | None) -> tuple[datetime | None, list[Row]]:
+        """Take the first due rows that no worker holds, under the kept lease or a new one; return its name and the rows."""
         now = datetime.now(UTC)
-        name = new_name(worker, now)
+        name = kept or new_name(worker, now)
         found = table.claim(self.queue, Claim(limit, now, name))
-        return (name, [Row(*row) for row in found]) if found else (None, [])
+        return (name, [Row(*row) for row in found]) if found else (kept, [])
 
     def _claim_at_once(self, table: Table, worker: Worker, limit: int, announced: Sequence[int]) -> LeaseChange | None:
-        """The lease of a worker that held none; None when nothing is due, the worker's row is gone, or it isn't its turn."""
+        """The claim alone; None when nothing is due, the worker's row is gone, or it isn't its turn."""
         now = datetime.now(UTC)
-        name = new_name(worker, now)
+        name = worker.lease or new_name(worker, now)
         found = table.claim_at_once(worker, Claim(limit, now, name, announced))
         if not found:
             return None
         lease = LeaseChange(name=name, rows=[Row(*row) for row in found])
-        worker.lease, worker.lease_due = name, lease.rows[0].due
+        if worker.lease is None:
+            worker.lease_due = lease.rows[0].due
+        worker.lease = name
         return lease
 
     def _with_attempts(self, found: list[tuple[int, datetime, str]]) -> list[Row]:
@@ -200,9 +242,12 @@ class Broker(ORM):  # type: ignore[misc]
 
     # Called by those who have seen a worker dead.
 
-    def free(self, worker: Worker, settlement: Settlement | None = None) -> LeaseChange | None:
-        """End a dead worker's lease: settle the row it had in hand, give back the others at their old place.
+    def free(
+        self, worker: Worker, settlements: Sequence[Settlement] = (), suspects: Collection[int] = ()
+    ) -> LeaseChange | None:
+        """End a dead worker's lease: settle what it is charged with, give back the others at their old place.
 
+        `suspects`: the ids of rows to be run alone from now on, since one of them may have killed the worker.
         Returns the lease, with what was settled, if this call ended it; of several, one does. Raises django.db.Error.
         """
         lease = LeaseChange(name=worker.lease)
@@ -210,22 +255,23 @@ class Broker(ORM):  # type: ignore[misc]
             if not Worker.objects.using(self.using).filter(pk=worker.pk, lease=worker.lease).delete()[0]:
                 return None
             if worker.lease is not None:
-                if settlement:
-                    self._settle(worker.lease, lease, [settlement])
+                if settlements:
+                    self._settle(worker.lease, lease, settlements)
                 # All at the first one's due time: nothing else is due before them, and ids keep their order.
                 held = OrmQ.objects.using(self.using).filter(lock=worker.lease)
+                if suspects:
+                    held.filter(pk__in=suspects).update(key=alone_queue(worker.queue))
                 held.update(lock=worker.lease_due or timezone.now())
-            transaction.on_commit(lambda: wakeup.wake(worker.queue), using=self.using)
+            for queue in (home_queue(worker.queue), alone_queue(worker.queue)):
+                transaction.on_commit(functools.partial(wakeup.wake, queue), using=self.using)
         return lease
 
-    def row_in_hand(self, worker: Worker, row_id: int) -> Row | None:
-        """The row that a dead worker had in hand, if its lease holds it still."""
+    def rows_in_hand(self, worker: Worker, ids: Collection[int]) -> list[Row]:
+        """Of the rows that a dead worker had in hand, those that its lease still holds."""
         if worker.lease is None:
-            return None
-        found = OrmQ.objects.using(self.using).filter(pk=row_id, lock=worker.lease).first()
-        if found is None:
-            return None
-        return self._with_attempts([(found.pk, worker.lease_due or timezone.now(), found.payload)])[0]
+            return []
+        found = OrmQ.objects.using(self.using).filter(pk__in=ids, lock=worker.lease)
+        return self._with_attempts([(row.pk, worker.lease_due or timezone.now(), row.payload) for row in found])
 
     # Called by `qinfo`, `qmonitor` and `qmemory`, through django_q.status.Stat.
 

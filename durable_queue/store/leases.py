@@ -24,6 +24,7 @@ class Row(NamedTuple):
     payload: str
     attempts: int = 0  # attempts before this one
     losses: int = 0  # those among them whose worker was lost
+    runs_alone: bool = False  # to be given back to those that run alone
 
 
 class Settlement(NamedTuple):
@@ -74,6 +75,19 @@ class LeaseChange:
     def with_hook(self) -> list[Task]:
         """The history rows whose hook is to be called."""
         return [Task(*s.history()) for s in self.settled if s.task.get("hook") and s.retry_at is None and s.saves_result]
+
+
+def alone_queue(queue: str) -> str:
+    """The queue of the tasks that run alone, each in a process in which no other task runs, of this queue."""
+    return queue if queue.endswith(_ALONE) else queue + _ALONE
+
+
+def home_queue(queue: str) -> str:
+    """The queue that a task was enqueued in, whether it runs alone or not."""
+    return queue.removesuffix(_ALONE)
+
+
+_ALONE = ":alone"
 
 
 def new_name(worker: Worker, now: datetime) -> datetime:

@@ -1,4 +1,7 @@
-"""Connections reserved for the queue's traffic; a task may leave the other connections in any state."""
+"""A worker's connection that is reserved for queue traffic; a task may leave the other connections in any state.
+
+All threads of a worker share it, one at a time.
+"""
 
 import asyncio
 import functools
@@ -9,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
+from django.db import Error as DatabaseError
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
@@ -19,16 +23,22 @@ from durable_queue.store.databases import table_of
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# The database alias of a worker's own connections.
+# The database alias of a worker's own connection.
 QUEUE = "cluster_queue"
 
-_worker = 0  # the worker process whose main thread has a connection under that alias
+
+class _Worker:
+    """The worker process that this is, if it is one."""
+
+    pid = 0
+    lock = threading.RLock()
+    connection: BaseDatabaseWrapper
 
 
 def queue_settings() -> dict[str, Any]:
     """The settings of the queue's own connections."""
     alias = Conf.ORM or "default"
-    return table_of(connections[alias]).own_settings(connections.settings[alias])
+    return dict(table_of(connections[alias]).own_settings(connections.settings[alias]))
 
 
 class _Unlisted(dict[str, Any]):
@@ -48,23 +58,44 @@ class _Unlisted(dict[str, Any]):
 
 def prepare_worker() -> None:
     """Give this worker process its alias."""
-    global _worker  # noqa: PLW0603
     connections.settings = _Unlisted(connections.settings)
-    _worker = os.getpid()
+    _Worker.pid, _Worker.lock = os.getpid(), threading.RLock()
+    connections[QUEUE].inc_thread_sharing()
+    _Worker.connection = connections[QUEUE]
+
+
+def share() -> None:
+    """Have the calling thread, one of the worker's own, use the worker's connection under the alias, too."""
+    connections[QUEUE] = _Worker.connection
+
+
+def lock() -> threading.RLock:
+    """The lock to hold while one uses the worker's connection."""
+    return _Worker.lock
+
+
+def close() -> None:
+    """Close the worker's connection; its next use opens it."""
+    with _Worker.lock:
+        connections[QUEUE].close()
 
 
 @contextmanager
 def own_connection() -> Iterator[BaseDatabaseWrapper]:
     """A connection in autocommit mode, in no transaction of a task, from wherever a task may call: threads, forked children.
 
-    It is the worker's own in its main thread; elsewhere one that is closed at the end.
+    It is the worker's own where that may be used; in a forked child one that is closed at the end.
     """
-    if os.getpid() == _worker and threading.current_thread() is threading.main_thread():
-        own = connections[QUEUE]
-        if not own.in_atomic_block:
-            yield own
-            return
-    settings = queue_settings()
+    if os.getpid() == _Worker.pid:
+        with _Worker.lock:
+            if not _Worker.connection.in_atomic_block:
+                try:
+                    yield _Worker.connection
+                except DatabaseError:
+                    _Worker.connection.close()  # the next use opens it
+                    raise
+                return
+    settings = connections.settings.get(QUEUE) or queue_settings()
     connection = load_backend(settings["ENGINE"]).DatabaseWrapper(settings, QUEUE)
     try:
         yield connection

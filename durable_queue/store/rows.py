@@ -15,6 +15,7 @@ QUEUE = OrmQ._meta.db_table
 HISTORY = Task._meta.db_table
 ATTEMPTS = FailedAttempt._meta.db_table
 WORKERS = Worker._meta.db_table
+CLAIMED_BYTES = 8 << 20  # of payloads that a worker takes at a time, unless the first alone has more
 # A claimed row: its id, when it was due, its payload, the attempts at it so far, and how many of them were lost.
 Claimed = tuple[int, datetime, str, int, int]
 

@@ -66,7 +66,7 @@ class Table(ABC):
 
     @abstractmethod
     def claim_at_once(self, worker: Worker, asked: Claim) -> list[Claimed]:
-        """Claim for a worker that holds nothing, in a transaction of its own; return what `claim` does.
+        """Claim, under the worker's lease if it has one, in a transaction of its own; return what `claim` does.
 
         Nothing when nothing is due, the worker's row is gone, or it isn't this worker's turn. This is what an idle cluster
         does with a task before it runs: on PostgreSQL one round trip instead of eight, on SQLite a third of the Python.
@@ -104,6 +104,10 @@ class Table(ABC):
     def own_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The database's settings, for connections that carry nothing but the queue's traffic."""
 
+    @abstractmethod
+    def task_settings(self, settings: dict[str, Any], *, threads: int) -> dict[str, Any]:
+        """The database's settings, for the connections of a worker's tasks, which so many threads run."""
+
     # What they do alike.
 
     def next_due(self, queue: str) -> datetime | None:
@@ -120,10 +124,11 @@ class Table(ABC):
         sql = f"DELETE FROM {QUEUE} WHERE lock = %s AND id {among} RETURNING id"  # noqa: S608
         return {row for (row,) in self.run(sql, (self.moment(lease), value))}
 
-    def put_back(self, *, lease: datetime, row: int, due: datetime) -> bool:
-        """Let go of a row, to be run when it is due; return whether the lease still held it."""
-        sql = f"UPDATE {QUEUE} SET lock = %s WHERE lock = %s AND id = %s RETURNING id"  # noqa: S608
-        return bool(self.run(sql, (self.moment(due), self.moment(lease), row)))
+    def put_back(self, *, lease: datetime, row: int, due: datetime, queue: str | None = None) -> bool:
+        """Let go of a row, to be run when it is due, in another `queue` if one is given. Return whether the lease held it."""
+        key, queues = (", key = %s", [queue]) if queue else ("", [])
+        sql = f"UPDATE {QUEUE} SET lock = %s{key} WHERE lock = %s AND id = %s RETURNING id"  # noqa: S608
+        return bool(self.run(sql, (self.moment(due), *queues, self.moment(lease), row)))
 
     def change_lease(self, worker: int, *, old: datetime | None, new: datetime | None, due: datetime | None) -> bool:
         """Note a worker's new lease, and when its first row was due; return whether the worker still held the old one."""

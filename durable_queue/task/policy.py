@@ -1,5 +1,6 @@
 """When a task that failed, or whose worker was lost, runs again."""
 
+import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -63,6 +64,26 @@ def retry(**policy: Any) -> Callable[[F], F]:
         return func
 
     return decorate
+
+
+def alone(func: F) -> F:
+    """Have a function's tasks run alone, each in the main thread of a process in which no other task runs at that time.
+
+    For code that isn't safe in threads, that changes the process's directory, environment or locale, sets signal handlers,
+    or forks. `Q_CLUSTER["alone"]` does the same for dotted paths.
+    """
+    func.runs_alone = True  # type: ignore[attr-defined]
+    return func
+
+
+def runs_alone(path: str, func: object = None) -> bool:
+    """Whether the tasks of a function run alone: by the setting for its dotted path, or by its decorator."""
+    return getattr(func, "runs_alone", False) is True or path in _alone_by_setting()
+
+
+@functools.cache
+def _alone_by_setting() -> frozenset[str]:
+    return frozenset(map(path_today, cluster_conf.alone))
 
 
 def policy_for(path: str, func: object = None) -> RetryPolicy:

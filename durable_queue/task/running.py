@@ -26,10 +26,13 @@ class Keeper(Protocol):
     """The worker that runs an attempt, as far as the attempt needs it."""
 
     def is_held(self, row: int) -> bool:
-        """Whether the worker still holds the queue row with this id. Raises django.db.Error when nobody can tell."""
+        """Whether the worker still holds the queue row with this id. Raises django.db.Error when the database can't tell."""
 
     def is_in_hand(self, task_id: str) -> bool:
         """Whether the worker runs this task now, also as a forked child of the worker sees it."""
+
+    def begun(self) -> int:
+        """How many tasks the worker has begun, also as a forked child of the worker sees it."""
 
     def keep_note(self, task_id: str, text: str) -> None:
         """Keep a note of the task."""
@@ -40,6 +43,8 @@ class RunningTask:
 
     call = 0  # the index of the call in hand among the task's calls
     era = 0  # when it began: see `_Process`
+    begun = 0  # how many tasks its worker had begun by then, itself included
+    began_beside_others = False  # whether other tasks were in hand when it began
     function: tuple[str, object] | None = None  # the call's function, by its dotted path: its retry policy holds
     writes = 0  # how many the call in hand has made: which of them version 0.1 called which (notifications/log/legacy.py)
     _has_calls = False
@@ -90,7 +95,16 @@ class RunningTask:
         """Whether this attempt goes on, seen from any thread and from forked children."""
         if _process.inherited and self._keeper:
             return self._keeper.is_in_hand(self.id)
-        return self is (_process.task or _process.inherited)
+        return self in _process.in_hand or self is _process.inherited
+
+    @property
+    def has_been_alone(self) -> bool:
+        """Whether its process has run no other task and no hook since it began: nobody else gave its threads work."""
+        if self.began_beside_others:
+            return False
+        if _process.inherited:
+            return self._keeper is None or self._keeper.begun() == self.begun
+        return self.era == _process.era
 
     def is_held(self) -> bool:
         """Whether its worker still holds the task. Raises django.db.Error when nobody can tell."""
@@ -113,32 +127,48 @@ class _Process:
     """What this process knows of its tasks."""
 
     def __init__(self) -> None:
-        self.task: RunningTask | None = None  # in hand, and run by this very process
-        self.inherited: RunningTask | None = None  # in a forked child: the one that was in hand at the fork
+        self.lock = threading.Lock()
+        self.in_hand: set[RunningTask] = set()  # run by this very process
+        self.inherited: RunningTask | None = None  # in a forked child: the one that forked it
         self.last = ""  # the id of the task that began last
-        self.era = 0  # goes on when threads that tasks have left behind may get work from somebody else: a task, a hook
-        self.own = frozenset(threading.enumerate())  # the worker's threads, which live as long as it does
+        self.era = 0  # goes on when threads that tasks have left behind may get work from another task, or a hook
+        self.own = frozenset(threading.enumerate())  # the worker's threads, whose tasks their contexts tell
         self.alive = list(self.own)
-        self.has_stragglers = False  # whether threads of another era were alive when the task in hand began
+        self.has_stragglers = False  # whether threads of another era were alive when the last task began
         self.started_under = weakref.WeakKeyDictionary[threading.Thread, RunningTask | None](dict.fromkeys(self.own))
 
+    @property
+    def sole(self) -> RunningTask | None:
+        """The task in hand; None when there is none, or several."""
+        tasks = tuple(self.in_hand)
+        return tasks[0] if len(tasks) == 1 else None
+
     def note_threads(self) -> None:
-        """Note of each thread the task that was in hand when it started, or that none was."""
+        """Note of each thread the task that was in hand when it started, or that none was, or several."""
         if threading.active_count() == len(self.own) == len(self.alive):
             return
         alive = threading.enumerate()
         if alive != self.alive:
             self.alive = alive
             for thread in alive:
-                self.started_under.setdefault(thread, self.task)
+                self.started_under.setdefault(thread, self.sole)
 
     def begin(self, task: RunningTask) -> None:
-        if task.id != self.last:  # another attempt at the same task is no somebody else
-            self.last = task.id
-            self.era += 1
-        task.era = self.era
-        self.has_stragglers = len(self.alive) > len(self.own) and any(map(self._is_straggler, self.alive))
-        self.task = task
+        with self.lock:
+            self.in_hand.add(task)
+            task.began_beside_others = len(self.in_hand) > 1
+            if task.id != self.last or task.began_beside_others:  # another attempt at the same task is no other task
+                self.last = task.id
+                self.era += 1
+            task.era = self.era
+            self.has_stragglers = len(self.alive) > len(self.own) and any(map(self._is_straggler, self.alive))
+
+    def end(self, task: RunningTask) -> None:
+        with self.lock:
+            self.note_threads()
+            self.in_hand.discard(task)
+            if self.in_hand:
+                self.has_stragglers = self.has_stragglers or len(self.alive) > len(self.own)
 
     def _is_straggler(self, thread: threading.Thread) -> bool:
         if thread in self.own or not thread.is_alive():
@@ -146,9 +176,23 @@ class _Process:
         task = self.started_under.get(thread)
         return task is None or task.era != self.era
 
+    def adopt(self, thread: threading.Thread) -> None:
+        """Make a thread one of the worker's own."""
+        with self.lock:
+            self.own |= {thread}
+            self.started_under[thread] = None
+            self.note_threads()
+
+    def release(self, thread: threading.Thread) -> None:
+        """A thread of the worker's own is about to end."""
+        with self.lock:
+            self.own -= {thread}
+
     def become_child(self) -> None:
         """In a forked child: it runs no attempt; those that it knows are its parent's."""
-        self.task, self.inherited = None, self.task or self.inherited
+        self.lock = threading.Lock()
+        self.inherited = current_task.get() or self.sole or self.inherited
+        self.in_hand = set()
 
 
 _process = _Process()
@@ -156,25 +200,26 @@ os.register_at_fork(after_in_child=_process.become_child)
 
 
 def begin(task: RunningTask) -> None:
-    """Make this the task in hand, and the context's."""
+    """Make this a task in hand, and the context's."""
     _process.begin(task)
     current_task.set(task)
 
 
-def end() -> None:
-    """Nothing is in hand any more. What the task has left running learns it by `is_in_hand`."""
-    _process.note_threads()
-    _process.task = None
+def end(task: RunningTask) -> None:
+    """The task is in hand no more. What it has left running learns it by `is_in_hand`."""
+    _process.end(task)
     current_task.set(None)
 
 
 @contextmanager
 def others() -> Iterator[None]:
     """Between two tasks, hooks and receivers run within this: what they start or ask for is none of a task's."""
-    _process.last = ""
-    _process.era += 1
+    with _process.lock:
+        _process.last = ""
+        _process.era += 1
     yield
-    _process.note_threads()
+    with _process.lock:
+        _process.note_threads()
 
 
 def prepare_worker() -> None:
@@ -183,20 +228,23 @@ def prepare_worker() -> None:
     _process.own = frozenset(_process.alive)
 
 
+adopt_thread, release_thread = _process.adopt, _process.release
+
+
 def current_attempt() -> RunningTask | None:
     """The attempt in hand, for those that carry its context in the process that runs it: they share its counts."""
     task = current_task.get()
-    return task if task is _process.task else None
+    return task if task in _process.in_hand else None
 
 
 def starter_of_caller() -> RunningTask | None:
     """The task whose context the caller has, or that was in hand when the calling thread or process started."""
     task = current_task.get()
-    return task or _process.started_under.get(threading.current_thread(), _process.task or _process.inherited)
+    return task or _process.started_under.get(threading.current_thread(), _process.sole or _process.inherited)
 
 
 def task_of_caller() -> RunningTask | None:
-    """The task that the caller works for; None outside of tasks, and where it may be work for somebody else.
+    """The task that the caller works for; None outside of tasks, and where it may be work for another one.
 
     It is the context's. A bare thread works for the task that was in hand when it started, until another task or a hook may
     have given it work; a forked child, and a thread of a pool, until their task ends.
@@ -205,6 +253,8 @@ def task_of_caller() -> RunningTask | None:
     if task is None or (task is current_task.get() and not _process.inherited):
         return task
     if task.is_in_hand:
+        if not task.has_been_alone:
+            return None
         is_known = not _process.has_stragglers or threading.current_thread() in _process.started_under
         return task if is_known or task is current_task.get() else None
     return None if _process.inherited or task.era != _process.era or _is_in_pool() else task

@@ -10,10 +10,16 @@ from django_q.signals import call_hook, post_execute
 
 from durable_queue.store.leases import LeaseChange, Settlement
 from durable_queue.task import running
-from durable_queue.work.progress import LONGEST_READ, Progress
+from durable_queue.work import task_connections
+from durable_queue.work.progress import LONGEST_READ, Slot
 
 
-def announce(change: LeaseChange, progress: Progress) -> None:
+def is_heard(change: LeaseChange) -> bool:
+    """Whether there is anything to tell."""
+    return bool(post_execute.receivers or any(s.attempt or s.task.get("hook") for s in change.settled))
+
+
+def announce(change: LeaseChange, slot: Slot) -> None:
     """Do what django-q2's monitor does once a result is saved: hooks, signals, log lines. Errors in them are logged."""
     with_hook = change.with_hook
     has_receivers = post_execute.receivers and any(settlement.retry_at is None for settlement in change.settled)
@@ -21,11 +27,13 @@ def announce(change: LeaseChange, progress: Progress) -> None:
         if with_hook:
             close_old_connections()  # those that hooks use: the database may have been restarted since
         for task in with_hook:
-            progress.expect(time.monotonic() + (Conf.TIMEOUT or LONGEST_READ))  # one that hangs ends like a task
+            slot.begin_hook(time.monotonic() + (Conf.TIMEOUT or LONGEST_READ))  # one that hangs ends like a task
             call_hook(sender=Task, instance=task)
-            progress.expect(0.0)
+            slot.end()
         for settlement in change.settled:
             _announce(settlement)
+    if with_hook or has_receivers:
+        task_connections.clean()
 
 
 def _announce(settlement: Settlement) -> None:

@@ -23,6 +23,7 @@ def follow_up(broker: Broker, ended: Sequence[Settlement]) -> None:
 
     Raises django.db.Error.
     """
+    broker = broker.home()
     _lock_groups(broker, ended)
     for settlement in ended:
         task = settlement.task

@@ -1,5 +1,7 @@
 """The worker, as its attempts see it: is the task still held, is it in hand, keep this note."""
 
+import threading
+
 from durable_queue.models import Worker
 from durable_queue.store.databases import table_of
 from durable_queue.store.queue_connection import outside_of_event_loops, own_connection
@@ -15,6 +17,8 @@ class Keeper:
         self._me = me
         self._progress = progress
         self.notes = Notes()
+        self._last = ""  # the id of the task that began last
+        self._lock = threading.Lock()
 
     @outside_of_event_loops
     def is_held(self, row: int) -> bool:
@@ -24,8 +28,19 @@ class Keeper:
 
     def is_in_hand(self, task_id: str) -> bool:
         """Whether the worker runs this task now, also as a forked child of the worker sees it."""
-        in_hand = self._progress.in_hand
-        return in_hand is not None and in_hand.task_id == task_id
+        return any(in_hand.task_id == task_id for in_hand in self._progress.in_hand)
+
+    def note_begun(self, task_id: str) -> int:
+        """Note that a task begins; return how many have. Another attempt at the same one is no other task."""
+        with self._lock:
+            if task_id == self._last:
+                return self._progress.begun
+            self._last = task_id
+            return self._progress.count_begun()
+
+    def begun(self) -> int:
+        """How many tasks the worker has begun, also as a forked child of the worker sees it."""
+        return self._progress.begun
 
     def keep_note(self, task_id: str, text: str) -> None:
         """Keep a note of a task."""

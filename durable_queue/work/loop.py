@@ -1,376 +1,279 @@
-"""A worker's loop: django-q2's own, fed straight from the queue table.
+"""A worker's loop: claim rows, run each, settle what became of them, claim again. The thread that leads goes through it.
 
-`django_q.worker.worker` asks of its two queues only `get` and `put`. It is given a `Feed` for both: `get` hands out the
-next row of a batch that was claimed, `put` keeps the result until the batch is settled. Settling one batch and claiming
-the next is one transaction.
+Settling one batch and claiming the next is one transaction.
 """
 
+import logging
 import os
-import pickle
-import signal
-import threading
+import resource
 import time
-import traceback
-from collections import deque
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
 
-from django.db import Error as DatabaseError
-from django.db import connections
-from django.utils import timezone
-from django_q.conf import Conf, error_reporter, logger
+from django_q.conf import Conf, logger
 
 from durable_queue.conf import cluster_conf
 from durable_queue.models import Worker
 from durable_queue.store import wakeup
 from durable_queue.store.broker import Broker
-from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement
-from durable_queue.store.notes import keep_notes
-from durable_queue.store.queue_connection import QUEUE
-from durable_queue.task import running
-from durable_queue.task.running import BEFORE, RunningTask, current_task
-from durable_queue.work import outcomes
-from durable_queue.work.progress import LONGEST_READ, Progress
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-from durable_queue.work.announcements import announce
+from durable_queue.store.leases import LeaseLostError, Row, Settlement
+from durable_queue.work import task_connections
+from durable_queue.work.announcements import announce, is_heard
+from durable_queue.work.attempt import Attempt
+from durable_queue.work.birth import Birth
+from durable_queue.work.coroutines import Coroutines
+from durable_queue.work.crew import Crew, Member
+from durable_queue.work.habits import QUICK, Habits
+from durable_queue.work.holdings import DATABASE_PAUSE, Holdings
 from durable_queue.work.keeper import Keeper
-from durable_queue.work.receivers import has_receivers_before
+from durable_queue.work.pace import LINGER_FROM, POLL, Pace
+from durable_queue.work.progress import Progress
 from durable_queue.work.stop import Stop
+from durable_queue.work.watch import SETTLE_AFTER, Watch
 
-TICK = 0.25  # seconds between two looks of the guard thread
-SETTLE_AFTER = 0.05  # seconds that a finished task waits for its batch: what a killed worker had finished in them runs again
-SLOW_AFTER = 0.5  # seconds that a worker keeps rows that it has not started, and results, while a slow task runs
-POLL = (0.2, 2.0)  # shortest and longest pause (seconds) between two looks at the table, when no hint came
-SOON = 0.005  # the pause (seconds) after a hint that came too early; it grows from there
-LINGER = 0.02  # pause (seconds) that lets a batch grow, after one of LINGER_FROM rows or more that was not full
-LINGER_FROM = 3
-DATABASE_PAUSE = (0.1, 2.0)  # first and longest pause (seconds) after a database error
-LATE = 3  # seconds that an overdue task has to heed its timeout, before the process is killed
+LINGER = 0.02  # pause (seconds) that lets a batch grow
+IDLE_ALONE = 10.0  # seconds without work after which a worker of those that run alone ends
 
 
-SIMPLE = (type(None), bool, int, float, str, bytes)
+class Loop:
+    """One worker's way of getting through the queue."""
 
-
-class Feed:
-    """Both queues of django-q2's worker loop, on top of the table."""
-
-    def __init__(self, broker: Broker, me: Worker, progress: Progress, stop: Stop, *, run_once: bool) -> None:
+    def __init__(self, broker: Broker, me: Worker, progress: Progress, stop: Stop, birth: Birth) -> None:
         """`me`: this process's row, stored."""
-        self.broker = broker
+        threads = birth.threads
         self.me = me
-        self.progress = progress
         self.stop = stop
-        self.is_drained = False  # with `run_once`: whether nothing was due any more
+        self.is_drained = False  # with `run_once`, or `alone`: whether nothing was due any more
+        self.has_run = 0  # how many tasks
+        keeper = Keeper(me, progress)
+        self.holdings = Holdings(broker, me, keeper.notes)
+        self.crew = Crew(threads, progress, self.lead)
+        self.watch = Watch(self.holdings, self.crew, progress, stop)
+        self.coroutines = (
+            Coroutines(cluster_conf.coroutines, threads, progress, self.crew.write_lock, self._finish_coroutine)
+            if threads > 1
+            else None
+        )
         self._ear = wakeup.Ear(broker.queue, stop.wakes)
-        self._run_once = run_once
-        self._mutex = threading.Lock()  # between this process's two threads
-        self._unstarted: deque[Row] = deque()
-        self._keeper = Keeper(me, progress)
-        self._noted: list[tuple[str, str]] = []  # read, and not in the database yet
-        self._returning: list[Row] = []  # given back, but the database may not know it yet
-        self._unsure = False  # whether the last claim was committed
-        self._untold: list[LeaseChange] = []  # whose hooks and signals are still to come
-        self._finished: list[Settlement] = []
-        self._in_hand: Row | None = None
-        self._task: dict[str, Any] = {}
-        self._func: Callable[..., Any] | None = None
-        self._began = 0.0
-        self._started = datetime.now(UTC)
-        self._last_claim = 0
-        self._claiming = 0.0  # before the claim of the rows in hand
-        self._claimed = 0.0  # after it
-        self._claim_size = cluster_conf.claim
-        self._last_settled = 0.0
+        self._run_once = birth.run_once
+        self._alone = birth.alone
+        self._keeper = keeper
+        self._habits = Habits()
         self._hints: Sequence[int] = ()
-        self._pause = POLL[0]
-        self._error_pause = DATABASE_PAUSE[0]
+        self.pace = Pace(1 if birth.alone else cluster_conf.claim, threads=threads)
+        self._passes = 0  # how often the lead was passed on before the batch in hand
 
-    # What django-q2's worker loop calls.
-
-    def get(self) -> dict[str, Any] | str:
-        """The next task, or "STOP"."""
-        while not self.stop.noted:
-            self._announce_settled()
-            if not self._is_to_settle():
-                with self._mutex:
-                    task = self._next_started()
-                if task:
-                    return task
-            if not self._settle_and_claim_or_wait():
-                self.is_drained = True
-                break
-        self.close()
-        return "STOP"
-
-    def put(self, task: dict[str, Any]) -> None:
-        """Keep a finished task until it is settled."""
-        with self._mutex:
-            if self._in_hand is None:
-                return
-            task = {**task, "func": self._task["func"], "started": self._started}
-            if task["success"] and not isinstance(task["result"], SIMPLE):
-                try:
-                    pickle.dumps(task["result"])
-                except Exception as error:
-                    task["success"] = False
-                    task["result"] = f"Its result can't be pickled: {error} : {traceback.format_exc()}"
-            mine = current_task.get()
-            function = mine.function if mine and mine.function else (self._task["path"], self._func)
-            self._finished.append(outcomes.settle_finished(self._in_hand, task, str(self.me), function))
-            self._end()
-
-    def fail_in_hand(self, error: BaseException) -> None:
-        """Make a failed attempt of what escaped django-q2's worker loop: `sys.exit`, a module that raises on import …"""
-        if self._in_hand is not None:
-            _report()
+    def lead(self, member: Member) -> None:
+        """Claim, run and settle until another thread leads, or the worker ends."""
+        while not self.stop.is_over:
             try:
-                text = f"{error!r} : {''.join(traceback.format_exception(error))}"
-            except Exception:
-                text = f"{type(error).__name__}, which can't be shown"
-            self.put({**self._task, "success": False, "result": text, "stopped": timezone.now()})
-        else:
-            logger.error("%s goes on after an error", self.me, exc_info=error)
-            time.sleep(DATABASE_PAUSE[1])
+                if not self._step(member):
+                    return
+            except LeaseLostError:
+                self._abandon()
+            except BaseException:  # a hook has called sys.exit …
+                logger.exception("%s goes on after an error", self.me)
+                time.sleep(DATABASE_PAUSE[1])
+                if not self._finish(member):
+                    return
 
-    def close(self) -> None:
-        """Settle what is finished, give back what is not started, and end the lease; waits for the database."""
-        done = False
-        while not done:
-            with self._mutex:
-                self._returning += self._unstarted
-                self._unstarted.clear()
-                lease = self._settle_and_claim()
-                done = lease is not None and not self._unstarted
-            if lease is not None:
-                self._untold.append(lease)
-        wakeup.wake(self.broker.queue)  # a hint may have been for this one
-        self._announce_settled()
-
-    # The worker's own part.
-
-    def _is_to_settle(self) -> bool:
-        return bool(self._finished) and time.monotonic() - self._last_settled > SETTLE_AFTER
-
-    def _next_started(self) -> dict[str, Any] | None:
-        while self._unstarted:
-            row = self._unstarted.popleft()
-            task = self._start(row)
-            if task:
-                return task
-        return None
-
-    def _start(self, row: Row) -> dict[str, Any] | None:
-        """Read a row and note it as the one in hand; one that can't be run is finished at once."""
-        self._in_hand, self._task, self._func = row, {}, None
-        self._began = time.monotonic()
-        self._started = datetime.now(UTC)
-        self.progress.begin(row.id, self._began + (Conf.TIMEOUT or LONGEST_READ) + LATE)
-        try:
-            self._task = outcomes.read(row)
-            timeout = outcomes.timeout_of(self._task)
-            self.progress.run(self._task["id"], 0.0 if timeout < 0 else time.monotonic() + timeout + LATE)
-            attempt = RunningTask(self._task["id"], self._task["path"], row=row.id, claimed=self._claiming, keeper=self._keeper)
-            running.begin(attempt)
-            self._func, call = outcomes.function_of(self._task)
-            if has_receivers_before():
-                attempt.call = BEFORE
-        except outcomes.RefusedError as error:
-            _report()
-            self._finished.append(outcomes.settle_refused(row, str(error), str(self.me), self._task))
-            self._end()
-            return None
-        except BaseException as error:
-            # Unpickling or importing runs code of others.
-            _report()
-            stopped = {"success": False, "stopped": timezone.now(), "started": self._started}
-            failed = {**self._task, **stopped, "result": f"{error!r} : {traceback.format_exc()}"}
-            self._finished.append(outcomes.settle_finished(row, failed, str(self.me)))
-            self._end()
-            return None
-        return {**self._task, "func": call, "timeout": timeout}
-
-    def _end(self) -> None:
-        self._in_hand = None
-        running.end()
-        self.progress.end()
-
-    def _settle_and_claim_or_wait(self) -> bool:
-        """Settle and claim; wait for a while when nothing came. Returns whether to go on."""
-        claim = 0 if self._unstarted else self._claim_size
-        if claim and LINGER_FROM <= self._last_claim < claim and not self._run_once:
-            time.sleep(LINGER)
-        hints, self._hints = self._hints, ()
-        announced = [number for number in hints if number]
-        if self._finished and self._last_claim < LINGER_FROM:
-            os.sched_yield()  # a process that waits for the task's effect may need this processor: settling is less urgent
-        with self._mutex:
-            # After a hint there is something to claim, most likely: to look first would only take time.
-            if not (self._finished or self._unsure or hints) and (pause := self._pause_until_due()) > 0:
-                lease = None
-            else:
-                pause = 0.0
-                lease = self._settle_and_claim(claim, announced)
-        if lease is not None:
-            if lease.settled:
-                self._untold.append(lease)
-            if claim:
-                self._note_claim(lease, len(announced))
-            return True
-        if self._run_once and pause > 0:
+    def _step(self, member: Member) -> bool:
+        """Do the next thing; return whether this thread still leads."""
+        if not self._announce(member):
             return False
-        if pause > 0:
-            self._keep_notes()  # a task's threads and children may outlive it
-            self._hints = self._ear.wait(min(pause, self._pause))
-            if not self._hints:
-                self._pause = min(self._pause * 1.5, POLL[1])
+        row = None if self._is_time_to_settle() else self.holdings.take()
+        if row:
+            return self._run(row, member)
+        if self.stop.noted:
+            self._end()
+        else:
+            self._settle_and_claim_or_wait()
         return True
 
-    def _note_claim(self, lease: LeaseChange, announced: int) -> None:
-        size = len(lease.rows)
-        if size == self._claim_size or 0 < size < announced:
-            wakeup.wake(self.broker.queue)  # there may be more, or come more; this worker is busy now
-        if time.monotonic() - self._claimed < SLOW_AFTER / 2:
-            self._claim_size = min(self._claim_size * 2, cluster_conf.claim)
-        self._last_claim, self._claimed = size, time.monotonic()
-        if lease.rows:
-            self._pause = POLL[0]
-        elif announced:
-            self._pause = SOON  # it isn't there yet
-        elif not lease.settled:
-            self._hints = self._ear.wait(POLL[0])  # it is due, but somebody has locked it, and may for long
+    def _is_time_to_settle(self) -> bool:
+        if self.stop.noted:
+            self.holdings.return_unstarted()
+            return True
+        holdings = self.holdings
+        if holdings.has_alone:
+            return True
+        return bool(holdings.finished) and time.monotonic() - holdings.oldest_finish > SETTLE_AFTER
 
-    def _pause_until_due(self) -> float:
-        """Seconds until a row is due; the longest pause when none is, or the database does not answer."""
-        try:
-            due = self.broker.wait_until_due()
-        except DatabaseError as error:
-            self._wait_out(error)
-            return 0.0
-        self._error_pause = DATABASE_PAUSE[0]
-        return POLL[1] if due is None else due
+    # Run.
 
-    def _settle_and_claim(self, claim: int = 0, announced: Sequence[int] = ()) -> LeaseChange | None:
-        """Settle and claim once, under the mutex; None when the database could not be reached or failed."""
-        try:
-            lease = self._recover() if self._unsure else None
-            if lease is None:
-                self._unsure = bool(claim)  # until we have heard that it was committed
-                if claim:
-                    self._claiming = time.monotonic()
-                lease = self.broker.settle_and_claim(self.me, self._finished, self._returning, claim, announced)
-        except LeaseLostError:
-            raise
-        except Exception as error:
-            if outcomes.is_unstorable(error):
-                self._unsure = False
-                self._settle_one_by_one(error)
+    def _run(self, row: Row, member: Member) -> bool:
+        """Run a row's task, or have it run elsewhere; return whether this thread still leads."""
+        attempt = Attempt(row, member.slot, str(self.me), self._keeper, self.holdings.claiming)
+        member.began = attempt.began
+        settlement = attempt.read()
+        if settlement is None:
+            member.holder.task = attempt.task["name"]
+            if self.coroutines is None:
+                settlement = self._run_here(attempt)
+            elif attempt.function.runs_alone:
+                attempt.leave()
+                self.holdings.run_alone(row)
+                return self._finish(member)
+            elif attempt.function.is_coroutine:
+                self.coroutines.start(attempt)
+                return self._finish(member)
             else:
-                self._wait_out(error)
-            return None
-        self._unsure = False
-        self._error_pause = DATABASE_PAUSE[0]
-        self._last_settled = time.monotonic()
-        self._finished, self._returning = [], []
-        self._unstarted.extend(lease.rows)
-        self._keep_notes()
-        return lease
+                settlement = self._run_in_thread(attempt, member)
+        self._count()
+        self.holdings.finish(settlement)
+        return self._finish(member)
 
-    def _keep_notes(self) -> None:
-        self._noted += self._keeper.notes.read()
-        if self._noted:
-            try:
-                keep_notes(self._noted, using=self.broker.using)
-                self._noted = []
-            except DatabaseError as error:
-                logger.warning("%s could not keep %d notes yet: %s", self.me, len(self._noted), str(error).strip())
+    def _run_here(self, attempt: Attempt) -> Settlement:
+        """Run a task in the process's main thread, the only one that runs tasks."""
+        if self._alone:
+            self.stop.tell_of_waiting_alone()  # this one is busy now, and what else is to run alone needs another
+        settlement = attempt.run(interrupt=True)
+        if attempt.was_interrupted:
+            self.stop.retire("a task was over its limit")
+        return settlement
 
-    def _recover(self) -> LeaseChange | None:
-        """The lease of a claim that was committed, though its answer was lost; None when it wasn't."""
-        lease = self.broker.recover(self.me)
-        if lease:
-            lease.settled = self._finished
-        return lease
+    def _run_in_thread(self, attempt: Attempt, member: Member) -> Settlement:
+        """Run a task in one of several threads. Another leads on while it is slow."""
+        habit = self._habits[attempt.habit_of]
+        is_known = habit.is_quick and not habit.waits
+        if not is_known:
+            member.habit = habit
+            processor = time.thread_time()
+            if habit.waits:
+                self.crew.pass_lead(member, member.began)
+            else:
+                self.watch.closely()
+        settlement = attempt.run()
+        task_connections.clean()
+        took = time.monotonic() - attempt.began
+        if took < QUICK:
+            habit.note_quick()
+        elif not is_known:
+            habit.note_slow(took, time.thread_time() - processor)
+        else:
+            habit.note_slow(took, took)
+        return settlement
 
-    def _settle_one_by_one(self, error: Exception) -> None:
-        """Something among what is finished can't be stored: find it, and have it failed instead."""
-        logger.error("%s can't settle its batch: %r", self.me, error)
-        time.sleep(DATABASE_PAUSE[0])
-        try:
-            while self._finished:
-                settlement = self._finished[0]
-                try:
-                    lease = self.broker.settle_and_claim(self.me, [settlement])
-                except Exception as found:
-                    if not outcomes.is_unstorable(found):
-                        raise
-                    lease = self.broker.settle_and_claim(self.me, [outcomes.settle_unstorable(settlement, found)])
-                del self._finished[0]
-                self._untold.append(lease)
-        except DatabaseError as again:
-            self._wait_out(again)
+    def _finish(self, member: Member) -> bool:
+        leads = self.crew.finish(member)
+        if not leads:
+            self._tell_leader()
+        return leads
 
-    def _wait_out(self, error: Exception) -> None:
-        """Wait after a database error, longer each time. The next try opens a new connection."""
-        logger.warning("%s waits %.1f s for the database: %s", self.me, self._error_pause, str(error).strip())
-        connections[QUEUE].close()
-        time.sleep(self._error_pause)
-        self._error_pause = min(self._error_pause * 2, DATABASE_PAUSE[1])
+    def _finish_coroutine(self, attempt: Attempt, settlement: Settlement) -> None:
+        self._count()
+        self.holdings.finish(settlement)
+        self._tell_leader()
 
-    def _announce_settled(self) -> None:
-        while self._untold:
-            announce(self._untold.pop(0), self.progress)
+    def _tell_leader(self) -> None:
+        """Something has finished in another thread: it is to be settled soon."""
+        leader = self.crew.leader
+        if leader and not leader.began:
+            self.stop.wake()
+        else:
+            self.watch.closely()
 
-    # The guard thread: a slow task holds back nobody.
+    def _count(self) -> None:
+        self.has_run += 1
+        if self.has_run == Conf.RECYCLE:
+            self.stop.retire("it has run as many tasks as `recycle` says")
+        elif Conf.MAX_RSS and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >= Conf.MAX_RSS:
+            self.stop.retire("it has reached `max_rss`")
 
-    def guard(self) -> None:
-        """Look after the task in hand, for ever: once it is slow, settle what is finished and give back what waits."""
-        self.progress.work()
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for the thread that runs the task
-        while True:
-            self.progress.tick()
-            time.sleep(TICK)
-            if not self._is_held_up():
-                continue
-            with self._mutex:
-                if self._is_held_up():
-                    self._settle_beside_task()
+    # Settle and claim.
 
-    def _settle_beside_task(self) -> None:
-        # What is given back is not run here any more, whether or not that got through: the next settlement says it again.
-        returned, self._unstarted = list(self._unstarted), deque()
-        self._returning += returned
-        try:
-            lease = self.broker.settle_and_claim(self.me, self._finished, self._returning)
-        except LeaseLostError:
-            os._exit(1)  # the task in hand runs elsewhere already
-        except Exception as error:
-            logger.warning("%s could not settle while a slow task ran: %s", self.me, str(error).strip())
-            connections[QUEUE].close()
+    def _settle_and_claim_or_wait(self) -> None:
+        holdings = self.holdings
+        claim = self._room()
+        if claim and self.pace.lets_grow(claim) and not self._run_once:
+            time.sleep(LINGER)
+        hints, self._hints = self._hints, ()
+        if holdings.finished and self.pace.last_claim < LINGER_FROM:
+            os.sched_yield()  # a process that waits for the task's effect may need this processor: settling is less urgent
+        # After a hint there is something to claim, most likely: to look first would only take time.
+        if holdings.has_news or (hints and claim):
+            self._settle_and_claim(claim, [number for number in hints if number])
+        elif holdings.unstarted:
+            return  # what there was to settle, the watch has settled meanwhile
+        else:
+            due = holdings.wait_until_due() if claim else None
+            if due is not None and due <= 0:
+                self._settle_and_claim(claim, ())
+            elif not self._is_drained():
+                holdings.keep_notes()  # a task's threads and children may outlive it
+                self._wait(self.pace.pause if due is None else min(due, self.pace.pause))
+
+    def _room(self) -> int:
+        """How many rows to claim."""
+        if self.holdings.unstarted:
+            return 0
+        return self.pace.room(threads=self.crew.free + 1, coroutines=self.coroutines.free if self.coroutines else 0)
+
+    def _settle_and_claim(self, claim: int, announced: Sequence[int]) -> None:
+        holdings, began = self.holdings, time.monotonic()
+        passed_on = holdings.has_alone
+        change = holdings.settle_and_claim(claim, announced)
+        if change is None:
             return
-        self._finished, self._returning = [], []
-        self._untold.append(lease)  # for the other thread: a hook is not this one's to run
-        if returned:  # next time, no more than was started in this time
-            self._claim_size = max(1, self._last_claim - len(returned))
-            wakeup.wake(self.broker.queue)
+        if passed_on:
+            self.stop.tell_of_waiting_alone()
+        if claim:
+            rows = len(change.rows)
+            if rows == claim or 0 < rows < len(announced):
+                wakeup.wake(holdings.broker.queue)  # there may be more, or come more; this worker is busy now
+            was_slow = self.crew.passes != self._passes
+            self.pace.note_batch(seconds=began - holdings.claimed, returned=self.watch.returned, was_slow=was_slow)
+            self.pace.note_claim(rows, announced=len(announced))
+            self._passes, self.watch.returned, holdings.claimed = self.crew.passes, 0, time.monotonic()
+            if not (rows or announced or change.settled):
+                self._wait(POLL[0])  # it is due, but another has locked it, and may for long
 
-    def _is_held_up(self) -> bool:
-        if self._in_hand is None:
-            return False
-        now = time.monotonic()
-        return bool(
-            (self._unstarted and now - self._claimed > SLOW_AFTER)
-            or ((self._finished or self._returning) and now - self._began > SLOW_AFTER)
-        )
+    def _wait(self, seconds: float) -> None:
+        self._hints = self._ear.wait(seconds)
+        if not self._hints:
+            self.pace.note_silence()
 
+    def _is_drained(self) -> bool:
+        """Nothing is due: whether the worker has nothing left to do."""
+        is_idle = self._alone and time.monotonic() - self.pace.last_work > IDLE_ALONE
+        if (self._run_once or is_idle) and self.holdings.is_empty:
+            self.is_drained = True
+            if self._run_once and self.holdings.is_alone_due():
+                self.stop.tell_of_waiting_alone()
+            self._be_over()
+        return self.is_drained
 
-def _report() -> None:
-    """Tell the configured error reporters of the exception at hand; django-q2's loop does so with those that it sees."""
-    try:
-        if error_reporter:
-            error_reporter.report()
-    except Exception:
-        logger.exception("An error reporter failed")
+    # Announce.
+
+    def _announce(self, member: Member) -> bool:
+        """Tell of what was settled; return whether this thread still leads."""
+        while change := self.holdings.next_unannounced():
+            if is_heard(change):
+                member.began = time.monotonic()
+                self.watch.closely()
+                announce(change, member.slot)
+                if not self._finish(member):
+                    return False
+        return True
+
+    # End.
+
+    def _end(self) -> None:
+        """Settle what has finished; once nothing is in hand any more, end the worker. Waits for the database."""
+        holdings = self.holdings
+        if holdings.has_news:
+            holdings.settle_and_claim()
+        elif holdings.in_hand:
+            self._wait(POLL[0])
+        else:
+            wakeup.wake(holdings.broker.queue)  # a hint may have been for this one
+            self._be_over()
+
+    def _be_over(self) -> None:
+        self.stop.end()
+        self.watch.closely()
+
+    def _abandon(self) -> None:
+        """What it has in hand runs elsewhere already."""
+        logger.error("%s was taken for dead, and stops: its tasks run elsewhere", self.me)
+        logging.shutdown()
+        os._exit(0)

@@ -8,11 +8,11 @@ from django_q.conf import logger
 
 from durable_queue.models import Worker
 from durable_queue.store.broker import Broker
-from durable_queue.store.leases import Settlement
-from durable_queue.work import processes
+from durable_queue.store.leases import Settlement, home_queue
+from durable_queue.work import kernel
 from durable_queue.work.follow_ups import queue_hook
 from durable_queue.work.outcomes import is_unstorable, settle_lost, settle_unstorable
-from durable_queue.work.progress import Progress, progress_path
+from durable_queue.work.progress import Progress, Verdict, progress_path
 
 LOST_AFTER = timedelta(seconds=9)  # a host whose last heartbeat is older is lost: freed within 15 s, with the checks' pace
 
@@ -23,10 +23,10 @@ def free_dead(broker: Broker) -> int:
     On this host the kernel tells, at once and without doubt; of other hosts, the heartbeat.
     """
     freed = 0
-    here = processes.host_id()
+    here = kernel.host_id()
     silent = Q(heartbeat__lt=broker.table.now() - LOST_AFTER)
     for worker in Worker.objects.using(broker.using).filter(Q(host=here) | silent):
-        if worker.host == here and processes.is_alive(worker.pid, worker.born):
+        if worker.host == here and kernel.is_alive(worker.pid, worker.born):
             continue
         try:
             freed += _free(broker, worker)
@@ -38,32 +38,47 @@ def free_dead(broker: Broker) -> int:
 
 
 def _free(broker: Broker, worker: Worker) -> bool:
-    """Free the lease of a dead worker, and charge the row that it had in hand.
-
-    Its progress file is here if it was a worker of this host, or of a container whose folder this one has now.
-    """
     path = progress_path(worker.name)
     progress = Progress(path) if path.exists() else None
-    settlement = None
-    if progress and (in_hand := progress.in_hand):
-        row = broker.row_in_hand(worker, in_hand.row)
-        settlement = settle_lost(row, in_hand, str(worker)) if row else None
+    charged, suspects = _blame(broker, worker, progress) if progress else ([], [])
     try:
-        freed = _free_and_queue_hooks(broker, worker, settlement)
+        freed = _free_and_queue_hooks(broker, worker, charged, suspects)
     except Exception as error:
-        if not settlement or not is_unstorable(error):
+        if not charged or not is_unstorable(error):
             raise
-        freed = _free_and_queue_hooks(broker, worker, settle_unstorable(settlement, error))
-    if freed and settlement and settlement.attempt:
-        logger.error("%s of '%s': %s", settlement.attempt, settlement.task["path"], settlement.attempt.error)
+        charged = [settle_unstorable(settlement, error) for settlement in charged]
+        freed = _free_and_queue_hooks(broker, worker, charged, suspects)
+    if freed:
+        for settlement in charged:
+            if settlement.attempt:
+                logger.error("%s of '%s': %s", settlement.attempt, settlement.task["path"], settlement.attempt.error)
+        if suspects:
+            logger.error("%s died with %d tasks in hand: from now on each of them runs alone", worker, len(suspects))
     if progress:
         progress.remove()
     return freed
 
 
-def _free_and_queue_hooks(broker: Broker, worker: Worker, settlement: Settlement | None) -> bool:
+def _blame(broker: Broker, worker: Worker, progress: Progress) -> tuple[list[Settlement], list[int]]:
+    """What the dead worker's death is charged to, and the ids of rows that may have caused it.
+
+    What is over its limit is charged, and so is a single task in hand. Of several, nobody knows which one it was.
+    """
+    by_row = {in_hand.row: in_hand for in_hand in progress.in_hand}
+    if not by_row or progress.verdict is Verdict.PARDONED:
+        return [], []
+    is_overdue = progress.verdict is Verdict.OVERDUE
+    if is_overdue:
+        by_row = {row: in_hand for row, in_hand in by_row.items() if in_hand.is_overdue(progress.judged)}
+    elif len(by_row) > 1:
+        return [], [row for row in by_row if row]
+    held = broker.rows_in_hand(worker, list(by_row))
+    return [settle_lost(row, by_row[row.id], str(worker), is_overdue=is_overdue) for row in held], []
+
+
+def _free_and_queue_hooks(broker: Broker, worker: Worker, charged: list[Settlement], suspects: list[int]) -> bool:
     with transaction.atomic(using=broker.using):
-        lease = broker.free(worker, settlement)
+        lease = broker.free(worker, charged, suspects)
         for task in lease.with_hook if lease else ():
-            queue_hook(Broker(worker.queue, broker.using), task)
+            queue_hook(Broker(home_queue(worker.queue), broker.using), task)
     return lease is not None

@@ -3,11 +3,10 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from asgiref.sync import async_to_sync
 from django.db import DataError, IntegrityError
 from django.db import Error as DatabaseError
 from django.utils import timezone
@@ -18,10 +17,10 @@ from django_q.utils import get_func_repr
 from durable_queue.models import FailedAttempt
 from durable_queue.store.leases import LeaseLostError, Row, Settlement
 from durable_queue.task import preview, signing
-from durable_queue.task.calls import path_today, resolve
+from durable_queue.task.calls import path_today, resolve, run_in_order
 from durable_queue.task.identifiers import new_task_id, queued_at
-from durable_queue.task.policy import policy_for
-from durable_queue.work.progress import InHand, Stage, Verdict
+from durable_queue.task.policy import policy_for, runs_alone
+from durable_queue.work.progress import InHand, Stage
 
 FUNC_LENGTH = Task._meta.get_field("func").max_length
 ID_LENGTH = Task._meta.get_field("id").max_length
@@ -31,7 +30,8 @@ class Function(NamedTuple):
     """A task's function."""
 
     itself: Callable[..., Any]
-    call: Callable[..., Any]  # the same; a coroutine function is run to its end
+    is_coroutine: bool  # whether it is a coroutine function
+    runs_alone: bool
 
 
 class RefusedError(Exception):
@@ -83,20 +83,30 @@ def function_of(task: dict[str, Any]) -> Function:
     """The task's function, imported once per process. Raises RefusedError, and whatever its module raises on import."""
     func = task["func"]
     if callable(func):
-        return _to_call(func)
+        return _describe(func, task["path"])
     try:
-        return _function_at(func)
+        found = _function_at(func)
     except LookupError as error:
         raise RefusedError(str(error)) from error
+    if found.itself is run_in_order and not found.runs_alone:
+        return found._replace(runs_alone=_has_call_that_runs_alone(task["args"]))
+    return found
 
 
 @functools.cache
 def _function_at(path: str) -> Function:
-    return _to_call(resolve(path))
+    return _describe(resolve(path), path_today(path))
 
 
-def _to_call(func: Callable[..., Any]) -> Function:
-    return Function(func, async_to_sync(func) if inspect.iscoroutinefunction(func) else func)
+def _describe(func: Callable[..., Any], path: str) -> Function:
+    return Function(func, inspect.iscoroutinefunction(func), runs_alone(path, func))
+
+
+def _has_call_that_runs_alone(calls: Iterable[Any]) -> bool:
+    try:
+        return any(_function_at(path).runs_alone for path, *_ in calls)
+    except Exception:  # one that can't be found or imported fails when its turn comes
+        return False
 
 
 def settle_finished(row: Row, task: dict[str, Any], worker: str, function: tuple[str, object] | None = None) -> Settlement:
@@ -117,12 +127,9 @@ def settle_refused(row: Row, reason: str, worker: str, task: dict[str, Any] | No
     return Settlement(row=row, task=task, attempt=attempt, refused=True)
 
 
-def settle_lost(row: Row, in_hand: InHand, worker: str) -> Settlement | None:
-    """The settlement of the row that a killed worker had in hand; None when it goes back uncharged."""
-    if in_hand.verdict is Verdict.PARDONED:
-        return None
-    overdue = in_hand.verdict is Verdict.OVERDUE
-    reason = "It took too long and did not heed the timeout." if overdue else "The worker was killed while it ran."
+def settle_lost(row: Row, in_hand: InHand, worker: str, *, is_overdue: bool) -> Settlement:
+    """The settlement of a row that a killed worker had in hand, and that is charged for it."""
+    reason = "It took too long and did not heed the timeout." if is_overdue else "The worker was killed while it ran."
     task: dict[str, Any] = {"id": in_hand.task_id}
     if in_hand.stage is Stage.RUNNING:  # so it was unpickled, and that did no harm
         try:
@@ -135,7 +142,7 @@ def settle_lost(row: Row, in_hand: InHand, worker: str) -> Settlement | None:
         if not shown.problem:
             task = {"id": shown.id, "name": shown.name, "path": shown.func}
     task = _complete(row, task, datetime.fromtimestamp(in_hand.started, UTC), reason)
-    outcome = FailedAttempt.Outcome.OVERDUE if overdue else FailedAttempt.Outcome.LOST
+    outcome = FailedAttempt.Outcome.OVERDUE if is_overdue else FailedAttempt.Outcome.LOST
     settlement = _settle_failure(row, task, _attempt(row, task, worker, outcome, reason))
     if in_hand.stage is Stage.READING and settlement.retry_at is None:
         return Settlement(row=row, task=task, attempt=settlement.attempt, refused=True)

@@ -1,12 +1,13 @@
-"""The row that a worker has in hand, in a small mapped file. The file outlives the worker and its supervisor; writing to it
-takes no system call.
+"""The tasks that a worker has in hand, in a small mapped file. The file outlives the worker and its supervisor; writing to
+it takes no system call.
 
-The worker writes, and its supervisor watches. The process that frees a dead worker's lease reads which row was in hand.
+The worker writes, and its supervisor watches. The process that frees a dead worker's lease reads what was in hand.
 """
 
 import mmap
 import struct
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -18,35 +19,43 @@ LONGEST_READ = 60  # seconds to unpickle a payload and import its function, wher
 
 
 class Stage(IntEnum):
-    """How far the row in hand has come."""
+    """How far what a thread or a coroutine has in hand has come."""
 
     NONE = 0
     READING = 1  # the payload is being checked and unpickled
     RUNNING = 2
+    HOOK = 3  # a hook of a task that has ended: no row
 
 
 class Verdict(IntEnum):
     """Why a supervisor killed the worker."""
 
     NONE = 0
-    OVERDUE = 1
-    PARDONED = 2  # the service was stopped, and the grace was over: not the task's fault
+    OVERDUE = 1  # what is over its limit is charged, and nothing else
+    PARDONED = 2  # the service was stopped, and the grace was over: not the tasks' fault
 
 
 @dataclass(frozen=True)
 class InHand:
-    """The row that a worker had in hand."""
+    """A row that a worker has, or had, in hand."""
 
     row: int
     stage: Stage
-    verdict: Verdict
     task_id: str
     started: float  # seconds since 1970
+    deadline: float  # monotonic; 0 for none
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether it should be done by that moment (monotonic)."""
+        return 0.0 < self.deadline < now
 
 
-_ROW = struct.Struct("=qd32s")  # row, started, task id
-_WORKS = 50
-_STAGE, _VERDICT, _TICK, _DEADLINE, _SIZE = 48, 49, 56, 64, 72
+_TICK = struct.Struct("=d")
+_COUNT = struct.Struct("=I")
+_WORKS, _VERDICT, _RETIRES, _USED, _BEGUN, _JUDGED = 8, 9, 10, 12, 16, 24
+_HEAD = 32
+_SLOT = struct.Struct("=qdd32sB7x")  # row, started, deadline, task id, stage
+_DEADLINE, _TASK, _STAGE = 16, 24, 56  # where they are in a slot
 _TIME = struct.Struct("=d")
 
 
@@ -55,77 +64,132 @@ def progress_path(name: str) -> Path:
     return cluster_conf.run_dir / f"{name}.progress"
 
 
-class Progress:
-    """One worker's file. Times are of the monotonic clock, which all processes of a host share (clock_gettime(2))."""
+class Slot:
+    """The place of one thread or coroutine."""
 
-    def __init__(self, path: Path) -> None:
-        """Make the file, or open the one that is there. Raises OSError."""
-        self.path = path
-        with path.open("a+b") as file:
-            # Written, not only cut to length: a map of a hole that a full disk can't fill would end in SIGBUS.
-            file.write(bytes(max(0, _SIZE - file.tell())))
-            file.flush()
-            self._map = mmap.mmap(file.fileno(), _SIZE)
+    def __init__(self, file: mmap.mmap, at: int) -> None:
+        self._map = file
+        self._at = at
 
     def begin(self, row: int, deadline: float) -> None:
-        """Note that a row is about to be read, and when (monotonic) it must be done."""
-        self._map[_STAGE] = Stage.NONE
-        _ROW.pack_into(self._map, 0, row, time.time(), b"")
-        _TIME.pack_into(self._map, _DEADLINE, deadline)
-        self._map[_STAGE] = Stage.READING
+        """Note the row in hand before it is read. `deadline`: when (monotonic) it must be done; 0 for never.
+
+        Each step leaves the slot true or empty, wherever the process is killed.
+        """
+        self._map[self._at + _STAGE] = Stage.NONE
+        _SLOT.pack_into(self._map, self._at, row, time.time(), deadline, b"", Stage.NONE)
+        self._map[self._at + _STAGE] = Stage.READING
 
     def run(self, task_id: str, deadline: float) -> None:
         """Note that the row in hand was read, and its task runs."""
-        self._map[16:48] = task_id.encode().ljust(32)[:32]
-        _TIME.pack_into(self._map, _DEADLINE, deadline)
-        self._map[_STAGE] = Stage.RUNNING
+        at = self._at
+        self._map[at + _TASK : at + _TASK + 32] = task_id.encode().ljust(32)[:32]
+        _TIME.pack_into(self._map, at + _DEADLINE, deadline)
+        self._map[at + _STAGE] = Stage.RUNNING
+
+    def begin_hook(self, deadline: float) -> None:
+        """Note a hook, and when (monotonic) it must be done. No task is charged when it isn't."""
+        _SLOT.pack_into(self._map, self._at, 0, time.time(), deadline, b"", Stage.HOOK)
 
     def end(self) -> None:
         """Note that nothing is in hand."""
-        self._map[_STAGE] = Stage.NONE
-        _TIME.pack_into(self._map, _DEADLINE, 0.0)
+        self._map[self._at + _STAGE] = Stage.NONE
+        _TIME.pack_into(self._map, self._at + _DEADLINE, 0.0)
 
-    def expect(self, deadline: float) -> None:
-        """Note when (monotonic) something that is no row must be done; nobody is charged when it isn't."""
-        _TIME.pack_into(self._map, _DEADLINE, deadline)
+
+class Progress:
+    """One worker's file. Times are of the monotonic clock, which all processes of a host share (clock_gettime(2))."""
+
+    def __init__(self, path: Path, slots: int = 1) -> None:
+        """Open the file; create it, with so many slots, if it isn't there. Raises OSError."""
+        self.path = path
+        with path.open("a+b") as file:
+            if not file.tell():
+                file.truncate(_HEAD + slots * _SLOT.size)
+            self._map = mmap.mmap(file.fileno(), 0)
+        self._slots, rest = divmod(len(self._map) - _HEAD, _SLOT.size)
+        if rest:  # a worker of an earlier version left it, with one row in hand at most: it goes back uncharged
+            self._slots = 0
+
+    def slot(self, number: int) -> Slot:
+        """The slot with this number, from 0."""
+        used: int = _COUNT.unpack_from(self._map, _USED)[0]
+        _COUNT.pack_into(self._map, _USED, max(used, number + 1))
+        return Slot(self._map, _HEAD + number * _SLOT.size)
+
+    # What the worker says of itself.
 
     def tick(self) -> None:
         """Show that the process gets on."""
-        _TIME.pack_into(self._map, _TICK, time.monotonic())
+        _TICK.pack_into(self._map, 0, time.monotonic())
 
     def work(self) -> None:
         """Show that the worker is ready for tasks."""
         self._map[_WORKS] = 1
+
+    def retire(self) -> None:
+        """Show that the worker claims nothing more: it ends once what it has in hand has ended."""
+        self._map[_RETIRES] = 1
+
+    def count_begun(self) -> int:
+        """Count one more task that has begun; return how many have. One thread at a time."""
+        begun = self.begun + 1
+        _COUNT.pack_into(self._map, _BEGUN, begun & 0xFFFF_FFFF)
+        return begun
+
+    # What the supervisor says of it.
+
+    def note_verdict(self, verdict: Verdict) -> None:
+        """Note why the worker is about to be killed, and when."""
+        _TIME.pack_into(self._map, _JUDGED, time.monotonic())
+        self._map[_VERDICT] = verdict
+
+    # What others read.
 
     @property
     def works(self) -> bool:
         """Whether the worker is ready for tasks."""
         return bool(self._map[_WORKS])
 
-    def note_verdict(self, verdict: Verdict) -> None:
-        """Note why the worker is about to be killed."""
-        self._map[_VERDICT] = verdict
+    @property
+    def retires(self) -> bool:
+        """Whether the worker claims nothing more."""
+        return bool(self._map[_RETIRES])
+
+    @property
+    def verdict(self) -> Verdict:
+        """Why the worker was killed."""
+        return Verdict(self._map[_VERDICT])
+
+    @property
+    def judged(self) -> float:
+        """When (monotonic) its verdict was noted."""
+        moment: float = _TIME.unpack_from(self._map, _JUDGED)[0]
+        return moment
+
+    @property
+    def begun(self) -> int:
+        """How many tasks have begun; also for forked children of the worker."""
+        count: int = _COUNT.unpack_from(self._map, _BEGUN)[0]
+        return count
 
     @property
     def last_tick(self) -> float:
         """The last `tick`, or 0."""
-        moment: float = _TIME.unpack_from(self._map, _TICK)[0]
+        moment: float = _TICK.unpack_from(self._map, 0)[0]
         return moment
 
     @property
-    def is_overdue(self) -> bool:
-        """Whether what is in hand should be done by now."""
-        deadline: float = _TIME.unpack_from(self._map, _DEADLINE)[0]
-        return 0.0 < deadline < time.monotonic()
+    def in_hand(self) -> list[InHand]:
+        """The rows in hand, and the hooks, whose row is 0."""
+        return list(self._read())
 
-    @property
-    def in_hand(self) -> InHand | None:
-        """The row in hand, if any."""
-        stage = Stage(self._map[_STAGE])
-        if stage is Stage.NONE:
-            return None
-        row, started, task_id = _ROW.unpack_from(self._map, 0)
-        return InHand(row, stage, Verdict(self._map[_VERDICT]), task_id.strip(b"\0 ").decode("ascii", "replace"), started)
+    def _read(self) -> Iterator[InHand]:
+        used: int = _COUNT.unpack_from(self._map, _USED)[0] if self._slots else 0
+        for number in range(min(used, self._slots)):
+            row, started, deadline, task_id, stage = _SLOT.unpack_from(self._map, _HEAD + number * _SLOT.size)
+            if stage != Stage.NONE:
+                yield InHand(row, Stage(stage), task_id.strip(b"\0 ").decode("ascii", "replace"), started, deadline)
 
     def remove(self) -> None:
         """Close and delete the file."""

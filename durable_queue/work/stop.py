@@ -1,20 +1,59 @@
-"""The wish to stop, as a worker hears it."""
+"""The end of a worker: it is told to stop, or retires. Either way it claims nothing more, and ends once nothing is in hand."""
 
 import os
 import signal
+from contextlib import suppress
+
+from django_q.conf import logger
+
+from durable_queue.work.progress import Progress
+
+MORE_ALONE = b"a"  # to the supervisor: a task that runs alone waits for a worker
+LOOK = b"l"  # to the supervisor: look at your workers
 
 
 class Stop:
-    """The wish to stop. SIGTERM notes it, and wakes the loop, which reads it between two tasks."""
+    """The wish to stop, and the end. SIGTERM notes the wish, and wakes the thread that leads."""
 
-    def __init__(self) -> None:
-        """Set the handler."""
+    def __init__(self, progress: Progress, supervisor: int) -> None:
+        """Set the handler. `supervisor`: the descriptor of a pipe that wakes it."""
         self.noted = False
-        self.wakes, end = os.pipe()  # becomes readable when any signal came
-        for pipe in (self.wakes, end):
+        self.was_told = False  # by SIGTERM
+        self.is_over = False
+        self._progress = progress
+        self._supervisor = supervisor
+        self.wakes, self._end = os.pipe()  # becomes readable when the leader is to look for what is new
+        for pipe in (self.wakes, self._end):
             os.set_blocking(pipe, False)
-        signal.set_wakeup_fd(end, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, self._note)
+        signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._hear)
 
-    def _note(self, *_: object) -> None:
-        self.noted = True
+    def _hear(self, *_: object) -> None:
+        self.noted = self.was_told = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the thread that leads, if it waits."""
+        with suppress(BlockingIOError):
+            os.write(self._end, b"!")
+
+    def retire(self, reason: str) -> None:
+        """Have this worker end, and its successor start now."""
+        if not self.noted:
+            logger.info("A worker (pid %d) retires: %s", os.getpid(), reason)
+            self._progress.retire()
+            self._tell(LOOK)
+            self.noted = True
+            self.wake()
+
+    def end(self) -> None:
+        """Nothing is in hand any more: the worker is over."""
+        self.is_over = True
+
+    def tell_of_waiting_alone(self) -> None:
+        """Tell the supervisor that a task that runs alone may wait for a worker."""
+        self._tell(MORE_ALONE)
+
+    def _tell(self, what: bytes) -> None:
+        with suppress(OSError):  # it is gone, and so will this process be
+            os.write(self._supervisor, what)

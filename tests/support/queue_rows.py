@@ -11,12 +11,12 @@ from durable_queue.models import Worker
 from durable_queue.store import wakeup
 
 
-def worker(name: str, *, host: str = "elsewhere", pid: int = 2**22, silent_for: float = 0.0) -> Worker:
+def worker(name: str, *, host: str = "elsewhere", pid: int = 2**22, silent_for: float = 0.0, queue: str = "notifier") -> Worker:
     """A worker's row. `pid`: beyond the kernel's largest, if it isn't given."""
     now = datetime.now(UTC)
     return Worker.objects.create(
         name=name,
-        queue="notifier",
+        queue=queue,
         host=host,
         pid=pid,
         born=1,

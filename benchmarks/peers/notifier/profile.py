@@ -148,7 +148,7 @@ def task(count: int) -> None:
     from line import LINE  # noqa: PLC0415
 
     from durable_queue.conf import cluster_conf  # noqa: PLC0415
-    from durable_queue.work import process as worker  # noqa: PLC0415
+    from durable_queue.work import worker  # noqa: PLC0415
     from durable_queue.work.progress import Progress  # noqa: PLC0415
 
     for number in range(count):
@@ -165,7 +165,7 @@ def task(count: int) -> None:
 
 
 def _work(count: int, *arguments: Any) -> None:
-    from durable_queue.work import process as worker  # noqa: PLC0415
+    from durable_queue.work import worker  # noqa: PLC0415
 
     def finish(code: int, leave: Callable[[int], NoReturn] = os._exit) -> NoReturn:
         sampler.__exit__()

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand
 from django_q.conf import Conf
 
 from durable_queue.cluster.supervisor import Supervisor
+from durable_queue.conf import cluster_conf
 
 
 class Command(BaseCommand):
@@ -23,6 +24,8 @@ class Command(BaseCommand):
             "-n", "--name", dest="cluster_name", help="The queue to serve, one of ALT_CLUSTERS; as Q_CLUSTER_NAME."
         )
         parser.add_argument("--workers", type=int, help=f"How many worker processes (here: {Conf.WORKERS}).")
+        threads = f"How many tasks each of them runs at once (here: {cluster_conf.threads})."
+        parser.add_argument("--threads", type=int, help=threads)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Become the supervisor."""
@@ -31,4 +34,5 @@ class Command(BaseCommand):
             # django-q2 reads its settings once, at import: start again with the name where it looks for it.
             os.environ["Q_CLUSTER_NAME"] = name
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606
-        sys.exit(Supervisor(workers=options["workers"] or Conf.WORKERS, run_once=options["run_once"]).run())
+        workers, threads = options["workers"] or Conf.WORKERS, options["threads"] or cluster_conf.threads
+        sys.exit(Supervisor(workers=workers, threads=threads, run_once=options["run_once"]).run())

@@ -26,7 +26,7 @@ class Statement(NamedTuple):
     sql: str
 
 
-_Step = tuple[Statement, list[bytes]]
+_Step = tuple[Statement, list[bytes | None]]
 _prepared: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()  # the names that each of psycopg's connections knows
 
 
@@ -47,8 +47,8 @@ def run(
     connection.ensure_connection()
     psycopg: Any = connection.Database  # type: ignore[attr-defined]
     with connection.wrap_database_errors:
-        steps = [(step, [str(value).encode() for value in given]) for step, given in (*before, (statement, values))]
-        if any(b"\0" in b"".join(texts) for _, texts in steps):  # libpq would take it for the end
+        steps = [(step, [_text(value) for value in given]) for step, given in (*before, (statement, values))]
+        if any(b"\0" in text for _, texts in steps for text in texts if text):  # libpq would take it for the end
             raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
         answers = _ask(connection, steps, meanwhile)
         failed = [(step, answer) for (step, _), answer in zip(steps, answers, strict=True) if answer.status != _TUPLES_OK]
@@ -60,6 +60,10 @@ def run(
             raise psycopg.errors.error_from_result(answer)
     get, columns = answer.get_value, range(answer.nfields)
     return [tuple([get(row, column) for column in columns]) for row in range(answer.ntuples)]
+
+
+def _text(value: object) -> bytes | None:
+    return None if value is None else str(value).encode()
 
 
 def _ask(connection: BaseDatabaseWrapper, steps: Sequence[_Step], meanwhile: Callable[[], None] | None) -> list[Any]:

@@ -5,15 +5,17 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from operator import itemgetter
 from typing import Any
 
 from django.db.models.functions import Now
 
+from durable_queue.conf import cluster_conf
 from durable_queue.models import Worker
 from durable_queue.store import wakeup
 from durable_queue.store.postgresql import prepared
-from durable_queue.store.rows import ATTEMPTS, FIELDS, HISTORY, QUEUE, WORKERS, Claim, Claimed
+from durable_queue.store.rows import ATTEMPTS, CLAIMED_BYTES, FIELDS, HISTORY, QUEUE, WORKERS, Claim, Claimed
 from durable_queue.store.table import Table
 
 # The number is that of an advisory lock, which ends with the transaction
@@ -38,6 +40,8 @@ AWAIT_ANNOUNCED = prepared.Statement(
 # know yet of 20,000 rows that came at once, or when a claim was prepared before they came, each claim would else read and sort
 # all of them (https://www.postgresql.org/docs/current/runtime-config-query.html, sql-prepare.html). And they compile nothing,
 # which would seem worth its while for the few tables that have no other way.
+POOL_WAIT = 30  # seconds that a task waits for one of its worker's connections
+POOL_IDLE = 60  # seconds after which an unused one is closed
 _OFF = ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit")
 
 
@@ -81,8 +85,7 @@ class PostgreSQLTable(Table):
         https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
         """
         # `lock` as text, which Python reads quicker than psycopg and Django do together.
-        due = f"SELECT id, lock::text AS due, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id"  # noqa: S608
-        found = self.run(f"{due} LIMIT {asked.limit:d} FOR UPDATE SKIP LOCKED", (queue, asked.now))
+        found = self.run(_due(asked.limit), (queue, asked.now))
         if found:
             among, ids = self.among([row for row, *_ in found])
             self.run(f"UPDATE {QUEUE} SET lock = %s WHERE id {among}", (asked.lease, ids))  # noqa: S608
@@ -91,7 +94,7 @@ class PostgreSQLTable(Table):
     def claim_at_once(self, worker: Worker, asked: Claim) -> list[Claimed]:
         # One round trip for both, as two transactions: the second sees what the first has waited for, and doesn't fail with it.
         before = [(AWAIT_ANNOUNCED, (array(asked.announced),))] if asked.announced else []
-        values = (worker.queue, asked.now, asked.lease, worker.id)
+        values = (worker.queue, asked.now, asked.lease, worker.id, worker.lease)
         found = prepared.run(self.connection, _claim_statement(asked.limit), values, before=before)
         rows = [(int(row), datetime.fromisoformat(due.decode()), payload.decode()) for row, due, payload, _ in found]
         rows.sort(key=itemgetter(1, 0))
@@ -134,12 +137,41 @@ class PostgreSQLTable(Table):
 
     def own_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         options = " ".join((settings["OPTIONS"].get("options") or "", *(f"-c {option}=off" for option in _OFF)))
-        return settings | {"OPTIONS": settings["OPTIONS"] | {"options": options.strip()}}
+        own = settings["OPTIONS"] | {"options": options.strip()}
+        own.pop("pool", None)
+        return settings | {"OPTIONS": own}
+
+    def task_settings(self, settings: dict[str, Any], *, threads: int) -> dict[str, Any]:
+        """Several threads share a pool (https://docs.djangoproject.com/en/5.2/ref/databases/#connection-pool)."""
+        if threads == 1 or "pool" in settings["OPTIONS"] or not find_spec("psycopg_pool"):
+            return settings
+        pool = {"min_size": 0, "max_size": cluster_conf.connections, "max_idle": POOL_IDLE, "timeout": POOL_WAIT}
+        return settings | {"CONN_MAX_AGE": 0, "OPTIONS": settings["OPTIONS"] | {"pool": pool}}
 
 
 @functools.cache
 def _insert(rows: int) -> str:
     return f"INSERT INTO {QUEUE} (key, payload, lock) VALUES {', '.join(['(%s, %s, %s)'] * rows)} RETURNING id"  # noqa: S608
+
+
+def _bounded(rows: str) -> str:
+    """Of rows in their order, those whose payloads together are not too long, but one at least. Reads none of them."""
+    return f"""
+        SELECT * FROM (
+            SELECT *, sum(octet_length(payload)) OVER (ORDER BY lock, id ROWS UNBOUNDED PRECEDING) AS size,
+                row_number() OVER (ORDER BY lock, id) AS place_in_batch
+            FROM {rows}
+        ) AS measured WHERE size <= {CLAIMED_BYTES} OR place_in_batch = 1
+    """  # noqa: S608
+
+
+@functools.cache
+def _due(limit: int) -> str:
+    locked = f"SELECT id, lock, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id LIMIT {limit:d}"  # noqa: S608
+    return f"""
+        WITH locked AS MATERIALIZED ({locked} FOR UPDATE SKIP LOCKED)
+        SELECT id, lock::text AS due, payload FROM ({_bounded("locked")}) AS bounded ORDER BY lock, id
+    """  # noqa: S608
 
 
 # `locked` locks the rows that are due as they are by then, and gives them as they were when the statement began. A row that
@@ -154,10 +186,12 @@ def _claim_statement(limit: int) -> prepared.Statement:
             FROM {QUEUE} WHERE key = $1 AND lock <= $2
             ORDER BY lock, id LIMIT {limit:d} FOR UPDATE SKIP LOCKED
         ),
-        due AS MATERIALIZED (SELECT * FROM locked WHERE (SELECT true FROM {QUEUE} seen WHERE seen.ctid = place)),
+        bounded AS MATERIALIZED ({_bounded("locked")}),
+        due AS MATERIALIZED (SELECT * FROM bounded WHERE (SELECT true FROM {QUEUE} seen WHERE seen.ctid = place)),
         me AS (
-            UPDATE {WORKERS} SET lease = $3, lease_due = (SELECT min(lock) FROM due)
-            WHERE id = $4 AND lease IS NULL AND EXISTS (SELECT FROM due)
+            UPDATE {WORKERS} SET lease = $3,
+                lease_due = CASE WHEN lease IS NULL THEN (SELECT min(lock) FROM due) ELSE lease_due END
+            WHERE id = $4 AND lease IS NOT DISTINCT FROM $5 AND EXISTS (SELECT FROM due)
                 AND set_config('synchronous_commit', 'off', true) = 'off'
             RETURNING lease
         )

@@ -11,11 +11,12 @@ from django.utils import timezone
 
 from durable_queue.models import Worker
 from durable_queue.store import wakeup
-from durable_queue.store.rows import ATTEMPTS, HISTORY, LOST, QUEUE, WORKERS, Claim, Claimed
+from durable_queue.store.rows import ATTEMPTS, CLAIMED_BYTES, HISTORY, LOST, QUEUE, WORKERS, Claim, Claimed
 from durable_queue.store.sqlite.turns import Turn
 from durable_queue.store.table import Table
 
-_TAKE_LEASE = f"UPDATE {WORKERS} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS NULL"  # noqa: S608
+LOCK_WAIT = 30  # seconds that a task waits for the write lock; a web process, whose client waits, has less
+_TAKE_LEASE = f"UPDATE {WORKERS} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS ?"  # noqa: S608
 # What is due was read in this transaction, the only one that writes: it still is all that comes up to its last row.
 _HOLD = f"UPDATE {QUEUE} SET lock = ? WHERE key = ? AND (lock, id) <= (?, ?)"  # noqa: S608
 
@@ -60,7 +61,10 @@ class SQLiteTable(Table):
         return row
 
     def claim(self, queue: str, asked: Claim) -> list[Claimed]:
-        rows = self.run(_due(asked.limit), (LOST, queue, self.moment(asked.now)))
+        connection = self.connection
+        connection.ensure_connection()
+        with connection.wrap_database_errors:
+            rows = _fetch(connection.connection, asked.limit, (LOST, queue, self.moment(asked.now)))
         if rows:
             last, last_due, *_ = rows[-1]
             self.run(_HOLD, (self.moment(asked.lease), queue, last_due, last))
@@ -76,11 +80,14 @@ class SQLiteTable(Table):
             with connection.wrap_database_errors, connection.connection as driver:  # which commits, or rolls back
                 driver.execute("BEGIN IMMEDIATE")
                 values = (LOST, worker.queue, self.moment(asked.now))
-                due: list[Any] = driver.execute(_due(asked.limit), values).fetchall()
+                due = _fetch(driver, asked.limit, values)
                 if not due:
                     return []
                 name = self.moment(asked.lease)
-                if not driver.execute(_TAKE_LEASE, (name, due[0][1], worker.id)).rowcount:
+                held, first = None, due[0][1]
+                if worker.lease is not None:
+                    held, first = name, self.moment(worker.lease_due or asked.now)
+                if not driver.execute(_TAKE_LEASE, (name, first, worker.id, held)).rowcount:
                     return []
                 last, last_due, *_ = due[-1]
                 driver.execute(_HOLD, (name, worker.queue, last_due, last))
@@ -122,10 +129,30 @@ class SQLiteTable(Table):
     def own_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         return settings
 
+    def task_settings(self, settings: dict[str, Any], *, threads: int) -> dict[str, Any]:
+        options = settings["OPTIONS"]
+        return settings | {"OPTIONS": options | {"timeout": max(options.get("timeout", 0), LOCK_WAIT)}}
+
 
 @functools.cache
 def _insert(rows: int) -> str:
     return f"INSERT INTO {QUEUE} (key, payload, lock) VALUES {', '.join(['(?, ?, ?)'] * rows)}"  # noqa: S608
+
+
+def _fetch(driver: Any, limit: int, values: Sequence[Any]) -> list[Any]:
+    """The first rows that are due: so many, or fewer if their payloads are long. SQLite reads each as it is asked for."""
+    cursor = driver.execute(_due(limit), values)
+    if limit == 1:
+        return list(cursor.fetchall())
+    rows: list[Any] = []
+    size = 0
+    for row in cursor:
+        size += len(row[2])
+        if rows and size > CLAIMED_BYTES:
+            break
+        rows.append(row)
+    cursor.close()
+    return rows
 
 
 @functools.cache

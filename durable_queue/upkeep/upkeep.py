@@ -17,8 +17,8 @@ from django_q.conf import logger
 
 from durable_queue.store.broker import Broker
 from durable_queue.store.sqlite.checkpoints import Checkpoints
-from durable_queue.upkeep import heartbeat, pruning, schedules
-from durable_queue.work import processes
+from durable_queue.upkeep import alone, heartbeat, pruning, schedules
+from durable_queue.work import kernel
 from durable_queue.work.follow_ups import follow_up
 
 AFTER_DATABASE_ERROR, AFTER_ERROR = 1.0, 5.0  # seconds until a duty that failed is tried again
@@ -35,12 +35,13 @@ class Duty:
 class Upkeep:
     """One cluster's duties."""
 
-    def __init__(self, broker: Broker, supervisor: str) -> None:
-        """`supervisor`: the UUID under which its workers are stored."""
+    def __init__(self, broker: Broker, supervisor: str, supervisor_wakes: int) -> None:
+        """`supervisor`: the UUID under which its workers are stored. `supervisor_wakes`: what wakes it, a descriptor."""
         self.broker = broker
         self.heartbeat = Duty(functools.partial(heartbeat.beat, broker, supervisor))
         self.duties = [
             self.heartbeat,
+            Duty(functools.partial(alone.tell_of_due, broker, supervisor_wakes)),
             Duty(functools.partial(schedules.queue_due, broker)),
             Duty(functools.partial(pruning.prune_all, broker.using)),
         ]
@@ -64,14 +65,14 @@ class Upkeep:
         return max(0.0, min(duty.at for duty in self.duties) - time.monotonic())
 
 
-def main(supervisor: str, supervisor_pid: int, orders: int) -> None:
+def main(supervisor: str, supervisor_pid: int, orders: int, supervisor_wakes: int) -> None:
     """The life of the upkeep process: until `orders` is closed, which the supervisor does last."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-    processes.die_with_parent(supervisor_pid)
-    upkeep = Upkeep(Broker(follow_up=follow_up), supervisor)
+    kernel.die_with_parent(supervisor_pid)
+    upkeep = Upkeep(Broker(follow_up=follow_up), supervisor, supervisor_wakes)
     pause = 0.0
     while True:
         ready, _, _ = select.select([orders], [], [], pause)

@@ -1,45 +1,34 @@
 """A worker process, from fork to exit."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
 
 from django.db import Error as DatabaseError
 from django.db import connections
 from django.utils import timezone
 from django_q.conf import Conf, logger
-from django_q.worker import worker as run_tasks
+from django_q.signals import post_spawn
 
 from durable_queue import signals
 from durable_queue.models import Worker
 from durable_queue.store import queue_connection
 from durable_queue.store.broker import Broker
-from durable_queue.store.leases import LeaseLostError
 from durable_queue.store.queue_connection import QUEUE
 from durable_queue.task import running
-from durable_queue.work import processes
+from durable_queue.work import kernel, task_connections
+from durable_queue.work.birth import Birth
 from durable_queue.work.follow_ups import follow_up
-from durable_queue.work.loop import DATABASE_PAUSE, Feed
+from durable_queue.work.holdings import DATABASE_PAUSE
+from durable_queue.work.loop import Loop
 from durable_queue.work.lost_workers import free_dead
 from durable_queue.work.progress import Progress
-from durable_queue.work.receivers import Timer
 from durable_queue.work.stop import Stop
 
 AGAIN = 75  # the exit code of a worker that left work behind where nobody waits: the supervisor starts another (sysexits.h)
-
-
-@dataclass(frozen=True)
-class Birth:
-    """What a supervisor tells its new worker."""
-
-    name: str
-    supervisor: str  # a UUID
-    supervisor_pid: int
-    restarts: int
-    run_once: bool
 
 
 def main(birth: Birth, progress: Progress) -> None:
@@ -47,31 +36,42 @@ def main(birth: Birth, progress: Progress) -> None:
     os.setsid()  # Ctrl-C in a terminal is the supervisor's to hear
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    stop = Stop()
+    stop = Stop(progress, birth.supervisor_wakes)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD])
-    processes.die_with_parent(birth.supervisor_pid)
+    kernel.die_with_parent(birth.supervisor_pid)
     if Conf.CPU_AFFINITY:
         _bind_to_cpus(birth)
     queue_connection.prepare_worker()
-    broker = Broker(using=QUEUE, follow_up=follow_up)
+    task_connections.prepare_worker(threads=birth.threads)
+    broker = Broker(birth.queue, using=QUEUE, follow_up=follow_up)
     code = 0
     if me := _register(birth, stop, progress):
         _tell_of_start()
-        feed = Feed(broker, me, progress, stop, run_once=birth.run_once)
-        threading.Thread(target=feed.guard, daemon=True).start()
-        running.prepare_worker()
-        try:
-            _work(feed)
-        except LeaseLostError:
-            logger.error("%s was taken for dead, and stops: its tasks run elsewhere", me)
-        else:
-            _say_goodbye(broker, me, progress)
-        code = AGAIN if birth.run_once and not (feed.is_drained or stop.noted) else 0
+        loop = Loop(broker, me, progress, stop, birth)
+        _work(loop, birth)
+        _say_goodbye(broker, me, progress)
+        code = AGAIN if birth.run_once and (loop.has_run if birth.alone else not (loop.is_drained or stop.was_told)) else 0
     else:
         progress.path.unlink(missing_ok=True)
     # Not through the interpreter's end: exit handlers that were inherited from the supervisor are not ours to run.
     logging.shutdown()
     os._exit(code)
+
+
+def _work(loop: Loop, birth: Birth) -> None:
+    """Run tasks until told to stop, or until the worker retires."""
+    name = multiprocessing.current_process().name
+    logger.info("%s ready for work at %d", name, os.getpid())
+    post_spawn.send(sender="django_q", proc_name=name)
+    if birth.threads > 1:
+        running.prepare_worker()
+        loop.crew.start()
+        loop.watch.run()
+    else:
+        threading.Thread(target=loop.watch.run_beside, daemon=True).start()
+        running.prepare_worker()
+        loop.crew.lead_alone()
+    logger.info("%s stopped doing work", name)
 
 
 def _tell_of_start() -> None:
@@ -87,21 +87,6 @@ def _bind_to_cpus(birth: Birth) -> None:
     os.sched_setaffinity(0, {cpus[(start + n) % len(cpus)] for n in range(Conf.CPU_AFFINITY)})
 
 
-def _work(feed: Feed) -> None:
-    """Run tasks until told to stop, recycled, or a task timed out (and may have left anything behind)."""
-    while not feed.stop.noted:
-        timer = Timer()
-        try:
-            run_tasks(feed, feed, timer)
-        except LeaseLostError:
-            raise
-        except BaseException as error:  # sys.exit in a task, an exception that can't be shown …
-            feed.fail_in_hand(error)
-            continue
-        break
-    feed.close()
-
-
 def _register(birth: Birth, stop: Stop, progress: Progress) -> Worker | None:
     """Store this process's row, once the leases of this host's dead are free; waits for the database."""
     pause = DATABASE_PAUSE[0]
@@ -112,10 +97,10 @@ def _register(birth: Birth, stop: Stop, progress: Progress) -> Worker | None:
             free_dead(Broker(using=QUEUE, follow_up=follow_up))
             return Worker.objects.using(QUEUE).create(
                 name=birth.name,
-                queue=Conf.CLUSTER_NAME,
-                host=processes.host_id(),
+                queue=birth.queue,
+                host=kernel.host_id(),
                 pid=os.getpid(),
-                born=processes.born(os.getpid()),
+                born=kernel.born(os.getpid()),
                 supervisor=birth.supervisor,
                 supervisor_pid=birth.supervisor_pid,
                 restarts=birth.restarts,

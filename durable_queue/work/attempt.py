@@ -1,0 +1,209 @@
+"""One attempt at a task, from its row to what it came to: read it, run it, make a settlement of it.
+
+What django-q2's worker does for callers around a task stands here (django_q/worker.py): signals, error reporters, the line in
+the output.
+"""
+
+import contextvars
+import multiprocessing
+import pickle
+import time
+import traceback
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from typing import Any
+
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import close_old_connections
+from django.utils import timezone
+from django_q.conf import Conf, error_reporter, logger
+from django_q.exceptions import TimeoutException
+from django_q.signals import post_execute_in_worker, pre_execute
+from django_q.timeout import TimeoutHandler
+from django_q.utils import get_func_repr
+
+from durable_queue.store.leases import Row, Settlement
+from durable_queue.task import running
+from durable_queue.task.calls import run_in_order
+from durable_queue.task.running import AFTER, BEFORE, RunningTask
+from durable_queue.work import outcomes
+from durable_queue.work.keeper import Keeper
+from durable_queue.work.progress import LONGEST_READ, Slot
+
+LATE = 3  # seconds that an overdue task has to heed its timeout, before anything else is done about it
+SIMPLE = (type(None), bool, int, float, str, bytes)  # results that can be pickled, without a try
+
+
+class Attempt:
+    """One attempt at the task of a row."""
+
+    task: dict[str, Any]
+    timeout: int  # seconds, -1 for none
+    function: outcomes.Function
+    was_interrupted = False  # at its limit: it may have left anything behind
+    _running: RunningTask | None = None
+
+    def __init__(self, row: Row, slot: Slot, worker: str, keeper: Keeper, claimed: float) -> None:
+        """`worker`: its name. `claimed`: the moment (monotonic) before its row was claimed."""
+        self.row = row
+        self.slot = slot
+        self.began = time.monotonic()
+        self._started = datetime.now(UTC)
+        self._worker = worker
+        self._keeper = keeper
+        self._claimed = claimed
+
+    def read(self) -> Settlement | None:
+        """Read the row and find its function, noting what is in hand. Returns a settlement when it can't be run."""
+        self.task = {}
+        self.slot.begin(self.row.id, self.began + (Conf.TIMEOUT or LONGEST_READ) + LATE)
+        try:
+            self.task = task = outcomes.read(self.row)
+            self.timeout = outcomes.timeout_of(task)
+            self.slot.run(task["id"], self._deadline)
+            self._running = RunningTask(task["id"], task["path"], row=self.row.id, claimed=self._claimed, keeper=self._keeper)
+            self._running.begun = self._keeper.note_begun(task["id"])
+            running.begin(self._running)
+            self.function = outcomes.function_of(task)
+        except outcomes.RefusedError as error:
+            _report()
+            return self._end(outcomes.settle_refused(self.row, str(error), self._worker, self.task))
+        except BaseException as error:
+            # Unpickling or importing runs code of others.
+            _report()
+            self._fail(f"{error!r} : {traceback.format_exc()}")
+            return self._end(outcomes.settle_finished(self.row, self.task, self._worker))
+        return None
+
+    @property
+    def _deadline(self) -> float:
+        return 0.0 if self.timeout < 0 else self.began + self.timeout + LATE
+
+    @property
+    def habit_of(self) -> Any:
+        """What its habits go by: the path of its function, or of each of its calls."""
+        if self.function.itself is run_in_order:
+            return tuple(path for path, *_ in self.task["args"])
+        return self.task["path"]
+
+    # What runs in a thread.
+
+    def run(self, *, interrupt: bool = False) -> Settlement:
+        """Run the task in this thread. `interrupt`: have it interrupted at its limit; the main thread only can be."""
+        try:
+            close_old_connections()
+            self._before()
+            func = async_to_sync(self.function.itself) if self.function.is_coroutine else self.function.itself
+            try:
+                with TimeoutHandler(self.timeout) if interrupt else nullcontext():
+                    result, success = func(*self.task["args"], **self.task["kwargs"]), True
+            except (Exception, TimeoutException) as error:
+                self.was_interrupted = isinstance(error, TimeoutException)
+                result, success = _describe(error), False
+            self._after(result, success=success)
+        except BaseException as error:
+            self._fail_by(error)
+        return self._settle()
+
+    def leave(self) -> None:
+        """Leave the task as it is: it is to run elsewhere."""
+        assert self._running  # noqa: S101
+        running.end(self._running)
+        self.slot.end()
+
+    # What runs in an event loop.
+
+    def hand_to_loop(self, slot: Slot) -> contextvars.Context:
+        """Leave the thread that has read it, for another slot; return the context that it is to run in."""
+        slot.begin(self.row.id, 0.0)
+        slot.run(self.task["id"], self._deadline)
+        self.slot.end()
+        self.slot = slot
+        context = contextvars.copy_context()
+        running.current_task.set(None)
+        return context
+
+    async def arun(self) -> Settlement:
+        """Run the task in this coroutine; receivers of signals run in the task's own thread."""
+        try:
+            if pre_execute.receivers:
+                await sync_to_async(self._before)()
+            else:
+                self._before()
+            try:
+                result, success = await self.function.itself(*self.task["args"], **self.task["kwargs"]), True
+            except Exception as error:
+                result, success = _describe(error), False
+            if post_execute_in_worker.receivers:
+                await sync_to_async(self._after)(result, success=success)
+            else:
+                self._after(result, success=success)
+        except BaseException as error:
+            self._fail_by(error)
+        return self._settle()
+
+    # Around it.
+
+    def _before(self) -> None:
+        self.task.pop("timeout", None)  # as in django-q2, whose receivers don't see it
+        if logger.isEnabledFor(20):  # INFO
+            name = multiprocessing.current_process().name
+            group = f" [{self.task['group']}]" if "group" in self.task else ""
+            function = get_func_repr(self.task["func"])
+            logger.info("%s processing %s '%s'%s", name, self.task["name"], function, group)
+        if pre_execute.receivers:
+            assert self._running  # noqa: S101
+            self._running.call = BEFORE
+            pre_execute.send(sender="django_q", func=self.function.itself, task=self.task)
+            self._running.call = 0
+
+    def _after(self, result: object, *, success: bool) -> None:
+        self.task |= {"result": result, "success": success, "stopped": timezone.now()}
+        if post_execute_in_worker.receivers:
+            assert self._running  # noqa: S101
+            self._running.call = AFTER
+            post_execute_in_worker.send(sender="django_q", func=self.function.itself, task=self.task)
+
+    def _fail(self, reason: str) -> None:
+        self.task |= {"success": False, "result": reason, "stopped": timezone.now(), "started": self._started}
+
+    def _fail_by(self, error: BaseException) -> None:
+        """Make a failed attempt of what no task should raise: `sys.exit`, an error that can't be shown …"""
+        _report()
+        try:
+            self._fail(f"{error!r} : {''.join(traceback.format_exception(error))}")
+        except Exception:
+            self._fail(f"{type(error).__name__}, which can't be shown")
+
+    def _settle(self) -> Settlement:
+        task = self.task
+        task["started"] = self._started
+        if task["success"] and not isinstance(task["result"], SIMPLE):
+            try:
+                pickle.dumps(task["result"])
+            except Exception as error:
+                self._fail(f"Its result can't be pickled: {error} : {traceback.format_exc()}")
+        mine = self._running
+        function = mine.function if mine and mine.function else (task["path"], self.function.itself)
+        return self._end(outcomes.settle_finished(self.row, task, self._worker, function))
+
+    def _end(self, settlement: Settlement) -> Settlement:
+        if self._running:
+            running.end(self._running)
+        self.slot.end()
+        return settlement
+
+
+def _describe(error: BaseException) -> str:
+    """As django-q2 keeps an error."""
+    _report()
+    return f"{error} : {traceback.format_exc()}"
+
+
+def _report() -> None:
+    """Tell the configured error reporters of the exception at hand."""
+    try:
+        if error_reporter:
+            error_reporter.report()
+    except Exception:
+        logger.exception("An error reporter failed")

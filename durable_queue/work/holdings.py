@@ -1,0 +1,222 @@
+"""The rows that a worker holds, and the transactions that settle them and claim others. Any of its threads may ask."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from django.db import Error as DatabaseError
+from django_q.conf import logger
+
+from durable_queue.models import Worker
+from durable_queue.store import queue_connection
+from durable_queue.store.broker import Broker
+from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, alone_queue
+from durable_queue.store.notes import keep_notes
+from durable_queue.work import outcomes
+from durable_queue.work.notes import Notes
+
+DATABASE_PAUSE = (0.1, 2.0)  # first and longest pause (seconds) after a database error
+
+
+class _Change(NamedTuple):
+    """What a transaction is to do."""
+
+    settled: list[Settlement]
+    returned: list[Row]
+    kept: set[int]  # ids of the rows that the worker goes on holding
+
+    @property
+    def left(self) -> set[int]:
+        """The ids of the rows that it holds no more."""
+        return {settlement.row.id for settlement in self.settled} | {row.id for row in self.returned}
+
+
+class Holdings:
+    """The rows under a worker's lease: not started, in hand, finished, or on their way back."""
+
+    def __init__(self, broker: Broker, me: Worker, notes: Notes) -> None:
+        """`me`: the worker's row, stored."""
+        self.broker = broker
+        self.me = me
+        self.in_hand: set[int] = set()  # ids of rows
+        self.unstarted: deque[Row] = deque()
+        self.finished: list[Settlement] = []
+        self.oldest_finish = 0.0  # when (monotonic) the first of the finished ones finished, or a moment before
+        self.claiming = 0.0  # the moment (monotonic) before the last claim
+        self.claimed = 0.0  # the moment after it
+        self._unsure: _Change | None = None  # what was asked of the database, while it is not known whether that was committed
+        self._returning: list[Row] = []  # given back, but the database may not know it yet
+        self._unannounced: deque[LeaseChange] = deque()
+        self._notes = notes
+        self._noted: list[tuple[str, str]] = []  # read, and not in the database yet
+        self._lock = threading.Lock()  # held for moments only, while rows change from one state to the next
+        self._error_pause = DATABASE_PAUSE[0]
+
+    # Between two transactions.
+
+    def take(self) -> Row | None:
+        """The next row to run; it is in hand from now on."""
+        with self._lock:
+            if not self.unstarted:
+                return None
+            row = self.unstarted.popleft()
+            self.in_hand.add(row.id)
+            return row
+
+    def finish(self, settlement: Settlement) -> None:
+        """A row in hand has come to something."""
+        if not self.finished:
+            self.oldest_finish = time.monotonic()
+        self.finished.append(settlement)
+        self.in_hand.discard(settlement.row.id)
+
+    def run_alone(self, row: Row) -> None:
+        """Give a row in hand to those that run alone."""
+        self._returning.append(row._replace(runs_alone=True))
+        self.in_hand.discard(row.id)
+
+    def return_unstarted(self) -> int:
+        """Have the next transaction give back what was not started; return how many rows that are."""
+        with self._lock:
+            returned = list(self.unstarted)
+            self.unstarted.clear()
+            self._returning += returned
+        return len(returned)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the database has to be told something."""
+        return bool(self.finished or self._returning or self._unsure)
+
+    @property
+    def has_alone(self) -> bool:
+        """Whether it has rows to be run alone, elsewhere."""
+        return any(row.runs_alone for row in self._returning)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is in hand, and nothing waits for it."""
+        return not (self.in_hand or self.unstarted or self.has_news)
+
+    def next_unannounced(self) -> LeaseChange | None:
+        """What was settled, and not announced yet."""
+        return self._unannounced.popleft() if self._unannounced else None
+
+    # Transactions.
+
+    def settle_and_claim(self, claim: int = 0, announced: Sequence[int] = ()) -> LeaseChange | None:
+        """Settle and give back what is to be, and claim; None when the database could not be reached or failed.
+
+        Raises LeaseLostError.
+        """
+        with queue_connection.lock():
+            try:
+                change = self._recover() if self._unsure else None
+                if change is None:
+                    change = self._change_lease(claim, announced)
+            except LeaseLostError:
+                raise
+            except Exception as error:
+                failure = self._settle_one_by_one(error) if outcomes.is_unstorable(error) else error
+                if failure:
+                    queue_connection.close()
+            else:
+                self._apply(change)
+                self.keep_notes()
+                return change
+        if failure:
+            self._wait_out(failure)
+        return None
+
+    def _change_lease(self, claim: int, announced: Sequence[int]) -> LeaseChange:
+        with self._lock:
+            kept = self.in_hand | {row.id for row in self.unstarted}
+            # Until we have heard that it was committed.
+            self._unsure = asked = _Change(list(self.finished), list(self._returning), kept)
+        if claim:
+            self.claiming = time.monotonic()
+        return self.broker.settle_and_claim(self.me, asked.settled, asked.returned, claim, announced, keep=bool(kept))
+
+    def _apply(self, change: LeaseChange) -> None:
+        """It was committed."""
+        self._error_pause = DATABASE_PAUSE[0]
+        with self._lock:
+            if self._unsure:
+                del self.finished[: len(self._unsure.settled)]
+                del self._returning[: len(self._unsure.returned)]
+            self._unsure = None
+            self.oldest_finish = time.monotonic()
+            self.unstarted.extend(change.rows)
+        self._note_settled(change)
+
+    def _recover(self) -> LeaseChange | None:
+        """What a transaction did whose COMMIT got through, though its answer was lost; None when it did nothing."""
+        assert self._unsure  # noqa: S101
+        change = self.broker.recover(self.me, self._unsure.left, self._unsure.kept)
+        if change:
+            change.settled = self._unsure.settled
+        return change
+
+    def _note_settled(self, change: LeaseChange) -> None:
+        if change.settled:
+            self._unannounced.append(change)
+
+    def _settle_one_by_one(self, error: Exception) -> Exception | None:
+        """Something among what is finished can't be stored: find it, and have it failed instead. Returns what kept us."""
+        logger.error("%s can't settle its batch: %r", self.me, error)
+        time.sleep(DATABASE_PAUSE[0])
+        settled, self._unsure = self._unsure.settled if self._unsure else [], None
+        try:
+            for settlement in settled:
+                try:
+                    change = self.broker.settle_and_claim(self.me, [settlement], keep=True)
+                except Exception as found:
+                    if not outcomes.is_unstorable(found):
+                        raise
+                    change = self.broker.settle_and_claim(self.me, [outcomes.settle_unstorable(settlement, found)], keep=True)
+                with self._lock:
+                    del self.finished[0]
+                self._note_settled(change)
+        except DatabaseError as again:
+            return again
+        return None
+
+    def _wait_out(self, error: Exception) -> None:
+        """Wait after a database error, longer each time. The next try opens a new connection."""
+        logger.warning("%s waits %.1f s for the database: %s", self.me, self._error_pause, str(error).strip())
+        time.sleep(self._error_pause)
+        self._error_pause = min(self._error_pause * 2, DATABASE_PAUSE[1])
+
+    def wait_until_due(self) -> float | None:
+        """Seconds until the next row is due, 0 when one is, None when none waits, and when the database does not answer."""
+        with queue_connection.lock():
+            try:
+                due = self.broker.wait_until_due()
+            except DatabaseError as error:
+                queue_connection.close()
+                failure = error
+            else:
+                self._error_pause = DATABASE_PAUSE[0]
+                return due
+        self._wait_out(failure)
+        return 0.0
+
+    def is_alone_due(self) -> bool:
+        """Whether a task that runs alone is due. Raises django.db.Error."""
+        with queue_connection.lock():
+            due = self.broker.table.next_due(alone_queue(self.broker.queue))
+        return due is not None and due <= datetime.now(UTC)
+
+    def keep_notes(self) -> None:
+        """Store what tasks have noted: their threads and children may do so after them."""
+        self._noted += self._notes.read()
+        if self._noted:
+            with queue_connection.lock():
+                try:
+                    keep_notes(self._noted, using=self.broker.using)
+                    self._noted = []
+                except DatabaseError as error:
+                    logger.warning("%s could not keep %d notes yet: %s", self.me, len(self._noted), str(error).strip())

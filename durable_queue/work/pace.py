@@ -1,0 +1,55 @@
+"""How many rows a worker claims at a time, and how long it waits when it finds none."""
+
+import time
+
+POLL = (0.2, 2.0)  # shortest and longest pause (seconds) between two looks at the table, when no hint came
+SOON = 0.005  # the pause (seconds) after a hint that came too early; it grows from there
+SLOW_AFTER = 0.5  # seconds that a worker keeps rows that it has not started while a slow task runs
+SLOW_CLAIM = 8  # rows that a worker with threads takes at a time unless the last batch was quick: others may be idle
+LINGER_FROM = 3  # rows: a batch of so many, or more, that was not full may grow for a moment before the next
+
+
+class Pace:
+    """One worker's."""
+
+    def __init__(self, most: int, *, threads: int) -> None:
+        """`most`: rows to claim at a time. `threads`: how many the worker has."""
+        self.pause = POLL[0]  # seconds to wait for a hint
+        self.last_claim = 0  # rows
+        self.last_work = time.monotonic()  # when rows were found last
+        self._most = most
+        self._has_threads = threads > 1
+        self._size = min(SLOW_CLAIM, most) if self._has_threads else most
+        self._is_quick = not self._has_threads  # whether no task of the last batch was slow
+
+    def room(self, *, threads: int, coroutines: int) -> int:
+        """How many rows to claim, while so many threads are free, and so many coroutines may be started."""
+        if not self._has_threads:
+            return self._size
+        return min(self._size, coroutines) if self._is_quick else min(self._size, coroutines, threads)
+
+    def lets_grow(self, room: int) -> bool:
+        """Whether to let the next batch grow for a moment."""
+        return LINGER_FROM <= self.last_claim < room and not (self._has_threads and room <= SLOW_CLAIM)
+
+    def note_batch(self, *, seconds: float, returned: int, was_slow: bool) -> None:
+        """Note the last batch: how long it took, how many rows were given back unrun, and whether a task of it was slow."""
+        self._is_quick = not (self._has_threads and was_slow)
+        if returned:
+            self._size = max(1, self.last_claim - returned)  # no more than was started in this time
+        elif not self._is_quick:
+            self._size = min(self._size, SLOW_CLAIM)
+        elif seconds < SLOW_AFTER / 2:
+            self._size = min(self._size * 2, self._most)
+
+    def note_claim(self, rows: int, *, announced: int) -> None:
+        """Note how many rows were found, and how many had been announced."""
+        self.last_claim = rows
+        if rows:
+            self.pause, self.last_work = POLL[0], time.monotonic()
+        elif announced:
+            self.pause = SOON  # it isn't there yet
+
+    def note_silence(self) -> None:
+        """Note that no hint came in the pause: the next one is longer."""
+        self.pause = min(self.pause * 1.5, POLL[1])

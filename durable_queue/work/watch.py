@@ -1,0 +1,108 @@
+"""Looks after a worker's threads from outside of them: a slow task holds back nobody, and an overdue one ends the worker."""
+
+import signal
+import threading
+import time
+from contextlib import suppress
+
+from django_q.conf import logger
+
+from durable_queue.store import wakeup
+from durable_queue.work.attempt import LATE
+from durable_queue.work.crew import Crew
+from durable_queue.work.habits import QUICK
+from durable_queue.work.holdings import Holdings
+from durable_queue.work.pace import SLOW_AFTER
+from durable_queue.work.progress import Progress
+from durable_queue.work.stop import Stop
+
+TICK = 0.25  # seconds between two looks
+CLOSE = 0.01  # seconds between two looks while something is in hand that isn't known to be quick
+CLOSE_FOR = 1.0  # seconds for which it looks so often, from the last time that it was told to
+SETTLE_AFTER = 0.05  # seconds that a finished task waits for its batch: what a killed worker had finished in them runs again
+BUSY = 0.8  # the share of the time between two looks, in which a process that has processor to spare uses less of it
+PUNCTUAL = 0.004  # seconds by which it wakes up late, where no thread computes: one that does lets others in after 0.005
+
+
+class Watch:
+    """The watch over one worker."""
+
+    def __init__(self, holdings: Holdings, crew: Crew, progress: Progress, stop: Stop) -> None:
+        self.returned = 0  # rows that it has given back since the last claim
+        self._holdings = holdings
+        self._crew = crew
+        self._progress = progress
+        self._stop = stop
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self._close_until = 0.0
+        self._looked = (time.monotonic(), time.process_time())
+
+    def closely(self) -> None:
+        """Look often for a while. For any thread."""
+        was_close = self._close_until
+        self._close_until = now = time.monotonic() + CLOSE_FOR
+        if was_close < now - CLOSE_FOR:
+            with suppress(RuntimeError):  # it was rung already
+                self._bell.release()
+
+    def run(self) -> None:
+        """Look, until the worker is over."""
+        self._progress.work()
+        while not self._stop.is_over:
+            self._progress.tick()
+            pause = CLOSE if time.monotonic() < self._close_until else TICK
+            before = time.monotonic()
+            rang = self._bell.acquire(timeout=pause)
+            is_punctual = rang or time.monotonic() - before < pause + PUNCTUAL
+            try:
+                self._look(is_punctual=is_punctual)
+            except Exception:
+                logger.exception("The watch over %s goes on after an error", self._holdings.me)
+
+    def run_beside(self) -> None:
+        """The same, in a thread of its own. Signals are for the main thread, which runs the tasks."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        self.run()
+
+    def _look(self, *, is_punctual: bool) -> None:
+        now, processor = time.monotonic(), time.process_time()
+        (then, used), self._looked = self._looked, (now, processor)
+        has_processor = is_punctual and processor - used < BUSY * (now - then)
+        leader = self._crew.leader
+        began = leader.began if leader else 0.0
+        if leader and began and now - began >= QUICK and has_processor and self._crew.size > 1:
+            if habit := leader.habit:
+                habit.note_waits()
+            self._crew.pass_lead(leader, began)
+        self._settle_if_held_up(now)
+        self._retire_if_overdue(now)
+        self._crew.write_lock.look(now)
+
+    # What is finished, or waits to be started, and a leader who doesn't get to it.
+
+    def _settle_if_held_up(self, now: float) -> None:
+        holdings, leader = self._holdings, self._crew.leader
+        busy = now - leader.began if leader and leader.began else 0.0
+        is_late = bool(holdings.finished) and now - holdings.oldest_finish > SETTLE_AFTER
+        is_stuck = bool(holdings.unstarted) and (self._stop.noted or now - holdings.claimed > SLOW_AFTER)
+        has_nobody = leader is None or busy > SETTLE_AFTER
+        if not has_nobody or not (is_late or is_stuck):
+            return
+        if is_stuck:
+            self.returned += holdings.return_unstarted()
+        holdings.settle_and_claim()
+        if is_stuck:
+            wakeup.wake(holdings.broker.queue)
+
+    # Tasks that are over their limit.
+
+    def _retire_if_overdue(self, now: float) -> None:
+        if self._stop.noted or self._crew.size == 1:
+            return  # in the main thread a task is interrupted at its limit
+        for in_hand in self._progress.in_hand:
+            if in_hand.is_overdue(now + LATE):
+                limit = f"after {time.time() - in_hand.started:.0f} s"
+                logger.error("Task %s is overdue %s, and can't be interrupted", in_hand.task_id, limit)
+                self._stop.retire("a task is overdue")
+                return
