@@ -1,6 +1,7 @@
 """A durable task queue for Django, on the tables of django-q2. What stands here is its public API.
 
-`BackgroundTasks` queues the calls of a request. `retry` gives a function its own retry policy. `current_task` tells a running
+`BackgroundTasks` queues the calls of a request. `retry` gives a function its own retry policy; `alone`
+has its tasks run in a process in which no other task runs. `current_task` tells a running
 function which task it is part of. `run_in_order` is the function of a task that has several calls. `worker_started` is the
 signal that each new worker sends.
 """
@@ -12,13 +13,14 @@ if TYPE_CHECKING:
     from durable_queue.intake.background_tasks import BackgroundTasks
     from durable_queue.signals import worker_started
     from durable_queue.task.calls import run_in_order
-    from durable_queue.task.policy import retry
+    from durable_queue.task.policy import alone, retry
     from durable_queue.task.running import current_task
 
-__all__ = ["BackgroundTasks", "current_task", "retry", "run_in_order", "worker_started"]
+__all__ = ["BackgroundTasks", "alone", "current_task", "retry", "run_in_order", "worker_started"]
 
 _HOMES = {
     "BackgroundTasks": "durable_queue.intake.background_tasks",
+    "alone": "durable_queue.task.policy",
     "current_task": "durable_queue.task.running",
     "retry": "durable_queue.task.policy",
     "run_in_order": "durable_queue.task.calls",

@@ -142,16 +142,20 @@ def test_own_connection__is_in_no_transaction_and_closed_at_the_end() -> None:
 
 @pytest.fixture
 def attempt() -> Iterator[Callable[[str], RunningTask]]:
-    """Begin an attempt of a task, as a worker does."""
+    """Begin an attempt of a task, as a worker does that has one in hand: the one before has ended."""
 
     def begin(task_id: str) -> RunningTask:
+        end()
         task = RunningTask(task_id)
         running.begin(task)
         return task
 
+    def end() -> None:
+        if task := running.current_attempt():
+            running.end(task)
+
     yield begin
-    while task := running.current_attempt():
-        running.end(task)
+    end()
 
 
 def test_write_log__a_second_attempt(log_file: Path, attempt: Callable[[str], RunningTask]) -> None:

@@ -1,0 +1,397 @@
+"""Many slow tasks run at once in each worker; one that misbehaves harms none of those beside it."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django_q.models import Failure, OrmQ, Success, Task
+from django_q.tasks import async_task, fetch, result
+
+from durable_queue.intake.background_tasks import BackgroundTasks
+from durable_queue.models import FailedAttempt, Worker
+from tests.support import environment, side_by_side_tasks
+from tests.support.processes import queue_workers, wait_until
+from tests.support.promised_tasks import notes_file, read_notes
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+on_sqlite = pytest.mark.skipif(environment.DATABASE != "sqlite", reason="of SQLite's write lock")
+on_postgresql = pytest.mark.skipif(environment.DATABASE == "sqlite", reason="SQLite has no server")
+Cluster = Callable[..., Any]
+
+
+def path(name: str) -> str:
+    """A task's dotted path."""
+    return f"tests.support.side_by_side_tasks.{name}"
+
+
+WAIT, AWAIT, COMPUTE, ALONE, DIE = path("wait"), path("await_"), path("compute"), path("wait_alone"), path("die")
+
+
+@pytest.fixture(autouse=True)
+def _table() -> Iterator[None]:
+    """A table that tasks write to, and no notes."""
+    notes_file().unlink(missing_ok=True)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE mark (name varchar(50))")
+    yield
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE mark")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    """Run a cluster of one worker until the end of the block. Keywords differ in its `Q_CLUSTER`."""
+    own = {"DATABASE_URL": environment.database_url_of_test(), "DJANGO_SETTINGS_MODULE": "tests.support.promised_settings"}
+
+    @contextmanager
+    def run(*, workers: int = 1, **q_cluster: Any) -> Iterator[Path]:
+        settings = {"threads": 40, "workers": workers} | q_cluster
+        output = tmp_path / "output"
+        with queue_workers(env=own | {"TEST_Q_CLUSTER": json.dumps(settings)}, output=output) as process:
+            wait_until(lambda: Worker.objects.count() >= workers, what="the workers work")
+            yield output
+            process.terminate()
+            assert process.wait(15) == 0
+
+    return run
+
+
+def all_end(*, timeout: float = 20.0) -> None:
+    """Wait until the queue is empty."""
+    wait_until(lambda: not OrmQ.objects.exists(), timeout=timeout, what="all tasks have ended")
+
+
+def most_at_once(runs: list[dict[str, Any]]) -> int:
+    """How many were running at the same moment, at most."""
+    moments = sorted([(run["began"], 1) for run in runs] + [(run["ended"], -1) for run in runs])
+    now = most = 0
+    for _, step in moments:
+        now += step
+        most = max(most, now)
+    return most
+
+
+def results() -> list[dict[str, Any]]:
+    """What the tasks that succeeded have returned."""
+    return [task.result for task in Success.objects.all()]
+
+
+# Side by side.
+
+
+@pytest.mark.parametrize(("function", "count"), [(WAIT, 40), (AWAIT, 300)])
+def test_waiting__many_at_once(cluster: Cluster, function: str, count: int) -> None:
+    with cluster():
+        ids = [async_task(function, 0.5) for _ in range(count)]
+        started = time.monotonic()
+        all_end()
+        took = time.monotonic() - started
+    runs = results()
+    assert len(runs) == count
+    assert most_at_once(runs) >= count / 2
+    assert took < 0.2 * count * 0.5
+    assert len({run["pid"] for run in runs}) == 1
+    assert not any(run["is_main"] for run in runs)
+    assert {result(task_id)["task"] for task_id in ids} == set(ids)
+    assert all(result(task_id)["task"] == task_id for task_id in ids)
+
+
+def test_waiting__no_more_than_there_are_threads(cluster: Cluster) -> None:
+    with cluster(threads=3):
+        for _ in range(12):
+            async_task(WAIT, 0.2)
+        all_end()
+    assert most_at_once(results()) == 3
+
+
+def test_coroutines__no_more_than_configured(cluster: Cluster) -> None:
+    with cluster(coroutines=5):
+        for _ in range(20):
+            async_task(AWAIT, 0.2)
+        all_end()
+    assert most_at_once(results()) == 5
+
+
+def test_one_thread__one_at_a_time_in_the_main_thread(cluster: Cluster) -> None:
+    with cluster(threads=1):
+        for _ in range(3):
+            async_task(WAIT, 0.2)
+            async_task(AWAIT, 0.2)
+        all_end()
+    runs = results()
+    assert most_at_once(runs) == 1
+    assert all(run["is_main"] for run in runs)
+
+
+def test_computing__not_many_at_once(cluster: Cluster) -> None:
+    with cluster():
+        for _ in range(12):
+            async_task(COMPUTE, 0.3)
+        all_end()
+    assert most_at_once(results()) <= 3
+
+
+def test_quick_ones__pass_slow_ones(cluster: Cluster) -> None:
+    """Whatever the queue has before them."""
+    with cluster():
+        for _ in range(20):
+            async_task(WAIT, 3)
+        wait_until(lambda: OrmQ.objects.count() == 20, what="they are queued")
+        ids = [async_task("math.copysign", 1, -1) for _ in range(50)]
+        wait_until(lambda: all(map(fetch, ids)), timeout=2.5, what="the quick ones have run")
+        all_end()
+
+
+# How soon it is settled.
+
+
+@pytest.mark.parametrize("leader", ["busy", "waiting", "none"])
+def test_settled__soon_after_its_end(cluster: Cluster, leader: str) -> None:
+    with cluster(threads=2 if leader == "none" else 40):
+        if leader == "none":
+            async_task(WAIT, 3)
+        for _ in range(3):  # so that it is known to wait
+            task_id = async_task(WAIT, 0.3)
+            wait_until(lambda task_id=task_id: fetch(task_id), what="it has run")
+        task_id = async_task(WAIT, 0.8)
+        time.sleep(0.2)
+        if leader == "busy":
+            async_task(COMPUTE, 2)
+        wait_until(lambda: (task := fetch(task_id)) and task.result, what="it is settled")
+        late = time.time() - result(task_id)["ended"]
+        all_end()
+    assert late < 0.4  # 0.15 on a quiet machine: `scripts/bench io`
+
+
+def test_hook__holds_nobody(cluster: Cluster) -> None:
+    with cluster():
+        async_task("math.copysign", 1, -1, hook=path("slow_hook"))
+        wait_until(read_notes, what="the hook has begun")
+        started = time.monotonic()
+        for _ in range(3):
+            task_id = async_task("math.copysign", 1, -1)
+            wait_until(lambda task_id=task_id: fetch(task_id), what="it has run")
+        assert time.monotonic() - started < 1.2
+
+
+# Blame.
+
+
+def test_death__with_several_in_hand_charges_none_of_them(cluster: Cluster) -> None:
+    with cluster() as output:
+        good = [async_task(WAIT, 1.0) for _ in range(6)]
+        async_task(path("die_once"), 0.5)
+        all_end()
+    assert not FailedAttempt.objects.exists()
+    runs = [result(task_id) for task_id in good]
+    assert len({run["pid"] for run in runs}) <= 4
+    assert all(run["is_main"] for run in runs), "they ran alone"
+    assert "died with 7 tasks in hand: from now on each of them runs alone" in output.read_text()
+
+
+def test_death__of_a_poison_beside_others(cluster: Cluster) -> None:
+    with cluster(max_attempts=3, timeout=20):
+        good = [async_task(WAIT, 1.0) for _ in range(8)]
+        bad = async_task(DIE, 0.3)
+        all_end(timeout=30)
+    assert {attempt.task_id for attempt in FailedAttempt.objects.all()} == {bad}
+    assert (fetch(bad).success, fetch(bad).attempt_count) == (False, 3)
+    assert all(fetch(task_id).attempt_count == 1 for task_id in good)
+
+
+def test_death__with_one_in_hand_charges_it(cluster: Cluster) -> None:
+    with cluster(max_attempts=2):
+        bad = async_task(DIE)
+        all_end()
+    assert [attempt.outcome for attempt in FailedAttempt.objects.filter(task_id=bad)] == ["lost"] * 2
+
+
+@pytest.mark.parametrize("hangs", ["wait", "receive_for_ever", "await_"])
+def test_overdue__is_charged_and_nothing_beside_it(cluster: Cluster, hangs: str) -> None:
+    arguments = () if hangs == "receive_for_ever" else (1000,)
+    with cluster(max_attempts=1):
+        good = [async_task(path("note_and_wait"), f"good {number}", 6) for number in range(5)]
+        bad = async_task(path(hangs), *arguments, timeout=1)
+        wait_until(lambda: len(read_notes()) == 5, what="they run")
+        time.sleep(1.5)
+        started = time.monotonic()
+        after = async_task("math.copysign", 1, -1)
+        wait_until(lambda: fetch(after), timeout=2.0, what="a successor works at once")
+        all_end(timeout=20)
+        assert time.monotonic() - started < 12
+    assert sorted(words[0] for words in read_notes()) == [f"good {number}" for number in range(5)]
+    assert all(fetch(task_id).attempt_count == 1 for task_id in good)
+    (attempt,) = FailedAttempt.objects.all()
+    assert (attempt.task_id, attempt.outcome) == (bad, "overdue")
+
+
+def test_hook__that_hangs_ends_its_worker_and_charges_nothing(cluster: Cluster) -> None:
+    with cluster(timeout=2):
+        async_task("math.copysign", 1, -1, hook=path("hanging_hook"))
+        wait_until(read_notes, what="the hook hangs")
+        first = Worker.objects.get().pid
+        wait_until(lambda: not Worker.objects.filter(pid=first).exists(), timeout=20, what="its worker ends")
+        good = async_task(WAIT, 0.1)
+        wait_until(lambda: fetch(good), what="the queue goes on")
+    assert not FailedAttempt.objects.exists()
+
+
+# Alone.
+
+
+def test_alone__in_the_main_thread_of_another_process(cluster: Cluster) -> None:
+    configured = path("wait_configured_alone")
+    with cluster(alone=[configured]):
+        ids = [async_task(ALONE, 0.3), async_task(side_by_side_tasks.wait_alone, 0.3), async_task(configured, 0.3)]
+        tasks = BackgroundTasks()
+        tasks.add_task(side_by_side_tasks.wait, 0.1)
+        tasks.add_task(side_by_side_tasks.wait_alone, 0.1)
+        in_order = tasks.enqueue()
+        beside = async_task(WAIT, 0.1)
+        all_end()
+    runs = [result(task_id) for task_id in ids] + result(in_order)
+    assert all(run["is_main"] for run in runs)
+    assert result(beside)["pid"] not in {run["pid"] for run in runs}
+    assert not result(beside)["is_main"]
+    of_each: dict[int, list[Any]] = {}
+    for run in runs:
+        of_each.setdefault(run["pid"], []).append(run)
+    assert all(most_at_once(runs) == 1 for runs in of_each.values())
+
+
+def test_alone__no_more_than_four_processes(cluster: Cluster) -> None:
+    with cluster():
+        for _ in range(12):
+            async_task(ALONE, 0.5)
+        all_end()
+    runs = results()
+    assert 2 <= len({run["pid"] for run in runs}) <= 4
+    assert most_at_once(runs) <= 4
+
+
+def test_alone__its_chain_goes_on_in_the_queue(cluster: Cluster) -> None:
+    from django_q.tasks import async_chain  # noqa: PLC0415
+
+    with cluster():
+        group = async_chain([(ALONE, (0.1,)), (WAIT, (0.1,))])
+        wait_until(lambda: Task.objects.filter(group=group).count() == 2, what="both have run")
+    first, second = Task.objects.filter(group=group).order_by("started")
+    assert (first.result["is_main"], second.result["is_main"]) == (True, False)
+
+
+# What escapes.
+
+
+@pytest.mark.parametrize("function", ["exit_politely", "exit_politely_in_coroutine", "cancel_itself"])
+def test_exit__is_a_failed_attempt(cluster: Cluster, function: str) -> None:
+    with cluster(max_attempts=1):
+        beside = [async_task(WAIT, 1), async_task(AWAIT, 1)]
+        bad = async_task(path(function))
+        all_end()
+    assert not fetch(bad).success
+    assert all(fetch(task_id).attempt_count == 1 for task_id in beside)
+    assert [attempt.task_id for attempt in FailedAttempt.objects.all()] == [bad]
+
+
+def test_exit__of_a_subtask_of_the_event_loop(cluster: Cluster) -> None:
+    with cluster():
+        beside = async_task(AWAIT, 0.5)
+        task_id = async_task(path("exit_in_subtask"))
+        all_end()
+        after = async_task(AWAIT, 0.1)
+        all_end()
+    assert result(task_id) == "done"
+    assert fetch(beside).success
+    assert fetch(after).success
+
+
+# Databases.
+
+
+def test_transaction__that_a_task_leaves_open(cluster: Cluster) -> None:
+    with cluster(threads=2):
+        for name in ("leave_transaction_open", "leave_transaction_open_in_coroutine"):
+            async_task(path(name))
+            all_end()
+        for _ in range(4):
+            async_task(path("hold_write_lock"), 0.0, "written")
+            async_task(path("query_in_coroutine"), 0.0)
+            all_end()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name FROM mark")
+        assert [name for (name,) in cursor.fetchall()] == ["written"] * 4
+    assert not Failure.objects.exists()
+
+
+@on_sqlite
+def test_write_lock__tasks_wait_for_it_and_are_named(cluster: Cluster) -> None:
+    with cluster(max_attempts=1) as output:
+        with transaction.atomic():
+            first = async_task(path("hold_write_lock"), 3.5, "first", task_name="holds it for long")
+            second = async_task(path("hold_write_lock"), 0, "second")
+        wait_until(lambda: fetch(second), timeout=20, what="it has written")
+        assert fetch(first).success
+        assert fetch(second).success
+    assert output.read_text().count("'holds it for long' has held SQLite's write lock for 1.") == 1
+
+
+@on_postgresql
+def test_connections__are_bounded(cluster: Cluster) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+        before = cursor.fetchone()[0]
+        with cluster(connections=3):
+            for _ in range(20):
+                async_task(path("query"), 0.2)
+                async_task(path("query_in_coroutine"), 0.2)
+            most = 0
+            while OrmQ.objects.exists():
+                cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+                most = max(most, cursor.fetchone()[0] - before)
+                time.sleep(0.05)
+        assert 3 <= most <= 3 + 2, "those of the tasks, of the queue, and of the upkeep"
+    assert Success.objects.count() == 40
+
+
+def test_coroutines__one_slow_query_stalls_no_other(cluster: Cluster) -> None:
+    with cluster():
+        async_task(AWAIT, 0)
+        all_end()
+        started = time.time()
+        slow = async_task(path("query_in_coroutine"), 3)
+        quick = [async_task(path("query_in_coroutine"), 0.01) for _ in range(100)]
+        all_end()
+    assert max(result(task_id) for task_id in quick) - started < 2
+    assert result(slow) - started >= 3
+
+
+# The end.
+
+
+def test_stop__finishes_what_is_in_hand(cluster: Cluster) -> None:
+    with cluster():
+        for _ in range(10):
+            async_task(WAIT, 1.5)
+            async_task(AWAIT, 1.5)
+        wait_until(lambda: OrmQ.objects.count() == 20, what="they are queued")
+        time.sleep(0.5)
+    assert Success.objects.count() == 20 - OrmQ.objects.count()
+    assert Success.objects.count() >= 10
+    assert not FailedAttempt.objects.exists()
+
+
+def test_recycle__the_successor_starts_at_once(cluster: Cluster) -> None:
+    with cluster(recycle=5):
+        slow = async_task(WAIT, 3)
+        for _ in range(20):
+            async_task("math.copysign", 1, -1)
+        wait_until(lambda: Success.objects.count() == 20, timeout=2.5, what="successors run the rest beside the slow one")
+        all_end()
+    assert fetch(slow).attempt_count == 1
+    assert not FailedAttempt.objects.exists()
