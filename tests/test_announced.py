@@ -16,7 +16,7 @@ from durable_queue.conf import cluster_conf
 from durable_queue.models import Worker
 from durable_queue.store.broker import Broker
 from durable_queue.store.postgresql import prepared, table
-from durable_queue.store.rows import QUEUE
+from durable_queue.store.rows import QUEUE_TABLE
 from durable_queue.work import loop
 from durable_queue.work.progress import Progress
 from durable_queue.work.stop import Stop
@@ -40,14 +40,14 @@ def at_commit(statement: str) -> Iterator[None]:
             f"CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {statement}; RETURN NULL; END $$"
         )
         cursor.execute(
-            f"CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON {QUEUE} "
+            f"CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON {QUEUE_TABLE} "
             "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit()"
         )
     try:
         yield
     finally:
         with connection.cursor() as cursor:
-            cursor.execute(f"DROP TRIGGER at_commit ON {QUEUE}")
+            cursor.execute(f"DROP TRIGGER at_commit ON {QUEUE_TABLE}")
             cursor.execute("DROP FUNCTION at_commit()")
 
 

@@ -343,7 +343,7 @@ def _poisoned(name: str) -> Any:
 
 
 def _enqueue_tampered() -> None:
-    task = packaging.package("tests.support.cluster_tasks.mark", (-1,), {}, name="tampered")
+    task = packaging.new_task("tests.support.cluster_tasks.mark", (-1,), {}, name="tampered")
     packaging.broker().enqueue(signing.dumps(task)[:-4] + "AAAA")
 
 
