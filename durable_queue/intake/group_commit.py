@@ -44,7 +44,7 @@ class _Batch:
         return self.broker is broker and self.loop is loop and len(self.rows) < LARGEST
 
     def commit(self) -> None:
-        """Commit, then wake the waiting requests. All of them get an error: no row of the batch is known to be queued."""
+        """Commit, then wake the waiting requests. On an error, each of them gets it: no row is known to be queued."""
         if _open.batch is self:
             _open.batch = None
         _open.pause = 0.0

@@ -82,7 +82,7 @@ class Table(ABC):
 
     @abstractmethod
     def ended(self, parts: Mapping[str, str]) -> list[str]:
-        """The ids of the tasks that are neither queued nor failed, by one snapshot. `parts`: `lookup.part_of` each id."""
+        """The ids of the tasks that are neither queued nor failed, by one snapshot. `parts`: each id's `lookup.part_of`."""
 
     @abstractmethod
     def lock_group(self, name: str) -> None:

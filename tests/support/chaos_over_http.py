@@ -56,7 +56,7 @@ class Posts:
             return
 
     def assert_kept(self, env: Mapping[str, str], log: Path) -> None:
-        """Each POST with a 200 has its task, and stands in the log once, whole and in order; each other POST at most once."""
+        """Each POST with a 200 has its task, and stands in the log once, whole and in order; others stand at most once."""
         with queue_table(env) as table:
             accepted = table.accepted()
         assert accepted >= len(self.answered), f"{len(self.answered)} were answered with 200, {accepted} were ever queued here"

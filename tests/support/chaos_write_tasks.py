@@ -75,7 +75,7 @@ class Writer:
         return folder() / f"{self._task}-{what}"
 
     def _keep(self, note: Note) -> None:
-        """Append a note in one write, with an end of line on both sides: a note that a kill has torn spoils no other note."""
+        """Append a note in one write, with an end of line on both sides: a note torn by a kill spoils no other note."""
         file = os.open(folder() / f"{self._task}.notes", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             os.write(file, f"\n{json.dumps(note)}\n".encode())

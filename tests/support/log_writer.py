@@ -73,7 +73,7 @@ def completes(job: Job, *, prepare: Callable[[], object] = lambda: None) -> bool
 
 
 def strike_at_line(number: int, strike: Callable[[], None]) -> Callable[[], None]:
-    """A setup by which a process calls `strike` before it executes the writer's line with this number, counted as it runs."""
+    """A setup by which a process calls `strike` before it executes the writer's n-th line, counted as it runs."""
     executed = 0
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:

@@ -1,7 +1,7 @@
 """Turns: the writers of one SQLite database line up by a lock on a file. It only saves time; SQLite's own locks stay.
 
 SQLite lets one writer in at a time. The others sleep for 1, 2, 5, 10 … ms before they look again
-(https://www.sqlite.org/c3ref/busy_timeout.html). A write takes 0.1 ms, so the writers would sleep most of the time.
+(https://www.sqlite.org/c3ref/busy_timeout.html). A write takes 0.1 ms: without turns, the writers would sleep most of the time.
 """
 
 import fcntl
