@@ -35,10 +35,10 @@ AWAIT_ANNOUNCED = prepared.Statement(
     """,  # noqa: S608
 )
 
-# The queue's own connections follow the order of the indexes, and never scan a whole table. Otherwise, each claim would read
-# and sort all of 20,000 rows that came at once: as long as the server's statistics don't know of them, or if the claim was
-# prepared before they came (https://www.postgresql.org/docs/current/runtime-config-query.html, sql-prepare.html). `jit` is
-# off: a table without a usable index is scanned after all, and the high cost of that would make the server compile the plan.
+# The queue's own connections use the order of the indexes instead of sorting, and scan no table that has a usable index.
+# After 20,000 rows came at once, each claim would otherwise read and sort all of them, as long as the server's statistics
+# don't know of them, or if the claim was prepared before (https://www.postgresql.org/docs/current/runtime-config-query.html,
+# sql-prepare.html). `jit` is off too: the high cost that the planner gives to the remaining scans would make it compile them.
 _OFF = ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit")
 
 
