@@ -1,9 +1,8 @@
-"""A durable task queue for Django, on the tables of django-q2. What stands here is its public API.
+"""A durable task queue for Django, on the tables of django-q2. This module is its public API.
 
-`BackgroundTasks` queues the calls of a request. `retry` gives a function its own retry policy; `alone`
-has its tasks run in a process in which no other task runs. `current_task` tells a running
-function which task it is part of. `run_in_order` is the function of a task that has several calls. `worker_started` is the
-signal that each new worker sends.
+`BackgroundTasks` enqueues the calls of a request. `retry` gives a function its own retry policy. `alone` has its tasks run
+in a process in which no other task runs. `current_task` tells a running function which task it belongs to. `run_in_order` is
+the function of a task that has several calls. `worker_started` is the signal that each new worker sends.
 """
 
 from importlib import import_module
@@ -29,7 +28,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, and not before: an app's package is imported before its models can be (PEP 562)."""
+    """Import a name on first use (PEP 562): Django imports this package before it can import models."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

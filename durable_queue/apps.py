@@ -9,15 +9,15 @@ from django.db.models.signals import post_migrate
 from durable_queue.task.identifiers import is_time_ordered, new_task_id
 
 
-class ClusterConfig(AppConfig):
-    """Runs what is queued."""
+class DurableQueueConfig(AppConfig):
+    """The queue, its workers and its admin pages."""
 
     name = "durable_queue"
     verbose_name = "Workers"
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks; keep the indexes; give each task, however it is queued, an id that tells when."""
+        """Register the system checks, restore lost indexes after `migrate`, and give each task an id that tells its time."""
         from django_q.signals import pre_enqueue  # noqa: PLC0415 - its module needs the models to be loaded
 
         from durable_queue.checks import check_indexes, check_q_cluster, check_sqlite  # noqa: PLC0415
@@ -26,7 +26,7 @@ class ClusterConfig(AppConfig):
         register(check_q_cluster)
         register(check_sqlite)
         register(check_indexes, Tags.database)
-        for app in (self, apps.get_app_config("django_q")):  # whichever comes last, the tables are there by then
+        for app in (self, apps.get_app_config("django_q")):  # after the later of the two, all tables exist
             post_migrate.connect(restore_after_migrate, sender=app, dispatch_uid="durable_queue")
         pre_enqueue.connect(_give_time_ordered_id, dispatch_uid="durable_queue")
 

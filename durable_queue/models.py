@@ -1,11 +1,11 @@
-"""Tables that django-q2 lacks: workers, failed attempts, rows that could not be run, and notes on tasks."""
+"""The tables that django-q2 lacks: workers, failed attempts, dead letters, and notes on tasks."""
 
 from django.db import models
 from django.utils import timezone
 
 
 class Worker(models.Model):
-    """A worker process, and the lease that it holds. It goes when the worker goes: deleting the row frees the lease."""
+    """A worker process and the lease that it holds. Its row is deleted when the worker ends: that frees the lease."""
 
     name = models.CharField(max_length=32, unique=True, help_text="Also the name of its progress file.")
     queue = models.CharField(max_length=100, help_text="The queue that it takes tasks from.")
@@ -25,10 +25,10 @@ class Worker(models.Model):
 
 
 class FailedAttempt(models.Model):
-    """An attempt that did not succeed. A task that succeeds at once has none."""
+    """An attempt that did not succeed. A task that succeeds at its first attempt has none."""
 
     class Outcome(models.TextChoices):
-        """How it ended."""
+        """How the attempt ended."""
 
         FAILED = "failed", "Failed"
         LOST = "lost", "Lost: its worker was killed"
@@ -52,7 +52,7 @@ class FailedAttempt(models.Model):
 
 
 class DeadLetter(models.Model):
-    """A queue row that could not be run at all, as it was. The failed task of the same id says why."""
+    """The queue row of a refused task, as it was. The failed task with the same id tells why it was refused."""
 
     task_id = models.CharField(max_length=32, db_index=True)
     queue = models.CharField(max_length=100)
@@ -65,9 +65,9 @@ class DeadLetter(models.Model):
 
 
 class Note(models.Model):
-    """A remark on a task, whatever became of it. The same remark is kept once, however often it is made."""
+    """A note on a task, whatever its outcome. The same note is kept once, however often it is made."""
 
-    task_id = models.CharField(max_length=32)  # the constraint's index finds it
+    task_id = models.CharField(max_length=32)  # no index of its own: the constraint's index serves
     text = models.TextField()
     at = models.DateTimeField(default=timezone.now, db_index=True)
 

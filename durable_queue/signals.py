@@ -1,6 +1,6 @@
-"""What a worker process tells other apps."""
+"""The signals that a worker process sends to other apps."""
 
 from django.dispatch import Signal
 
-# Sent by each new worker process before it takes its first task. A receiver that raises is logged, and keeps nobody from work.
+# Each new worker process sends it before it takes its first task. An error in a receiver is logged; the worker goes on.
 worker_started = Signal()

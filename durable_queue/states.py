@@ -1,6 +1,7 @@
-"""The states of a task, and how a queue row or a history row shows them. Nothing else says what a state is.
+"""The states of a task, and how its queue row shows them. No other module decides what a state is.
 
-A queue row's `lock` tells when it is due, or which lease holds it: leases are named by moments far in the future.
+A queue row's `lock` tells when the row is due, or which lease holds it: the name of a lease is a moment far in the future.
+Once a task has ended, its history row tells the state: `success` is true or false.
 """
 
 from datetime import datetime, timedelta
@@ -10,12 +11,12 @@ from django.utils import timezone
 
 from durable_queue.models import FailedAttempt
 
-# Leases lie this far ahead, or farther; what is due later than that will not be.
+# The name of a lease lies this far ahead, or farther. A row that is due later than half of this counts as held.
 LEASES = timedelta(days=365 * 1000)
 
 
 class State(TextChoices):
-    """Where a task stands between being queued and the end of its history."""
+    """The state of a task, from enqueuing to the end of its history."""
 
     SCHEDULED = "scheduled", "Scheduled: it is due later"
     QUEUED = "queued", "Queued: it is due"
@@ -26,7 +27,7 @@ class State(TextChoices):
 
 
 def is_held(lock: datetime | None) -> bool:
-    """Whether a queue row with this `lock` is a worker's."""
+    """Whether a worker holds a queue row with this `lock`."""
     return lock is not None and lock > timezone.now() + LEASES / 2
 
 
@@ -36,7 +37,7 @@ def held() -> Q:
 
 
 def state_of_row(lock: datetime | None, attempts: int) -> State:
-    """The state of a queued task, by its row's `lock` and the number of its attempts that went wrong."""
+    """The state of a queued task, by the `lock` of its row and the number of its failed attempts."""
     if is_held(lock):
         return State.RUNNING
     if lock is not None and lock > timezone.now():
@@ -44,13 +45,8 @@ def state_of_row(lock: datetime | None, attempts: int) -> State:
     return State.QUEUED
 
 
-def state_of_history(*, success: bool) -> State:
-    """The state of a task that has ended, by its row in history."""
-    return State.SUCCEEDED if success else State.FAILED
-
-
 def rows_in(state: State) -> Q:
-    """The queue rows of tasks in this state. Raises KeyError for one that no queued task has."""
+    """The queue rows of tasks in this state. Raises KeyError for a state that no queued task has."""
     due = Q(lock__lte=timezone.now()) | Q(lock=None)
     tried = Exists(FailedAttempt.objects.filter(row=OuterRef("pk")))
     waits = ~due & ~held()

@@ -1,4 +1,4 @@
-"""Verbs: actions of people on tasks. Submitting a failed task again keeps its id, so that no write is made twice."""
+"""Verbs: what a user can do to a task. A failed task that is submitted again keeps its id: no write is made twice."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ from durable_queue.task import signing
 
 
 class NotKeptError(Exception):
-    """History holds too little of the task to run it again."""
+    """The history holds too little of the task to run it again."""
 
 
 def submit_again(task_id: str) -> bool:
-    """Take a failed task out of history and put it into its queue; return whether this call did: of several, one does.
+    """Move a failed task from the history back into its queue. Return whether this call did it: of several, only one does.
 
-    It keeps its id, name, function, arguments, group and hook. History has no place for its other options (its own
-    timeout, `save`, a chain): the configured ones hold. A row that could not be run goes back just as it was.
+    The task keeps its id, name, function, arguments, group and hook. The history has no columns for its other options (its
+    own timeout, `save`, a chain): the configured ones apply. The payload of a refused task goes back as it was.
 
-    Raises NotKeptError, and django.db.Error; then nothing has happened.
+    Raises NotKeptError and django.db.Error. Then nothing has changed.
     """
     using = Broker().using
     failures, letters = Failure.objects.using(using).filter(pk=task_id), DeadLetter.objects.using(using).filter(task_id=task_id)
@@ -30,20 +30,20 @@ def submit_again(task_id: str) -> bool:
         if task is None:
             return False
         letter = letters.order_by("pk").last()
-        queue, payload = (letter.queue, letter.payload) if letter else (task.cluster, signing.dumps(_package(task)))
+        queue, payload = (letter.queue, letter.payload) if letter else (task.cluster, signing.dumps(_task_of(task)))
         if not failures.delete()[0]:
-            return False  # another call was quicker
+            return False  # another call was faster
         letters.delete()
         Broker(queue).enqueue(payload)
     return True
 
 
-def _package(task: Failure) -> dict[str, Any]:
-    """A task package as `django_q.tasks.async_task` makes it, save that the id isn't a new one."""
-    args, kwargs = task.args or (), task.kwargs or {}
+def _task_of(failure: Failure) -> dict[str, Any]:
+    """The failed task as `django_q.tasks.async_task` would make it, but with its old id."""
+    args, kwargs = failure.args or (), failure.kwargs or {}
     if not isinstance(args, tuple | list) or not isinstance(kwargs, dict):
-        # What can't be unpickled comes out of history's columns as the text that it is.
-        raise NotKeptError(f"The arguments of {task.name} can't be unpickled any more.")
-    options = {"hook": task.hook, "group": task.group}
-    package = packaging.package(task.func, tuple(args), kwargs, name=task.name)
-    return package | {name: value for name, value in options.items() if value is not None} | {"id": task.id}
+        # A column that can't be unpickled gives its text instead of a value.
+        raise NotKeptError(f"The arguments of {failure.name} can't be unpickled any more.")
+    options = {"hook": failure.hook, "group": failure.group}
+    task = packaging.new_task(failure.func, tuple(args), kwargs, name=failure.name)
+    return task | {name: value for name, value in options.items() if value is not None} | {"id": failure.id}

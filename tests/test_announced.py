@@ -13,7 +13,7 @@ from django_q.models import OrmQ
 from durable_queue.models import Worker
 from durable_queue.store.broker import Broker
 from durable_queue.store.postgresql import prepared, table
-from durable_queue.store.rows import QUEUE
+from durable_queue.store.rows import QUEUE_TABLE
 from tests.support import environment
 from tests.support.queue_rows import listener
 from tests.support.queue_rows import worker as stored_worker
@@ -34,14 +34,14 @@ def at_commit(statement: str) -> Iterator[None]:
             f"CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {statement}; RETURN NULL; END $$"
         )
         cursor.execute(
-            f"CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON {QUEUE} "
+            f"CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON {QUEUE_TABLE} "
             "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit()"
         )
     try:
         yield
     finally:
         with connection.cursor() as cursor:
-            cursor.execute(f"DROP TRIGGER at_commit ON {QUEUE}")
+            cursor.execute(f"DROP TRIGGER at_commit ON {QUEUE_TABLE}")
             cursor.execute("DROP FUNCTION at_commit()")
 
 

@@ -21,7 +21,7 @@ from durable_queue.store.broker import Broker
 from durable_queue.store.databases import table_of
 from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, alone_queue, new_name
 from durable_queue.store.queue_connection import queue_settings
-from durable_queue.store.rows import ATTEMPTS, CLAIMED_BYTES, QUEUE, Claim
+from durable_queue.store.rows import ATTEMPTS_TABLE, CLAIMED_BYTES, QUEUE_TABLE, Claim
 from durable_queue.task import signing
 from durable_queue.work import lost_workers, outcomes
 from durable_queue.work.follow_ups import follow_up
@@ -272,7 +272,7 @@ def test_free__keeps_the_payload_of_what_can_not_be_read(broker: Broker, alice: 
 
 @pytest.mark.parametrize("task_id", ["", "zero \0", "half \ud800", "x" * 33, 5, None], ids=ascii)
 def test_read__an_id_that_history_can_not_have(broker: Broker, alice: Worker, task_id: object) -> None:
-    package = packaging.package("tests.support.cluster_tasks.take_one", (1,), {}, name="odd")
+    package = packaging.new_task("tests.support.cluster_tasks.take_one", (1,), {}, name="odd")
     broker.enqueue(signing.dumps(package | {"id": task_id}))
     (row,) = claim(broker, alice).rows
     with pytest.raises(outcomes.RefusedError, match="its id is"):
@@ -432,13 +432,13 @@ def test_enqueue__the_table_is_away(broker: Broker, known: bool) -> None:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql" and not known:
             cursor.execute("DEALLOCATE ALL")
-        cursor.execute(f"ALTER TABLE {QUEUE} RENAME TO away")
+        cursor.execute(f"ALTER TABLE {QUEUE_TABLE} RENAME TO away")
     try:
-        with pytest.raises(DatabaseError, match=QUEUE):
+        with pytest.raises(DatabaseError, match=QUEUE_TABLE):
             queue(1)
     finally:
         with connection.cursor() as cursor:
-            cursor.execute(f"ALTER TABLE away RENAME TO {QUEUE}")
+            cursor.execute(f"ALTER TABLE away RENAME TO {QUEUE_TABLE}")
     queue(1)
     assert OrmQ.objects.count() == 2
 
@@ -453,7 +453,7 @@ def end_connection() -> None:
 
 @on_postgresql
 def test_enqueue__and_claim_where_a_column_has_another_type_since(broker: Broker, alice: Worker) -> None:
-    alter = f"ALTER TABLE {QUEUE} ALTER COLUMN id TYPE %s, ALTER COLUMN payload TYPE %s"
+    alter = f"ALTER TABLE {QUEUE_TABLE} ALTER COLUMN id TYPE %s, ALTER COLUMN payload TYPE %s"
     queue(1)
     broker.settle_and_claim(alice, returned=claim(broker, alice).rows)
     with connection.cursor() as cursor:
@@ -481,8 +481,8 @@ def test_claim__counts_an_attempt_that_was_lost_while_the_claim_went_on(alice: W
             connections.close_all()
 
     with connection.cursor() as cursor, ThreadPoolExecutor() as another:
-        cursor.execute(f"ALTER TABLE {ATTEMPTS} RENAME TO away")
-        cursor.execute(f"CREATE VIEW {ATTEMPTS} AS SELECT away.* FROM (SELECT pg_sleep(0.5) OFFSET 0) pause, away")  # noqa: S608
+        cursor.execute(f"ALTER TABLE {ATTEMPTS_TABLE} RENAME TO away")
+        cursor.execute(f"CREATE VIEW {ATTEMPTS_TABLE} AS SELECT away.* FROM (SELECT pg_sleep(0.5) OFFSET 0) pause, away")  # noqa: S608
         try:
             claiming = another.submit(claim_slowly)
             time.sleep(0.25)  # it has read the row, and counts
@@ -494,8 +494,8 @@ def test_claim__counts_an_attempt_that_was_lost_while_the_claim_went_on(alice: W
             OrmQ.objects.update(lock=row.lock)  # claimed by bob, and freed
             rows = claiming.result(30)
         finally:
-            cursor.execute(f"DROP VIEW {ATTEMPTS}")
-            cursor.execute(f"ALTER TABLE away RENAME TO {ATTEMPTS}")
+            cursor.execute(f"DROP VIEW {ATTEMPTS_TABLE}")
+            cursor.execute(f"ALTER TABLE away RENAME TO {ATTEMPTS_TABLE}")
     assert [(row.attempts, row.losses) for row in rows] == [(1, 1)]
 
 
@@ -520,13 +520,13 @@ def test_claim__prepared_when_there_were_no_rows_goes_by_an_index(
     broker: Broker, of_worker: BaseDatabaseWrapper, alice: Worker
 ) -> None:
     with of_worker.cursor() as cursor:
-        cursor.execute(f"ANALYZE {QUEUE}")  # as the server does now and then
+        cursor.execute(f"ANALYZE {QUEUE_TABLE}")  # as the server does now and then
     for _ in range(10):  # from the sixth time on the server may keep the plan
         now = datetime.now(UTC)
         table_of(of_worker).claim_at_once(alice, Claim(limit=1, now=now, lease=now))
     broker.enqueue_all(["as long as a package " * 20] * 5000)
     plan = plan_of(of_worker, "EXECUTE notifier_claim_1 ('notifier', now(), now(), 1)")
-    scans = re.findall(rf"(\w+) Scan(?: using (\w+))? on {QUEUE}\b", plan)
+    scans = re.findall(rf"(\w+) Scan(?: using (\w+))? on {QUEUE_TABLE}\b", plan)
     assert sorted(scans) == [("Index", "cluster_claim"), ("Tid", ""), ("Tid", "")]
     assert "Index Cond: (((key)::text = $1) AND (lock <= $2))" in plan
     assert "Join Filter" not in plan

@@ -3,10 +3,12 @@
 import re
 import subprocess
 from pathlib import Path
+from pydoc import locate
 
 import pytest
 
 from durable_queue import conf, models
+from durable_queue.task.calls import MOVED
 from durable_queue.upkeep import heartbeat
 from durable_queue.work import attempt, lost_workers, pace, watch
 from notifier_project import settings
@@ -53,6 +55,32 @@ def test_names__of_files_and_modules_exist(page: Path) -> None:
         if not any((PROJECT / path).is_dir() or (PROJECT / path.with_suffix(".py")).exists() for path in candidates):
             missing.append(name)
     assert not missing
+
+
+def test_glossary__files_exist() -> None:
+    rows = (PROJECT / "docs/glossary.md").read_text().splitlines()[8:]
+    files = {name for row in rows for name in re.findall(r"`([\w/]+\.py)`", row.split("|")[3])}
+    assert len(files) > 20
+    assert not [name for name in files if not ((PROJECT / "durable_queue" / name).exists() or (PROJECT / name).exists())]
+
+
+def test_operations__lines_of_the_output_are_those_of_the_code() -> None:
+    section = (PROJECT / "docs/operations.md").read_text().partition("## Monitoring")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.*?) \| (?:ERROR|WARNING|INFO) \|", section, re.MULTILINE)
+    lines = [line for row in rows for line in re.findall("`([^`]+)`", row)]
+    folders = ("durable_queue", "notifications", "notifier_project")
+    code = "\n".join(path.read_text() for folder in folders for path in (PROJECT / folder).rglob("*.py"))
+    messages = [re.sub(r"%[.\d]*[a-zX]", "…", text) for text in re.findall(r'"([^"\n]*)"', code)]
+    assert len(lines) > 8
+    assert not [line for line in lines if not any(message.startswith(line) for message in messages)]
+
+
+def test_changelog__new_import_paths_lead_somewhere() -> None:
+    section = (PROJECT / "CHANGELOG.md").read_text().partition("#### Old and new import paths")[2].partition("\n##")[0]
+    paths = dict(re.findall(r"^\| `(notifications\.[\w.]+)`.* \| `(durable_queue\.[\w.]+)`", section, re.MULTILINE))
+    assert len(paths) > 5
+    assert not [path for path in paths.values() if locate(path) is None]
+    assert MOVED.items() <= paths.items()
 
 
 def test_queue__figures_are_those_of_the_code() -> None:

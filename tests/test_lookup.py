@@ -39,7 +39,7 @@ from durable_queue.store import indexes, lookup
 from durable_queue.store.broker import Broker
 from durable_queue.store.databases import table_of
 from durable_queue.store.queue_connection import own_connection
-from durable_queue.store.rows import HISTORY, QUEUE
+from durable_queue.store.rows import HISTORY_TABLE, QUEUE_TABLE
 from durable_queue.store.table import Table
 from durable_queue.task import signing
 from durable_queue.task.identifiers import new_task_id
@@ -68,7 +68,7 @@ def raise_it(error: type[BaseException]) -> NoReturn:
 
 def package(*args: Any) -> dict[str, Any]:
     """A task package as django-q2 makes it."""
-    return packaging.package(TAKE_ONE, args, {}, name="a task")
+    return packaging.new_task(TAKE_ONE, args, {}, name="a task")
 
 
 def with_id_last(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def with_id_last(task: Mapping[str, Any]) -> dict[str, Any]:
 
 def found(task_id: str) -> list[str]:
     """The payloads that the database finds by an id."""
-    sql = f"SELECT payload FROM {QUEUE} WHERE {table_of(connection).part} = %s ORDER BY id"  # noqa: S608
+    sql = f"SELECT payload FROM {QUEUE_TABLE} WHERE {table_of(connection).part} = %s ORDER BY id"  # noqa: S608
     return [payload for (payload,) in table_of(connection).run(sql, (lookup.part_of(task_id),))]
 
 
@@ -282,7 +282,7 @@ def test_ended__while_a_task_goes_from_one_table_to_the_other() -> None:
         going.result(20)
 
 
-@pytest.mark.parametrize("name", [QUEUE, HISTORY])
+@pytest.mark.parametrize("name", [QUEUE_TABLE, HISTORY_TABLE])
 def test_ended__the_database_can_not_tell(name: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE {name} RENAME TO away")
@@ -337,9 +337,9 @@ def read_from_end_to_end(plan: str) -> list[str]:
 @pytest.mark.parametrize("analyzed", ["never", "when empty", "when full"])
 def test_ended__goes_by_both_indexes(analyzed: str) -> None:
     with own_connection() as own, own.cursor() as cursor:
-        analyze = f"ANALYZE {QUEUE}", f"ANALYZE {HISTORY}"
+        analyze = f"ANALYZE {QUEUE_TABLE}", f"ANALYZE {HISTORY_TABLE}"
         # Tables that the server knows nothing of, like new ones.
-        cursor.execute("SELECT 1" if own.vendor == "sqlite" else f"TRUNCATE {QUEUE}, {HISTORY}")
+        cursor.execute("SELECT 1" if own.vendor == "sqlite" else f"TRUNCATE {QUEUE_TABLE}, {HISTORY_TABLE}")
         if analyzed == "when empty":
             for statement in analyze:
                 cursor.execute(statement)

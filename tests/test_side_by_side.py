@@ -1,5 +1,6 @@
 """Many slow tasks run at once in each worker; one that misbehaves harms none of those beside it."""
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -158,7 +159,7 @@ def test_settled__soon_after_its_end(cluster: Cluster, leader: str) -> None:
             async_task(WAIT, 3)
         for _ in range(3):  # so that it is known to wait
             task_id = async_task(WAIT, 0.3)
-            wait_until(lambda task_id=task_id: fetch(task_id), what="it has run")
+            wait_until(functools.partial(fetch, task_id), what="it has run")
         task_id = async_task(WAIT, 0.8)
         time.sleep(0.2)
         if leader == "busy":
@@ -176,7 +177,7 @@ def test_hook__holds_nobody(cluster: Cluster) -> None:
         started = time.monotonic()
         for _ in range(3):
             task_id = async_task("math.copysign", 1, -1)
-            wait_until(lambda task_id=task_id: fetch(task_id), what="it has run")
+            wait_until(functools.partial(fetch, task_id), what="it has run")
         assert time.monotonic() - started < 1.2
 
 

@@ -8,7 +8,7 @@ from django_q.models import OrmQ
 from django_q.tasks import async_task
 
 from durable_queue.models import FailedAttempt
-from durable_queue.states import LEASES, State, held, is_held, rows_in, state_of_history, state_of_row
+from durable_queue.states import LEASES, State, held, is_held, rows_in, state_of_row
 from durable_queue.store.broker import Broker
 from tests.support.queue_rows import worker
 
@@ -53,11 +53,6 @@ def test_state_of_row__without_a_time() -> None:
 def test_rows_in__a_state_that_no_queued_task_has(state: State) -> None:
     with pytest.raises(KeyError):
         rows_in(state)
-
-
-def test_state_of_history() -> None:
-    assert state_of_history(success=True) is State.SUCCEEDED
-    assert state_of_history(success=False) is State.FAILED
 
 
 def test_state_of_row__from_queueing_to_a_claim() -> None:

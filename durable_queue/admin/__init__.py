@@ -1,10 +1,10 @@
-"""The admin's pages of queued, finished and scheduled tasks, in the place of django-q2's own.
+"""The admin's pages of queued, finished and scheduled tasks. They replace django-q2's own.
 
-Those list each distinct group next to the table, unpickle what they show, and count every row.
+django-q2's pages list each distinct group next to the table, unpickle every value that they show, and count every row.
 """
 
 from django.contrib import admin
-from django_q import admin as django_q_admin  # noqa: F401 - it registers its pages, whichever app comes first
+from django_q import admin as django_q_admin  # noqa: F401 - registers its pages first, in any order of apps
 from django_q.models import Failure, OrmQ, Schedule, Success
 
 from durable_queue.admin.history import FailureAdmin, SuccessAdmin

@@ -1,4 +1,4 @@
-"""Finished tasks: what ran, how it ended, every attempt; and submitting a failed one again."""
+"""The pages of finished tasks: the function, the outcome, every attempt. A failed task can be submitted again."""
 
 from typing import Any
 
@@ -16,24 +16,24 @@ from durable_queue.task.identifiers import queued_at
 from durable_queue.task.preview import shown
 from durable_queue.verbs import NotKeptError, submit_again
 
-SEARCHED = 100_000  # of the newest rows, by name; there is no index on it
-AT_ONCE = 1_000  # tasks that one click submits again: a request should take seconds, no more
-ERROR_LENGTH = 80  # characters of an error in a list
+SEARCHED = 100_000  # newest rows that a search by name covers; the name has no index
+AT_ONCE = 1_000  # tasks that one click submits again: the request should take a few seconds at most
+ERROR_LENGTH = 80  # characters of an error that a list shows
 
 
 class HistoryAdmin(ReadOnlyAdmin):
-    """Tasks that have ended; they may be deleted."""
+    """The page of tasks that have ended. They may be deleted."""
 
     ordering = ("-stopped",)
     search_fields = ("name",)
     search_help_text = f"A task's whole id, or a part of its name: one of the {SEARCHED:,} that ended last"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Tasks without what is pickled: a list doesn't show it."""
+        """The tasks, without their pickled columns: a list does not show those."""
         return super().get_queryset(request).defer("args", "kwargs", "result")
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:
-        """Tasks by id, at once, or by name among the newest ones."""
+        """The task with this id; otherwise the newest tasks whose names match."""
         by_id = queryset.filter(pk=search_term.strip())
         if not search_term or by_id.exists():
             return (by_id if search_term else queryset), False
@@ -41,11 +41,11 @@ class HistoryAdmin(ReadOnlyAdmin):
         return queryset.filter(pk__in=newest, name__icontains=search_term.strip()), False
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
-        """Delete a task, with its attempts, its notes and its payload: they hold the same personal data."""
+        """Delete a task with its attempts, notes and payload: they hold the same personal data."""
         self.delete_queryset(request, self.model._default_manager.filter(pk=obj.pk))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        """Delete tasks, with their attempts, notes and payloads."""
+        """Delete tasks with their attempts, notes and payloads."""
         ids = list(queryset.values_list("pk", flat=True))
         with transaction.atomic():
             FailedAttempt.objects.filter(task_id__in=ids).delete()
@@ -55,7 +55,7 @@ class HistoryAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Function")
     def function(self, task: Any) -> str:
-        """The function's own name."""
+        """The function's name, without its module."""
         return str(task.func.rpartition(".")[2])
 
     @admin.display(description="Arguments")
@@ -70,18 +70,18 @@ class HistoryAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Queued at")
     def queued(self, task: Any) -> str | None:
-        """When it was queued; its id tells."""
+        """When the task was enqueued, by its id."""
         at = queued_at(task.id)
         return moment(at) if at else None
 
     @admin.display(description="Started at")
     def began(self, task: Any) -> str:
-        """When its last attempt began."""
+        """When the last attempt began."""
         return moment(task.started)
 
     @admin.display(description="Ended at", ordering="stopped")
     def ended(self, task: Any) -> str:
-        """When its last attempt ended."""
+        """When the last attempt ended."""
         return moment(task.stopped)
 
     @admin.display(description="Duration")
@@ -91,17 +91,17 @@ class HistoryAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Failed attempts")
     def attempts(self, task: Any) -> SafeString | None:
-        """What went wrong on the way."""
+        """The attempts that failed, with their errors."""
         return attempts_table(FailedAttempt.objects.filter(task_id=task.id))
 
     @admin.display(description="Notes")
     def notes(self, task: Any) -> SafeString | None:
-        """What else there is to say about it."""
+        """The notes on the task."""
         return notes_list(task.id)
 
 
 class SuccessAdmin(HistoryAdmin):
-    """Tasks that succeeded."""
+    """The page of tasks that succeeded."""
 
     list_display = ("name", "function", "ended", "took")
     fields = (
@@ -112,12 +112,12 @@ class SuccessAdmin(HistoryAdmin):
 
     @admin.display(description="Result")
     def returned(self, task: Any) -> SafeString | None:
-        """What it returned."""
+        """The value that the function returned."""
         return None if task.result is None else preformatted(shown(task.result))
 
 
 class FailureAdmin(HistoryAdmin):
-    """Tasks that failed for good: until somebody submits them again."""
+    """The page of failed tasks. They stay failed until a user submits them again."""
 
     list_display = ("name", "function", "error", "ended")
     actions = ("submit_again",)
@@ -128,16 +128,16 @@ class FailureAdmin(HistoryAdmin):
     readonly_fields = fields
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Failed tasks with their errors."""
+        """The failed tasks, with their errors."""
         return super().get_queryset(request).defer(None).defer("args", "kwargs")
 
     def has_submit_permission(self, request: HttpRequest) -> bool:
-        """Users who may add queued tasks and delete failed ones."""
+        """Whether the user may both add queued tasks and delete failed ones."""
         return request.user.has_perms(("django_q.add_ormq", "django_q.delete_failure"))
 
     @admin.action(description="Submit again", permissions=["submit"])
     def submit_again(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        """Put failed tasks into the queue again, in the order in which they were queued first."""
+        """Put failed tasks back into the queue, in the order in which they were first enqueued."""
         submitted, left = 0, queryset.count() - AT_ONCE
         for task in queryset.order_by("pk")[:AT_ONCE]:
             try:
@@ -153,17 +153,17 @@ class FailureAdmin(HistoryAdmin):
 
     @admin.display(description="Error")
     def error(self, task: Any) -> str:
-        """The error's first line."""
+        """The first line of the error."""
         return Truncator(str(task.result).partition("\n")[0].partition(" : Traceback")[0]).chars(ERROR_LENGTH)
 
     @admin.display(description="Error")
     def traceback(self, task: Any) -> SafeString:
-        """The error as the worker left it."""
+        """The error as the worker saved it."""
         return preformatted(str(task.result))
 
     @admin.display(description="Payload")
     def dead_letter(self, task: Any) -> SafeString | None:
-        """The queue row of a task that could not be run at all."""
+        """The payload of a refused task."""
         letter = DeadLetter.objects.filter(task_id=task.id).order_by("pk").last()
         if letter is None:
             return None

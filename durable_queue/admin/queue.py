@@ -1,4 +1,4 @@
-"""Queued tasks, and the workers that take them."""
+"""The pages of queued tasks, and of the workers that run them."""
 
 from typing import Any
 
@@ -23,17 +23,17 @@ class HeldError(Exception):
 
 
 class StateFilter(admin.SimpleListFilter):
-    """By what a row waits for."""
+    """Filters rows by their state."""
 
     title = "state"
     parameter_name = "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """The choices: always these."""
+        """The choices, which are always the same."""
         return [("due", "Due"), ("later", "Due later"), ("taken", "Taken by a worker")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """The rows in that state."""
+        """The rows in the chosen state."""
         states = {
             "due": rows_in(State.QUEUED),
             "later": rows_in(State.SCHEDULED) | rows_in(State.RETRYING),
@@ -43,9 +43,9 @@ class StateFilter(admin.SimpleListFilter):
 
 
 class QueueAdmin(ReadOnlyAdmin):
-    """Rows of the queue. One that no worker has taken may be deleted."""
+    """The page of queue rows. A row may be deleted unless a worker has taken it."""
 
-    ordering = ("key", "lock", "id")  # the claim's index: next first
+    ordering = ("key", "lock", "id")  # as the index of claims has it: the next row to be claimed comes first
     list_display = ("task", "function", "state")
     list_filter = (StateFilter,)
     actions = ("delete_selected",)
@@ -56,7 +56,7 @@ class QueueAdmin(ReadOnlyAdmin):
     readonly_fields = fields
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Rows, each with the worker that holds it and the count of its attempts."""
+        """The rows, each with the worker that holds it and the number of its failed attempts."""
         holder = Worker.objects.filter(lease=OuterRef("lock"))
         attempts = FailedAttempt.objects.filter(row=OuterRef("pk")).order_by().values("row").annotate(count=Count("pk"))
         rows: QuerySet[Any] = (
@@ -73,33 +73,33 @@ class QueueAdmin(ReadOnlyAdmin):
     # Deleting.
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Not while a worker has the row: the task would run, and leave no trace."""
+        """Not while a worker holds the row: the task would run, and leave no trace."""
         return super().has_delete_permission(request, obj) and (obj is None or not is_held(obj.lock))
 
     @admin.action(description="Delete selected queued tasks", permissions=["delete"])
     def delete_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        """Delete rows, but not those that a worker has taken."""
+        """Delete the selected rows, except those that a worker has taken."""
         taken = queryset.filter(held()).count()
         if taken:
             self.message_user(request, f"{taken} of them are taken by a worker, and stay.", messages.WARNING)
         return delete_selected(self, request, queryset.exclude(held()))
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        """What a deletion would take away: by the tasks' names, and without looking for what depends on them."""
+        """The names of the tasks that a deletion removes. No other table refers to a queue row, and none is searched."""
         lacking = set() if self.has_delete_permission(request) else {str(self.opts.verbose_name)}
         return [preview(row).name for row in objs], {self.opts.verbose_name_plural: len(objs)}, lacking, []
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        """Delete rows; one that is taken at this very moment stays."""
+        """Delete rows. A row that a worker takes at this very moment stays."""
         OrmQ.objects.filter(pk__in=list(queryset.values_list("pk", flat=True))).exclude(held()).delete()
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
-        """Delete a row. Raises HeldError when it is taken at this very moment."""
+        """Delete a row. Raises HeldError if a worker has just taken it."""
         if not OrmQ.objects.filter(pk=obj.pk).exclude(held()).delete()[0]:
             raise HeldError
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
-        """The page that asks before it deletes."""
+        """The page that asks for confirmation, then deletes."""
         try:
             return super().delete_view(request, object_id, extra_context)
         except HeldError:
@@ -107,13 +107,13 @@ class QueueAdmin(ReadOnlyAdmin):
             return HttpResponseRedirect(reverse("admin:django_q_ormq_changelist"))
 
     def response_delete(self, request: HttpRequest, obj_display: str, obj_id: int) -> HttpResponse:
-        """What is said after a deletion; the model has no name of its own for a row."""
+        """The message after a deletion. It gives the row's number, since the model has no name for a row."""
         return super().response_delete(request, f"row {obj_id}", obj_id)
 
     # Showing.
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
-        """A row's page, under its task's name."""
+        """The page of one row, with the task's name as its title."""
         context["subtitle"] = preview(context["original"]).name
         return super().render_change_form(request, context, *args, **kwargs)
 
@@ -129,7 +129,7 @@ class QueueAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Function")
     def function(self, row: Any) -> str:
-        """The function's own name."""
+        """The function's name, without its module."""
         return preview(row).func.rpartition(".")[2]
 
     @admin.display(description="Function")
@@ -149,28 +149,28 @@ class QueueAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Options")
     def options(self, row: Any) -> SafeString | None:
-        """What else `async_task` was told."""
+        """The options that `async_task` was given."""
         return preformatted(shown(preview(row).options)) if preview(row).options else None
 
     @admin.display(description="Problem")
     def problem(self, row: Any) -> str:
-        """Why the payload is unreadable."""
+        """Why the payload can't be read."""
         return preview(row).problem
 
     @admin.display(description="Queued at")
     def queued(self, row: Any) -> str | None:
-        """When it was queued; the task's id tells."""
+        """When the task was enqueued, by its id."""
         at = queued_at(preview(row).id)
         return moment(at) if at else None
 
     @admin.display(description="Due at")
     def due(self, row: Any) -> str | None:
-        """When it is, or was, due; of a row that is taken only its lease's name is known."""
+        """When the row is or was due. None for a row that is taken: its `lock` holds the name of the lease instead."""
         return None if row.lock is None or is_held(row.lock) else moment(row.lock)
 
     @admin.display(description="State")
     def state(self, row: Any) -> str:
-        """What the row waits for."""
+        """The state, in words that name the worker or the next attempt."""
         match state_of_row(row.lock, row.tried or 0):
             case State.RUNNING if row.holder_pid is None:
                 return "Taken by a worker that is gone"
@@ -184,18 +184,18 @@ class QueueAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Failed attempts")
     def attempts(self, row: Any) -> SafeString | None:
-        """What went wrong so far; of a task that was submitted again, before that too."""
+        """The failed attempts so far, including those before the task was submitted again."""
         of_task = Q(task_id=preview(row).id) if preview(row).id else Q()
         return attempts_table(FailedAttempt.objects.filter(Q(row=row.pk) | of_task))
 
     @admin.display(description="Notes")
     def notes(self, row: Any) -> SafeString | None:
-        """What else there is to say about its task so far."""
+        """The notes on the task so far."""
         return notes_list(preview(row).id)
 
 
 def preview(row: Any) -> Preview:
-    """What the row's payload says, read once."""
+    """A preview of the row's payload, made once."""
     if "_preview" not in row.__dict__:
         row._preview = read(row.payload)
     found: Preview = row._preview
@@ -203,12 +203,12 @@ def preview(row: Any) -> Preview:
 
 
 def host_name(host: str) -> str:
-    """A host's own name, without what tells its boots and containers apart."""
+    """The host's name, without the part that tells its boots and containers apart."""
     return host.partition(" ")[0]
 
 
 class WorkerAdmin(ReadOnlyAdmin):
-    """The workers. A worker's row can't be deleted here: it names the queue rows that the worker holds."""
+    """The page of workers. A worker's row can't be deleted here: it names the lease of the rows that the worker holds."""
 
     ordering = ("started",)
     list_display = ("process", "queue", "holds", "seen")
@@ -216,32 +216,32 @@ class WorkerAdmin(ReadOnlyAdmin):
     readonly_fields = fields
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Workers, each with the count of the rows that it holds."""
+        """The workers, each with the number of rows that it holds."""
         rows = OrmQ.objects.filter(key=OuterRef("queue"), lock=OuterRef("lease"))
         count = rows.annotate(count=Func(F("pk"), function="COUNT", output_field=IntegerField())).values("count")
         workers: QuerySet[Any] = super().get_queryset(request).annotate(held=Subquery(count))
         return workers
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody: the rows that it holds would never be freed."""
+        """No: the rows that the worker holds would never be released."""
         return False
 
     @admin.display(description="Process")
     def process(self, worker: Any) -> str:
-        """Its pid and host."""
+        """The pid and the host."""
         return f"{worker.pid} on {host_name(worker.host)}"
 
     @admin.display(description="Tasks in hand")
     def holds(self, worker: Any) -> int:
-        """How many rows it has taken and not yet settled."""
+        """How many rows the worker has claimed and not yet settled."""
         return int(worker.held or 0)
 
     @admin.display(description="Last heartbeat")
     def seen(self, worker: Any) -> str:
-        """How long ago its cluster last said that it lives."""
+        """How long ago the last heartbeat for this worker was."""
         return f"{max(0.0, (timezone.now() - worker.heartbeat).total_seconds()):.0f} s ago"
 
     @admin.display(description="Started at")
     def since(self, worker: Any) -> str:
-        """When it started."""
+        """When the worker started."""
         return moment(worker.started)

@@ -1,4 +1,4 @@
-"""Scheduled tasks: django-q2's page, and a form that refuses what its scheduler would trip over."""
+"""The page of schedules: django-q2's page, with a form that refuses values on which its scheduler would fail."""
 
 import ast
 import pydoc
@@ -21,15 +21,15 @@ else:
     ModelForm = forms.ModelForm
 
 
-# What ast.literal_eval may raise (https://docs.python.org/3/library/ast.html#ast.literal_eval).
+# The exceptions that ast.literal_eval may raise (https://docs.python.org/3/library/ast.html#ast.literal_eval).
 UNREADABLE = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)
 
 
 class ScheduleForm(ModelForm):
-    """One schedule. What its scheduler can't read keeps every schedule of the cluster from running (django_q/scheduler.py)."""
+    """A schedule. One that the scheduler can't read stops every schedule of the cluster (django_q/scheduler.py)."""
 
     def clean_func(self) -> str:
-        """A function that this installation can import."""
+        """The dotted path of a function that this installation can import."""
         func: str = self.cleaned_data["func"]
         try:
             resolve(func)
@@ -42,7 +42,7 @@ class ScheduleForm(ModelForm):
         return func
 
     def clean_args(self) -> str | None:
-        """Python literals, with commas between."""
+        """Python literals, separated by commas."""
         args: str | None = self.cleaned_data["args"]
         try:
             ast.literal_eval(args or "()")
@@ -51,7 +51,7 @@ class ScheduleForm(ModelForm):
         return args
 
     def clean_kwargs(self) -> str | None:
-        """A dict of Python literals, or what stands between the parentheses of a call."""
+        """A dict of Python literals, or keyword arguments as they are written in a call."""
         kwargs: str | None = self.cleaned_data["kwargs"]
         try:
             _check_kwargs(kwargs or "")
@@ -60,14 +60,14 @@ class ScheduleForm(ModelForm):
         return kwargs
 
     def clean_intended_date_kwarg(self) -> str | None:
-        """A name that an argument may have."""
+        """A valid name of an argument."""
         name: str | None = self.cleaned_data["intended_date_kwarg"]
         if name and not validate_kwarg(name):
             raise ValidationError("That can't be the name of an argument.")
         return name
 
     def clean_cluster(self) -> str | None:
-        """A queue that this installation knows; a schedule for another one is never looked at."""
+        """A queue that this installation knows. No scheduler reads a schedule for any other queue."""
         cluster: str | None = self.cleaned_data["cluster"]
         known = [Conf.PREFIX, *Conf.conf.get("ALT_CLUSTERS", {})]
         if cluster and cluster not in known:
@@ -75,7 +75,7 @@ class ScheduleForm(ModelForm):
         return cluster
 
     def clean(self) -> dict[str, Any]:
-        """A cron schedule says when; whether it says so rightly is its field's to check."""
+        """A cron schedule needs a cron expression. The field itself checks whether the expression is valid."""
         fields: dict[str, Any] = super().clean() or {}
         if fields.get("schedule_type") == Schedule.CRON and "cron" in fields and not fields["cron"]:
             self.add_error("cron", "Write when it runs, as in 0 7 * * 1-5")
@@ -83,7 +83,7 @@ class ScheduleForm(ModelForm):
 
 
 def _check_kwargs(text: str) -> None:
-    """Read keyword arguments as django-q2's scheduler does. Raises one of UNREADABLE."""
+    """Read keyword arguments as django-q2's scheduler reads them. Raises one of UNREADABLE."""
     call = ast.parse(f"f({text})", mode="eval").body
     if not isinstance(call, ast.Call):
         raise ValueError(text)
@@ -96,7 +96,7 @@ def _check_kwargs(text: str) -> None:
 
 
 class ScheduleAdmin(DjangoQScheduleAdmin):  # type: ignore[misc]
-    """What is to be queued, and when."""
+    """The page of schedules."""
 
     form = ScheduleForm
     list_display = ("label", "due", "get_last_run", "get_success")
@@ -107,25 +107,25 @@ class ScheduleAdmin(DjangoQScheduleAdmin):  # type: ignore[misc]
         css = {"all": ("durable_queue/admin.css",)}  # noqa: RUF012 - as Django wants it
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        """The list, under the name of what it lists."""
+        """The list, with "Scheduled tasks" as its title."""
         return super().changelist_view(request, {"title": "Scheduled tasks", **(extra_context or {})})
 
     @admin.display(description="Task", ordering="func")
     def label(self, schedule: Any) -> str:
-        """Its name, if it has one, and its function."""
+        """The schedule's name, if it has one, and its function."""
         return f"{schedule.name}: {schedule.func}" if schedule.name else str(schedule.func)
 
     @admin.display(description="Next run", ordering="next_run")
     def due(self, schedule: Any) -> str | None:
-        """When it is queued next."""
+        """When the schedule's next task will be enqueued."""
         return schedule.next_run and moment(schedule.next_run)
 
     @admin.display(description="Last run")
     def get_last_run(self, schedule: Any) -> Any:
-        """The last task that it made, if it has ended."""
+        """The schedule's last task, if that task has ended."""
         return super().get_last_run(schedule)
 
     @admin.display(description="Succeeded", boolean=True)
     def get_success(self, schedule: Any) -> Any:
-        """Whether that one succeeded."""
+        """Whether that task succeeded."""
         return super().get_success(schedule)

@@ -14,9 +14,9 @@ NAME_LENGTH = Task._meta.get_field("name").max_length or 100
 
 @dataclass(kw_only=True)
 class BackgroundTasks:
-    """The calls that a request leaves behind, to be run in order by a worker.
+    """The calls that a request leaves behind. A worker runs them in order.
 
-    As in FastAPI, `add_task` only notes a call. `enqueue` then commits them all to the queue, or none:
+    As in FastAPI, `add_task` only notes a call. `enqueue` then commits all calls to the queue as one task, or none of them:
 
         tasks = BackgroundTasks(name="welcome alice")
         tasks.add_task(send_mail, "alice@example.com", subject="Welcome")
@@ -29,25 +29,25 @@ class BackgroundTasks:
     def add_task(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         """Note a call of `func(*args, **kwargs)`; the arguments must be picklable.
 
-        Raises TypeError for a function that a worker could not find again: a lambda, a nested function, a bound method,
-        one of the program that was started (`__main__`), which in a worker is another.
+        Raises TypeError for a function that a worker could not find again: a lambda, a nested function, a bound method, or a
+        function of `__main__`, which is another module in a worker.
         """
         self.calls.append((path_of(func), args, kwargs))
 
     def enqueue(self) -> str | None:
-        """Commit the calls to the queue, as one entry; return its task id, or None when there are none.
+        """Commit the calls to the queue as one task; return its id, or None if there are no calls.
 
-        Inside a transaction the entry is committed, or rolled back, with it. Raises django.db.Error when the
-        queue can't be written to, and what pickle raises for an argument that it can't take (TypeError,
-        pickle.PicklingError, AttributeError …); either leaves nothing behind.
+        Inside a transaction the task is committed or rolled back with that transaction. Raises django.db.Error if the queue
+        can't be written to, and TypeError, pickle.PicklingError, AttributeError … if an argument can't be pickled. Then
+        nothing is enqueued.
         """
-        return packaging.enqueue(*self._entry(), name=self._title()) if self.calls else None
+        return packaging.enqueue(*self._as_one_call(), name=self._title()) if self.calls else None
 
     async def aenqueue(self) -> str | None:
-        """The same for an `async` view, in a transaction that what others queue at this moment may share."""
-        return await packaging.aenqueue(*self._entry(), name=self._title()) if self.calls else None
+        """The same for an `async` view. The group commit of this event loop takes the task into its transaction."""
+        return await packaging.aenqueue(*self._as_one_call(), name=self._title()) if self.calls else None
 
-    def _entry(self) -> Call:
+    def _as_one_call(self) -> Call:
         if len(self.calls) == 1:
             return self.calls[0]
         return IN_ORDER, tuple(self.calls), {}

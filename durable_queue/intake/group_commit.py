@@ -1,11 +1,12 @@
 """Group commit: everything enqueued during one iteration of the event loop is committed in one transaction.
 
-A commit costs as much for one row as for twenty. While one is under way, the next rows gather.
+A commit costs as much for one row as for twenty. While one commit is under way, the rows of the next one gather.
 
-Django keeps its connections away from event loops, where a caller that waits for the database holds up everybody. Here that
-is the point. An INSERT takes no longer than handing it to a thread and back. The requests that it holds up are the next
-batch. Each wait has a limit: SQLite's busy timeout; PostgreSQL's connect, lock and statement timeouts. While the database
-can't be written to, a client waits for about twice that limit: once for the batch under way, and once for its own.
+Django refuses its connections to a thread with a running event loop, because a call that waits for the database blocks the
+whole loop. Here the commit blocks the loop on purpose: an INSERT takes no longer than handing it to a thread and back, and
+the requests that it blocks form the next batch. Each wait has a limit: SQLite's busy timeout; PostgreSQL's connect, lock and
+statement timeouts. While the database can't be written to, a client waits for about twice that limit: once for the batch
+under way, and once for its own batch.
 """
 
 import asyncio
@@ -21,13 +22,13 @@ from durable_queue.store.broker import Broker
 from durable_queue.store.databases import table_of
 from durable_queue.store.sqlite import checkpoints
 
-CHECKPOINT = 1.0  # seconds between two SQLite checkpoints of this process: a cluster, while it runs, leaves it nothing to do
-GATHER = 0.05  # seconds that a batch gathers after one that failed: the requests wait together
-LARGEST = 1000  # rows in one statement, which may have 32,766 values (https://www.sqlite.org/limits.html)
+CHECKPOINT = 1.0  # seconds between two SQLite checkpoints of this process; a running cluster leaves it nothing to do
+GATHER = 0.05  # seconds that a batch gathers after a batch that failed: its requests then wait together
+LARGEST = 1000  # rows in one statement; a statement may have 32,766 values (https://www.sqlite.org/limits.html)
 
 
 class _Batch:
-    """The rows of one iteration of a loop."""
+    """The rows that one iteration of an event loop commits."""
 
     def __init__(self, broker: Broker, loop: asyncio.AbstractEventLoop) -> None:
         self.broker = broker
@@ -43,7 +44,7 @@ class _Batch:
         return self.broker is broker and self.loop is loop and len(self.rows) < LARGEST
 
     def commit(self) -> None:
-        """Commit, then tell those who wait. Django's error is everybody's: no row of the batch is known to be queued."""
+        """Commit, then wake the waiting requests. On an error, each of them gets it: no row is known to be queued."""
         if _open.batch is self:
             _open.batch = None
         _open.pause = 0.0
@@ -54,9 +55,8 @@ class _Batch:
             except Exception as raised:
                 error = raised
                 _open.pause = GATHER
-                connections[
-                    self.broker.using
-                ].close_if_unusable_or_obsolete()  # the next batch opens a new connection, if need be
+                # The next batch opens a new connection if this one is broken.
+                connections[self.broker.using].close_if_unusable_or_obsolete()
         for _, future in self.rows:
             if future.done():  # its request was cancelled
                 continue
@@ -67,10 +67,10 @@ class _Batch:
 
 
 class _Open(threading.local):
-    """The batch that gathers, one for each thread, as there is one running loop for each."""
+    """The batch that gathers. Each thread has its own, since each thread runs at most one event loop."""
 
     batch: _Batch | None = None
-    pause: float = 0.0  # seconds until it is committed
+    pause: float = 0.0  # seconds until the next batch is committed
 
 
 _open = _Open()
@@ -86,7 +86,7 @@ os.register_at_fork(after_in_child=_begin_checkpoints.cache_clear)  # threads do
 
 
 async def enqueue(broker: Broker, payload: str) -> None:
-    """Queue a signed package; return once it is committed. Raises django.db.Error, and then it is not known to be."""
+    """Enqueue a payload; return once it is committed. Raises django.db.Error: then the payload is not known to be queued."""
     loop = asyncio.get_running_loop()
     batch = _open.batch
     if batch is None or not batch.takes_more(broker, loop):
@@ -95,13 +95,13 @@ async def enqueue(broker: Broker, payload: str) -> None:
         if _open.pause:
             loop.call_later(_open.pause, batch.commit)
         else:
-            loop.call_soon(batch.commit)  # after all that this iteration of the loop has in hand
+            loop.call_soon(batch.commit)  # after all that this iteration of the loop still runs
     await batch.add(payload)
 
 
 @contextmanager
 def _out_of_loop() -> Iterator[None]:
-    """Use a connection here, which Django refuses where a loop runs (django.utils.asyncio.async_unsafe)."""
+    """Hide the running loop: Django refuses a connection where it sees one (django.utils.asyncio.async_unsafe)."""
     loop = asyncio._get_running_loop()
     asyncio._set_running_loop(None)
     try:

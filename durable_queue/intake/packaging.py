@@ -1,6 +1,7 @@
-"""Make a task's payload and enqueue it, as `django_q.tasks.async_task` does, but all keyword arguments are the function's.
+"""Make a task's payload and enqueue it, as `django_q.tasks.async_task` does.
 
-`async_task` takes `group`, `timeout`, `save` … out of them (django_q/tasks.py), and needs twice the time.
+Here all keyword arguments go to the function. `async_task` takes `group`, `timeout`, `save` … out of them as options
+(django_q/tasks.py), and needs twice the time.
 """
 
 import functools
@@ -17,7 +18,7 @@ from durable_queue.store.broker import Broker
 from durable_queue.task import signing
 from durable_queue.task.identifiers import new_task_id
 
-# What `Q_CLUSTER` says of all tasks.
+# The options that `Q_CLUSTER` sets for all tasks.
 DEFAULTS = {"cached": Conf.CACHED, "sync": Conf.SYNC, "ack_failure": Conf.ACK_FAILURES}
 OPTIONS = {option: value for option, value in DEFAULTS.items() if value}
 
@@ -28,19 +29,19 @@ def broker() -> Broker:
     return Broker()
 
 
-def package(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> dict[str, Any]:
-    """A task as django-q2 keeps it in a queue row; its options may be added (`group`, `hook`, `timeout` …).
+def new_task(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> dict[str, Any]:
+    """A new task as the dict that django-q2 pickles. The caller may add options (`group`, `hook`, `timeout` …).
 
-    Without `started`, which in django-q2 is when it was queued: row and id tell that too, and `outcomes.read` puts it in. To
-    pickle a moment with its time zone takes as long as all the rest.
+    It has no `started`, which in django-q2 is the time of enqueuing: pickling a moment with its time zone takes as long as
+    pickling everything else. The row and the id tell that time too, and `outcomes.read` sets `started` from them.
     """
     return {"id": new_task_id(), "name": name, "func": func, "args": args, "kwargs": kwargs, **OPTIONS}
 
 
 def enqueue(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> str:
-    """Queue a call of the function with this dotted path; return the task's id.
+    """Enqueue a call of the function with this dotted path; return the task's id.
 
-    Raises django.db.Error, and what pickle raises for arguments that it can't take; nothing is queued then.
+    Raises django.db.Error, and any exception of pickle for an argument that can't be pickled. Then nothing is enqueued.
     """
     task, payload = _packed(func, args, kwargs, name)
     if task.get("sync"):
@@ -51,7 +52,7 @@ def enqueue(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: s
 
 
 async def aenqueue(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> str:
-    """The same in an event loop, committed together with what others queue at this moment, and in no caller's transaction."""
+    """The same in an event loop, by group commit: it never joins a transaction of the caller."""
     task, payload = _packed(func, args, kwargs, name)
     if task.get("sync"):
         await sync_to_async(_sync)(payload)
@@ -61,8 +62,8 @@ async def aenqueue(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
 
 
 def _packed(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
-    task = package(func, args, kwargs, name=name)
+    task = new_task(func, args, kwargs, name=name)
     pre_enqueue.send(sender="django_q", task=task)
     if task.get("sync"):
-        task.setdefault("started", timezone.now())  # no worker of ours will
+        task.setdefault("started", timezone.now())  # no worker of ours will read the payload and set it
     return task, signing.dumps(task)

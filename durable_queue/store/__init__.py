@@ -1,1 +1,1 @@
-"""The queue in the database: rows, leases, history, and how a worker is woken."""
+"""The queue in the database: rows, leases, history; and the hints that wake workers."""

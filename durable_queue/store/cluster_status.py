@@ -1,4 +1,4 @@
-"""The state of clusters, for django-q2's commands."""
+"""The status of clusters, for django-q2's commands."""
 
 from django_q.brokers.orm import ORM
 from django_q.conf import Conf
@@ -8,8 +8,8 @@ from durable_queue.models import Worker
 
 
 def status_of(broker: ORM, workers: list[Worker]) -> Stat:
-    """A running cluster as `qinfo`, `qmonitor` and `qmemory` see it, from its workers' rows: true for every process."""
-    status = Stat.__new__(Stat)  # its own constructor asks the processes of django-q2's cluster
+    """A cluster as `qinfo`, `qmonitor` and `qmemory` show it: by the workers' rows, which every process can read."""
+    status = Stat.__new__(Stat)  # its constructor asks the processes of django-q2's cluster, which don't run here
     Status.__init__(status, workers[0].supervisor_pid, workers[0].supervisor)
     status.broker = broker
     status.sentinel = workers[0].supervisor_pid

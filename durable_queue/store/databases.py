@@ -1,4 +1,4 @@
-"""The one place that asks which database a connection leads to."""
+"""The only module that asks which kind of database a connection leads to."""
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -10,5 +10,5 @@ _TABLES: dict[str, type[Table]] = {"sqlite": SQLiteTable, "postgresql": PostgreS
 
 
 def table_of(connection: BaseDatabaseWrapper) -> Table:
-    """The queue's tables over this connection. Raises KeyError for a database that isn't supported."""
+    """The queue's tables over this connection. Raises KeyError for an unsupported database."""
     return _TABLES[connection.vendor](connection)

@@ -1,7 +1,7 @@
-"""The indexes that this app keeps on django-q2's tables, and how they come back.
+"""The indexes that this app keeps on django-q2's tables, and how it restores them.
 
-django-q2's models don't know of them. A migration of django-q2 that changes a table on SQLite makes a new table, with
-the indexes of its model only (`_remake_table` in Django's backends/sqlite3/schema.py), and says nothing of the others.
+django-q2's models don't know of these indexes. When a migration of django-q2 changes a table on SQLite, Django makes a new
+table with the indexes of the model only (`_remake_table` in its backends/sqlite3/schema.py), and drops the others silently.
 """
 
 from typing import Any, NamedTuple
@@ -12,38 +12,38 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.recorder import MigrationRecorder
 
 from durable_queue.store.databases import table_of
-from durable_queue.store.rows import HISTORY, QUEUE
+from durable_queue.store.rows import HISTORY_TABLE, QUEUE_TABLE
 
 
 class Index(NamedTuple):
-    """An index as it is now, whatever the migration once said."""
+    """An index as it should be today. The migration that first made it may have had another definition."""
 
-    migration: str  # the one that makes it: before, and after its reversal, it isn't to be there
+    migration: str  # the migration that makes it; while that is not applied, the index should not exist
     table: str
-    what: str  # its columns and condition; {part} for what of a payload it holds
+    what: str  # its columns and condition; {part} stands for the part of a payload that it holds
 
     def sql(self, name: str, part: str) -> str:
-        """The statement that makes it."""
+        """The statement that makes the index."""
         return f'CREATE INDEX "{name}" ON "{self.table}" {self.what.format(part=part)}'
 
 
-# Without django-q2's own "success_index", from which migration 0004 takes the tasks that have no group. Its model has one of
-# that name, so it is never missing. A table that django-q2 makes again has it as the model says: larger, and as useful.
+# django-q2's own "success_index" is not listed. Migration 0004 takes the tasks without a group out of it. The model has an
+# index of that name, so a remade table has one too: as the model defines it, larger and as useful.
 INDEXES = {
-    "cluster_claim": Index("0002_claim_index", QUEUE, '("key", "lock", "id")'),
-    "cluster_history": Index("0002_claim_index", HISTORY, '("stopped")'),
-    "cluster_failures": Index("0003_failures_index", HISTORY, '("stopped") WHERE NOT "success"'),
-    "cluster_task": Index("0006_task_index", QUEUE, "({part})"),
-    # An id is looked for among the failed ones, which are few, at a third of the cost that it has among millions.
-    "cluster_failed": Index("0006_task_index", HISTORY, '("id") WHERE NOT "success"'),
+    "cluster_claim": Index("0002_claim_index", QUEUE_TABLE, '("key", "lock", "id")'),
+    "cluster_history": Index("0002_claim_index", HISTORY_TABLE, '("stopped")'),
+    "cluster_failures": Index("0003_failures_index", HISTORY_TABLE, '("stopped") WHERE NOT "success"'),
+    "cluster_task": Index("0006_task_index", QUEUE_TABLE, "({part})"),
+    # Failed tasks are few: looking an id up among them costs a third of looking it up among millions.
+    "cluster_failed": Index("0006_task_index", HISTORY_TABLE, '("id") WHERE NOT "success"'),
 }
 
 
 def missing(connection: BaseDatabaseWrapper) -> list[str]:
-    """The names of the indexes that the database should have by its migrations, and hasn't. Raises django.db.Error."""
-    # Not by Django's introspection, which takes 11 ms: `post_migrate` comes after each test that flushes its database.
+    """The names of the indexes that the database lacks, by its applied migrations. Raises django.db.Error."""
+    # Django's introspection would take 11 ms, and `post_migrate` follows each test that flushes its database.
     table = table_of(connection)
-    found = table.run(table.indexes_there, (QUEUE, HISTORY))
+    found = table.run(table.indexes_there, (QUEUE_TABLE, HISTORY_TABLE))
     tables, there = {on for on, _ in found}, {name for _, name in found}
     absent = [name for name, index in INDEXES.items() if index.table in tables and name not in there]
     applied = MigrationRecorder(connection).applied_migrations() if absent else {}
@@ -51,7 +51,7 @@ def missing(connection: BaseDatabaseWrapper) -> list[str]:
 
 
 def restore_missing(using: str) -> list[str]:
-    """Make the missing indexes of the database with this alias; return their names. Raises django.db.Error."""
+    """Make the indexes that the database with this alias lacks; return their names. Raises django.db.Error."""
     connection = connections[using]
     names = missing(connection)
     if names:
@@ -62,5 +62,5 @@ def restore_missing(using: str) -> list[str]:
 
 
 def restore_after_migrate(sender: AppConfig, using: str, **kwargs: Any) -> None:
-    """A receiver of `post_migrate`."""
+    """Restore lost indexes: a receiver of `post_migrate`."""
     restore_missing(using)

@@ -1,10 +1,10 @@
-"""Find a task's queue row by its id. The table has no column for it; an index finds it within the payload.
+"""Find a task's queue row by the task's id. The table has no column for the id; an index finds it within the payload.
 
-A payload is the base64 of a pickled dict whose first key is "id". What pickle writes before the id takes 21 bytes, whatever
-follows; so the first 30 characters of an id are always the payload's 29th to 68th.
+A payload is the base64 of a pickled dict whose first key is "id". Pickle writes 21 bytes before the id, whatever follows.
+Therefore the first 30 characters of an id always take the 29th to the 68th character of the payload.
 
-The index and the queries must say it alike, numbers included (`Table.part`): SQLite passes over the index for one that is a
-parameter, as Django's Substr() has it.
+The index and the queries must use the very same expression, numbers included (`Table.part`). SQLite ignores the index if a
+number is a parameter, and Django's Substr() makes it one.
 """
 
 from binascii import b2a_base64
@@ -19,18 +19,18 @@ LARGEST = 500  # ids in one statement
 
 
 def part_of(task_id: str) -> str:
-    """What stands at that place for a task id of 32 ASCII characters."""
+    """The 40 characters that stand at that place of a payload, for a task id of 32 ASCII characters."""
     return b2a_base64(task_id[:30].encode(), newline=False).translate(_TO_URL).decode()
 
 
 def has_id_in_place(payload: str) -> bool:
-    """Whether the index finds a payload by its id."""
-    # Protocol 5, and then: the end of a frame's length, a dict, "id", and the head of a text of 32 bytes.
+    """Whether the index finds this payload by its task's id."""
+    # Pickle's protocol 5; then the end of a frame's length, a dict, "id", and the header of a string of 32 bytes.
     return payload[12:28] == "AAB9lCiMAmlklIwg" and payload.startswith("gAWV")
 
 
 def with_id_in_place(payload: str) -> str:
-    """The same task as a payload that the index finds; what can't be read, or has no such id, as it is. Never raises."""
+    """The same task in a payload that the index finds. A payload that can't be read stays as it is. Never raises."""
     if has_id_in_place(payload):
         return payload
     try:
@@ -38,19 +38,19 @@ def with_id_in_place(payload: str) -> str:
         if isinstance(task, dict):
             signed = signing.dumps({"id": task["id"], **task})
             return signed if has_id_in_place(signed) else payload
-    except BaseException:  # noqa: S110 - unpickling runs code of others; a worker will say what is wrong with it
+    except BaseException:  # noqa: S110 - unpickling runs any code; a worker will record the error
         pass
     return payload
 
 
 def ended(table: Table, task_ids: Collection[str]) -> set[str]:
-    """Those of the ids (32 hexadecimal digits each) whose task is neither queued nor among the failed ones.
+    """The ids (32 hexadecimal digits each) of the tasks that are neither queued nor failed.
 
-    A task counts as queued when its id has the first 30 characters of one that is. Raises django.db.Error.
+    A task also counts as queued if a queued task's id has the same first 30 characters. Raises django.db.Error.
     """
-    ids = sorted(task_ids)  # neighbours are on the same pages of an index
+    ids = sorted(task_ids)  # neighbours stand on the same pages of an index
     found: set[str] = set()
     for start in range(0, len(ids), LARGEST):
-        # In one statement, and so one snapshot: between two, a task could go from one table to the other unseen.
+        # One statement sees one snapshot. Between two, a task could move from one table to the other, unseen by both.
         found.update(table.ended({task_id: part_of(task_id) for task_id in ids[start : start + LARGEST]}))
     return found

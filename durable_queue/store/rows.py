@@ -1,4 +1,4 @@
-"""The names of the tables that every task goes through, and their rows as statements take and return them."""
+"""The names of the tables that every task goes through, and their rows as the statements take and return them."""
 
 import pickle
 from binascii import b2a_base64
@@ -11,22 +11,22 @@ from django_q.utils import get_func_repr
 
 from durable_queue.models import FailedAttempt, Worker
 
-QUEUE = OrmQ._meta.db_table
-HISTORY = Task._meta.db_table
-ATTEMPTS = FailedAttempt._meta.db_table
-WORKERS = Worker._meta.db_table
+QUEUE_TABLE = OrmQ._meta.db_table
+HISTORY_TABLE = Task._meta.db_table
+ATTEMPTS_TABLE = FailedAttempt._meta.db_table
+WORKERS_TABLE = Worker._meta.db_table
 CLAIMED_BYTES = 8 << 20  # of payloads that a worker takes at a time, unless the first alone has more
 # A claimed row: its id, when it was due, its payload, the attempts at it so far, and how many of them were lost.
 Claimed = tuple[int, datetime, str, int, int]
 
 
 class Claim(NamedTuple):
-    """What a worker asks of the queue: at most `limit` of the rows that are due `now`, to be held by a lease of that name."""
+    """A worker's request for rows: at most `limit` of the rows that are due `now`, under the lease with this name."""
 
     limit: int
     now: datetime
     lease: datetime
-    announced: Sequence[int] = ()  # the numbers of rows that are about to be committed: wait for them
+    announced: Sequence[int] = ()  # the numbers of announced commits: wait for them first
 
 
 LOST = FailedAttempt.Outcome.LOST.value
@@ -36,7 +36,7 @@ _PICKLE = Task._meta.get_field("result").protocol
 
 
 class HistoryRow(NamedTuple):
-    """A row of the history, in the order of its model's fields, so that `Task(*row)` is its object."""
+    """A history row, in the order of the model's fields: `Task(*row)` makes the model's object."""
 
     id: str
     name: str
@@ -54,7 +54,7 @@ class HistoryRow(NamedTuple):
 
 
 def text_of(value: object, length: int) -> str | None:
-    """Text that both databases can store: as long as the column, without NUL and lone surrogates."""
+    """The value as text that both databases can store: at most `length` characters, without NUL and lone surrogates."""
     if value is None:
         return None
     text = value if isinstance(value, str) else str(get_func_repr(value))
@@ -64,7 +64,7 @@ def text_of(value: object, length: int) -> str | None:
 
 
 def pickled(value: object) -> str | None:
-    """As `picklefield.fields.dbsafe_encode` does it, save for a deep copy that only lookups by value need."""
+    """The value as `picklefield.fields.dbsafe_encode` makes it, without its deep copy: only lookups by value need that."""
     if value is None:
         return None
     if type(value) is dict and not value:
@@ -72,4 +72,4 @@ def pickled(value: object) -> str | None:
     return b2a_base64(pickle.dumps(value, protocol=_PICKLE), newline=False).decode()
 
 
-_NO_KWARGS = b2a_base64(pickle.dumps({}, protocol=_PICKLE), newline=False).decode()  # of most tasks
+_NO_KWARGS = b2a_base64(pickle.dumps({}, protocol=_PICKLE), newline=False).decode()  # most tasks have none

@@ -1,9 +1,9 @@
 """The statements that every task goes through, on django-q2's queue and history tables, in SQL.
 
-Django's ORM can say each of them, but takes longer to build them than the database takes to run them: with the ORM a
-worker needs 1.8 times as long for a task. All else in this package goes through the ORM.
+Django's ORM could express each of them, but takes longer to build them than the database takes to run them: with the ORM a
+worker needs 1.8 times as long for a task. Everything else in `durable_queue.store` uses the ORM.
 
-Here stands what both databases do alike. The rest is in `sqlite/table.py` and `postgresql/table.py`.
+This module has the statements that both databases share; `sqlite/table.py` and `postgresql/table.py` have the rest.
 """
 
 from abc import ABC, abstractmethod
@@ -17,13 +17,13 @@ from django.db.models.functions import Now
 
 from durable_queue.models import Worker
 from durable_queue.store.rows import (
-    ATTEMPTS,
+    ATTEMPTS_TABLE,
     FIELDS,
-    HISTORY,
+    HISTORY_TABLE,
     LENGTHS,
     LOST,
-    QUEUE,
-    WORKERS,
+    QUEUE_TABLE,
+    WORKERS_TABLE,
     Claim,
     Claimed,
     HistoryRow,
@@ -35,74 +35,74 @@ from durable_queue.store.rows import (
 class Table(ABC):
     """The queue and its history over one connection. Each method raises django.db.Error."""
 
-    has_one_writer: ClassVar[bool]  # whether one connection at a time may be in a transaction that writes
-    part: ClassVar[str]  # what of a payload the index on tasks' ids holds; queries must say it in the same words
-    indexes_there: ClassVar[str]  # a query with two tables' names: each of them that is there, and its indexes' names
+    has_one_writer: ClassVar[bool]  # whether only one connection at a time may be in a transaction that writes
+    part: ClassVar[str]  # the part of a payload that the index on tasks' ids holds; queries must use the same expression
+    indexes_there: ClassVar[str]  # a query that takes the names of two tables; gives the indexes of each, as (table, index)
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
 
-    # What the databases do each in their way.
+    # What each database does in its own way.
 
     @abstractmethod
     def run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement, its values marked by %s; return the rows that it gives back."""
+        """Run one statement, with %s for each of its values; return the rows that it gives."""
 
     @abstractmethod
     def turn(self) -> AbstractContextManager[bool]:
-        """This process's turn to write; gives whether it is. A process that is told of the write now comes after it."""
+        """Take a turn to write; gives whether this process got it. A process that hears of the write now comes after it."""
 
     @abstractmethod
     def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:
-        """Put rows into the queue, by one statement and so in one transaction; return the last one's id."""
+        """Insert rows by one statement, hence in one transaction; return the id of the last one."""
 
     @abstractmethod
     def insert_announced(self, queue: str, payload: str) -> int:
-        """Put one row into the queue in a transaction of its own; return its id. Wakes a worker before it is committed."""
+        """Insert one row in a transaction of its own, and wake a worker before it is committed; return the row's id."""
 
     @abstractmethod
     def claim(self, queue: str, asked: Claim) -> list[Claimed]:
-        """Put the first rows that are due under a lease; return them."""
+        """Put the first due rows under a lease; return them."""
 
     @abstractmethod
     def claim_at_once(self, worker: Worker, asked: Claim) -> list[Claimed]:
         """Claim, under the worker's lease if it has one, in a transaction of its own; return what `claim` does.
 
-        Nothing when nothing is due, the worker's row is gone, or it isn't this worker's turn. This is what an idle cluster
-        does with a task before it runs: on PostgreSQL one round trip instead of eight, on SQLite a third of the Python.
+        Returns no rows if none is due, if the worker's row is gone, or if this worker doesn't get its turn. An idle cluster
+        claims each task by this. It takes one round trip instead of eight on PostgreSQL, a third of the Python on SQLite.
         """
 
     @abstractmethod
     def let_commit_be_lost(self) -> None:
-        """Of the transaction at hand: it need not be on the disk before it counts, where that takes time."""
+        """Let the current transaction's COMMIT return before it is on the disk, where that saves time."""
 
     @abstractmethod
     def among(self, ids: Collection[int]) -> tuple[str, object]:
-        """The condition that a column is among the ids, and its one value: the same statement for any number of ids."""
+        """The SQL condition that a column is among the ids, and its one value. The SQL is the same for any number of ids."""
 
     @abstractmethod
     def ended(self, parts: Mapping[str, str]) -> list[str]:
-        """Of the task ids, each with its part of a payload, those neither in the queue nor failed. By one snapshot."""
+        """The ids of the tasks that are neither queued nor failed, by one snapshot. `parts`: each id's `lookup.part_of`."""
 
     @abstractmethod
     def lock_group(self, name: str) -> None:
-        """Until the transaction at hand ends, keep all others from locking the group of this name."""
+        """Keep all other transactions from locking the group with this name, until the current one ends."""
 
     @abstractmethod
     def moment(self, moment: datetime) -> Any:
-        """The moment as the driver takes it, by Django's `adapt_datetimefield_value`."""
+        """The moment as the driver takes it, like Django's `adapt_datetimefield_value`."""
 
     @abstractmethod
     def now(self) -> datetime | Now:
-        """The moment that hosts agree on."""
+        """The present moment, by a clock that all hosts share."""
 
     @abstractmethod
     def insert_history(self, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows of the history. `insert`: the statement, with {} for what is to be inserted."""
+        """Insert history rows. `insert`: the statement, with {} in the place of the VALUES clause."""
 
     @abstractmethod
     def own_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """The database's settings, for connections that carry nothing but the queue's traffic."""
+        """The database's settings, changed for connections that carry only the queue's traffic."""
 
     @abstractmethod
     def task_settings(self, settings: dict[str, Any], *, threads: int) -> dict[str, Any]:
@@ -111,63 +111,63 @@ class Table(ABC):
     # What they do alike.
 
     def next_due(self, queue: str) -> datetime | None:
-        """When the first row is due, or till when it is held; None when there is no row."""
-        sql = f"SELECT lock FROM {QUEUE} WHERE key = %s AND lock IS NOT NULL ORDER BY lock, id LIMIT 1"  # noqa: S608
+        """The first row's `lock`: when it is due, or the name of its lease. None if there is no row."""
+        sql = f"SELECT lock FROM {QUEUE_TABLE} WHERE key = %s AND lock IS NOT NULL ORDER BY lock, id LIMIT 1"  # noqa: S608
         rows = self.run(sql, (queue,))
         return self.aware(rows[0][0]) if rows else None
 
     def delete(self, *, lease: datetime, ids: Collection[int]) -> set[int]:
-        """Take those of the rows that the lease still holds out of the queue; return their ids."""
+        """Delete those of the rows that the lease still holds; return their ids."""
         if not ids:
             return set()
         among, value = self.among(ids)
-        sql = f"DELETE FROM {QUEUE} WHERE lock = %s AND id {among} RETURNING id"  # noqa: S608
+        sql = f"DELETE FROM {QUEUE_TABLE} WHERE lock = %s AND id {among} RETURNING id"  # noqa: S608
         return {row for (row,) in self.run(sql, (self.moment(lease), value))}
 
     def put_back(self, *, lease: datetime, row: int, due: datetime, queue: str | None = None) -> bool:
         """Let go of a row, to be run when it is due, in another `queue` if one is given. Return whether the lease held it."""
         key, queues = (", key = %s", [queue]) if queue else ("", [])
-        sql = f"UPDATE {QUEUE} SET lock = %s{key} WHERE lock = %s AND id = %s RETURNING id"  # noqa: S608
+        sql = f"UPDATE {QUEUE_TABLE} SET lock = %s{key} WHERE lock = %s AND id = %s RETURNING id"  # noqa: S608
         return bool(self.run(sql, (self.moment(due), *queues, self.moment(lease), row)))
 
     def change_lease(self, worker: int, *, old: datetime | None, new: datetime | None, due: datetime | None) -> bool:
-        """Note a worker's new lease, and when its first row was due; return whether the worker still held the old one."""
+        """Set a worker's lease, and when its first row was due; return whether the worker still held the old lease."""
         values = [moment and self.moment(moment) for moment in (new, due)]
-        sql = f"UPDATE {WORKERS} SET lease = %s, lease_due = %s WHERE id = %s AND lease "  # noqa: S608
+        sql = f"UPDATE {WORKERS_TABLE} SET lease = %s, lease_due = %s WHERE id = %s AND lease "  # noqa: S608
         if old is None:
             return bool(self.run(f"{sql} IS NULL RETURNING id", (*values, worker)))
         return bool(self.run(f"{sql} = %s RETURNING id", (*values, worker, self.moment(old))))
 
     def is_held(self, row: int, lease: datetime) -> bool:
-        """Whether the lease of this name still holds the queue row with this id."""
-        return bool(self.run(f"SELECT 1 FROM {QUEUE} WHERE id = %s AND lock = %s", (row, self.moment(lease))))  # noqa: S608
+        """Whether the lease with this name still holds the queue row with this id."""
+        return bool(self.run(f"SELECT 1 FROM {QUEUE_TABLE} WHERE id = %s AND lock = %s", (row, self.moment(lease))))  # noqa: S608
 
     def count_attempts(self, rows: Sequence[tuple[int, Any, str]]) -> list[Any]:
-        """Add to held rows how many attempts were made at each so far, and how many of them were lost.
+        """Add to each held row the number of its attempts so far, and how many of them were lost.
 
-        On PostgreSQL not in the statement that takes them: it locks a row as it is by then, and yet reads other tables as
-        they were when it began (https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED). Another
-        worker may have taken the row in between, been killed, and its lease been freed.
+        On PostgreSQL the claiming statement can't count them. It locks a row in its newest version, but reads other tables
+        as they were when it began (https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED).
+        In between, another worker may have claimed the row and been killed, and its lease may have been freed.
         """
         if not rows:
             return []
         among, ids = self.among([row for row, *_ in rows])
         counted = "count(*), sum(CASE outcome WHEN %s THEN 1 ELSE 0 END)"
-        sql = f"SELECT row, {counted} FROM {ATTEMPTS} WHERE row {among} GROUP BY row"  # noqa: S608
+        sql = f"SELECT row, {counted} FROM {ATTEMPTS_TABLE} WHERE row {among} GROUP BY row"  # noqa: S608
         tried = {row: counts for row, *counts in self.run(sql, (LOST, ids))}
         return [(*row, *tried.get(row[0], (0, 0))) for row in rows]
 
     def save_history(self, history: Iterable[HistoryRow]) -> None:
-        """Insert history rows; one that is there already (of a task that was queued again) is overwritten."""
+        """Insert history rows. The row of a task that was submitted again overwrites the earlier one."""
         rows = [self._storable(row) for row in history]
         if rows:
             quoted = [self.connection.ops.quote_name(field.column) for field in FIELDS]
             update = ", ".join(f"{name} = excluded.{name}" for name in quoted)
-            insert = f"INSERT INTO {HISTORY} ({', '.join(quoted)}) {{}} ON CONFLICT (id) DO UPDATE SET {update}"
+            insert = f"INSERT INTO {HISTORY_TABLE} ({', '.join(quoted)}) {{}} ON CONFLICT (id) DO UPDATE SET {update}"
             self.insert_history(insert, rows)
 
     def _storable(self, row: HistoryRow) -> tuple[Any, ...]:
-        """The row's values as both databases can store them, in the same order."""
+        """The row's values in their order, as both databases can store them."""
         return (
             row.id,
             text_of(row.name, LENGTHS["name"]),
@@ -185,11 +185,11 @@ class Table(ABC):
         )
 
     def claimed(self, rows: Iterable[Any]) -> list[Any]:
-        """Rows that were found, their due times as Python has them."""
+        """The found rows, with their due times as Python's datetimes."""
         return [(row, self.aware(due), *rest) for row, due, *rest in rows]
 
     def aware(self, moment: datetime | str) -> datetime:
-        """A moment that the driver has given back."""
+        """A moment that the driver gave, as an aware datetime."""
         if isinstance(moment, str):
             moment = datetime.fromisoformat(moment)
         return moment if moment.tzinfo else moment.replace(tzinfo=self.connection.timezone)

@@ -1,6 +1,7 @@
-""" "There is work": a hint between the processes of one host, so that nobody has to poll quickly. Never the truth.
+"""Hints between the processes of one host: "there is work". They save the workers from polling quickly.
 
-A FIFO for each queue. A number in it is one hint; it may be lost, for the workers look for themselves now and then.
+Each queue has a FIFO, and each number in it is one hint. A hint may be lost, and may be wrong: workers also look at the
+table by themselves, now and then.
 """
 
 import functools
@@ -17,16 +18,15 @@ from durable_queue.conf import cluster_conf
 
 _HINT = struct.Struct("=I")
 _READ = 1024 * _HINT.size  # bytes at a time
-_NEWEST = 4  # how many of the numbers that were read are handed on: what was announced before is committed by now, most likely
+_NEWEST = 4  # the numbers that are handed on, of those that were read: the earlier ones are most likely committed by now
 
-
-# How long (seconds) a worker waits for a task that is announced: a COMMIT may take its time (a standby does not answer …), and
-# what else is due need not.
+# Seconds that a worker waits for an announced commit. A COMMIT may take long (a standby does not answer …), and the other
+# due rows should not wait for it.
 AWAITED = 0.1
 
 
 def is_late(announced: float) -> bool:
-    """Whether the worker that was told at that moment (monotonic) may not have waited until now."""
+    """Whether the worker that was told at this moment (monotonic) may have given up waiting."""
     return time.monotonic() - announced > AWAITED / 2
 
 
@@ -37,24 +37,24 @@ def _fifo(queue: str) -> Path:
 
 
 def wake(queue: str, announced: int = 0) -> None:
-    """Wake one of the queue's idle workers on this host, if there is any. Never raises, never waits.
+    """Wake one of the queue's idle workers on this host, if there is one. Never raises, never waits.
 
-    `announced`: the number (32 bits) of work that is about to be committed; 0 when it is.
+    `announced`: the number (32 bits) of an announced commit; 0 if the work is committed already.
     """
-    for _ in range(2):  # the second time with the FIFO opened again, when its listener is gone
+    for _ in range(2):  # if the listener is gone: a second time, with the FIFO opened again
         try:
-            mouth = _mouth(queue)  # held till the end: it must not be closed, and its descriptor become another file's, before
+            mouth = _mouth(queue)  # held until written: if it were closed, its descriptor could become another file's
             os.write(mouth.descriptor, _HINT.pack(announced))
         except BrokenPipeError:
             _mouth.cache_clear()  # the next listener may have made another FIFO
         except OSError:
-            return  # ENXIO: nobody listens. EAGAIN: thousands of hints are waiting already.
+            return  # ENXIO: no worker listens. EAGAIN: thousands of hints are waiting already.
         else:
             return
 
 
 class _Mouth:
-    """A queue's FIFO, open for hints as long as there is somebody who listens."""
+    """A queue's FIFO, opened for writing. Raises OSError if no worker listens."""
 
     def __init__(self, queue: str) -> None:
         self.descriptor = os.open(_fifo(queue), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -68,28 +68,28 @@ _mouth = functools.cache(_Mouth)
 
 
 class Ear:
-    """A worker's end: waits for a hint, or for a signal."""
+    """A worker's end of the FIFO: it waits for a hint, or for a signal."""
 
     def __init__(self, queue: str, signals: int) -> None:
         """`signals`: a descriptor that becomes readable when a signal came (signal.set_wakeup_fd). Raises OSError."""
         path = _fifo(queue)
         with suppress(FileExistsError):
             os.mkfifo(path, 0o600)
-        # Open for writing too, so that it never is at its end (fifo(7)).
+        # Opened for writing too: otherwise it would be at its end once all writers have closed it (fifo(7)).
         self._fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._signals = signals
         self._poll = select.epoll()
-        # A hint wakes one waiting worker (epoll_ctl(2)): others would only keep the processor from the one that is at work.
+        # A hint wakes one waiting worker (epoll_ctl(2)). More would only take processor time from the one that works.
         self._poll.register(self._fifo, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         self._poll.register(signals, select.EPOLLIN)
 
     def close(self) -> None:
-        """Hear no more."""
+        """Close the worker's end."""
         self._poll.close()
         os.close(self._fifo)
 
     def wait(self, seconds: float) -> Sequence[int]:
-        """Wait for hints that no other worker took; return their numbers, none after a signal or at the time's end."""
+        """Wait for hints that no other worker takes; return their numbers. Empty after a signal, or when the time is up."""
         deadline = time.monotonic() + seconds
         while True:
             ready = [descriptor for descriptor, _ in self._poll.poll(max(0.0, deadline - time.monotonic()))]
@@ -99,7 +99,7 @@ class Ear:
                 return ()
             if not ready:
                 return ()
-            with suppress(BlockingIOError):  # others may have been woken too: a hint is for the one that reads it
+            with suppress(BlockingIOError):  # other workers may have been woken too: a hint belongs to the one that reads it
                 hints = os.read(self._fifo, _READ)
                 whole = len(hints) - len(hints) % _HINT.size
                 return [number for (number,) in _HINT.iter_unpack(hints[:whole])][-_NEWEST:]

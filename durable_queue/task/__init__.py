@@ -1,1 +1,1 @@
-"""What a task is: its id, its payload, its calls, its retry policy, and the attempt in hand."""
+"""A task: its id, its payload, its calls, its retry policy, and the attempt in hand."""

@@ -1,4 +1,4 @@
-"""What a task does: calls of functions, each by its dotted path, one after the other."""
+"""The calls of a task. Each names a function by its dotted path; they run one after the other."""
 
 import functools
 import inspect
@@ -10,13 +10,13 @@ from asgiref.sync import async_to_sync
 
 from durable_queue.task.running import current_task
 
-# A call as the queue holds it: the function's dotted path, its positional and its keyword arguments.
+# A call as a payload holds it: the function's dotted path, its positional and its keyword arguments.
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
-# The task of several calls: `run_in_order`, by a path that stays the same wherever the function is.
+# The function of a task with several calls: `run_in_order`, by a path that stays the same when the function moves.
 IN_ORDER = "durable_queue.run_in_order"
 
-# Paths that stand in queue rows, schedules, settings and history, and the paths of today. A task is never lost to a move.
+# Old paths that queue rows, schedules, settings and history may hold, and the paths of today. No task is lost to a move.
 MOVED = {
     "notifications.background.run_in_order": IN_ORDER,
     "notifications.cluster.history.call_hook_of": "durable_queue.work.follow_ups.call_hook_of",
@@ -24,13 +24,13 @@ MOVED = {
 
 
 def path_today(path: str) -> str:
-    """The path under which a function is found now."""
+    """The path under which the function is found today."""
     return MOVED.get(path, path)
 
 
 @functools.cache
 def path_of(func: Callable[..., Any]) -> str:
-    """The dotted path under which a worker finds the function. Raises TypeError when it doesn't."""
+    """The dotted path by which a worker can import the function. Raises TypeError if it can't."""
     if func is run_in_order:
         return IN_ORDER
     path = f"{getattr(func, '__module__', None)}.{getattr(func, '__qualname__', func)}"
@@ -43,7 +43,7 @@ def path_of(func: Callable[..., Any]) -> str:
 def resolve(path: str) -> Callable[..., Any]:
     """The function with this dotted path, imported once in each process.
 
-    Raises LookupError when there is none, and whatever its module raises on import.
+    Raises LookupError if there is none, and any exception that its module raises on import.
     """
     func = pydoc.locate(path_today(path))
     if not callable(func):
@@ -52,9 +52,9 @@ def resolve(path: str) -> Callable[..., Any]:
 
 
 def run_in_order(*calls: Call) -> list[Any] | None:
-    """What a worker runs for a task of several calls: each in turn; one that raises keeps the later ones from running.
+    """Run the calls of a task one after the other. If a call raises, the later ones do not run.
 
-    Returns what they returned, for the history; None when none of them had anything to say.
+    Returns the calls' results for the history, or None if all of them are None.
     """
     task = current_task.get()
     own = task if task and task.enter_calls(IN_ORDER) else None

@@ -1,7 +1,7 @@
 """Task ids that tell when they were made: UUID version 7 (RFC 9562, section 5.7), as 32 hexadecimal digits.
 
-django-q2's random ids are scattered over the history's index, which then costs more for each row as it grows; and
-they don't tell when a task was queued, for which django-q2's history has no column.
+django-q2's random ids scatter over the history's index, and each row costs more as the index grows. Nor do they tell when a
+task was enqueued, for which django-q2's history has no column.
 """
 
 import os
@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 
 
 def new_task_id() -> str:
-    """A fresh id: 48 bits of milliseconds since 1970, 12 bits of their fraction (section 6.2, method 3), random bits.
+    """A new id: 48 bits of milliseconds since 1970, 12 bits of their fraction (section 6.2, method 3), random bits.
 
-    So ids made one after the other on one host sort in this order: a fraction is a quarter of a microsecond.
+    Ids that one host makes one after the other sort in this order: the fraction counts quarters of a microsecond.
     """
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
     number = milliseconds << 80 | 0x7 << 76 | (rest * 4096 // 1_000_000) << 64  # 7: the version
@@ -21,12 +21,12 @@ def new_task_id() -> str:
 
 
 def is_time_ordered(task_id: str) -> bool:
-    """Whether an id is of this making."""
+    """Whether `new_task_id` made this id."""
     return len(task_id) == 32 and task_id[12] == "7"  # noqa: PLR2004
 
 
 def queued_at(task_id: str) -> datetime | None:
-    """When the task was queued, to the millisecond; None for an id of another making."""
+    """When the task was enqueued, to the millisecond; None for an id that `new_task_id` did not make."""
     if not is_time_ordered(task_id):
         return None
     try:

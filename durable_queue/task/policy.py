@@ -1,4 +1,4 @@
-"""When a task that failed, or whose worker was lost, runs again."""
+"""When a task runs again after a failed or lost attempt."""
 
 import functools
 import random
@@ -17,15 +17,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How often, and after what waits, a function is tried."""
+    """How often a function is tried, and how long the waits are."""
 
-    attempts: int  # in all, the first one included; 0: without end
+    attempts: int  # in all, including the first; 0 means no limit
     base: float  # seconds
     factor: float
     ceiling: float  # seconds
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what is no number, or below 0."""
+        """Raises ValueError for a value that is not a number, or is below 0."""
         for name, value in vars(self).items():
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 raise ValueError(f"{name} is {value!r}, and should be a number from 0 on")
@@ -35,7 +35,7 @@ class RetryPolicy:
         return 0 < self.attempts <= attempt
 
     def wait(self, attempt: int) -> timedelta:
-        """How long to wait after the failed attempt with this number: exponential, with "equal jitter".
+        """How long to wait after the failed attempt with this number: exponential backoff with "equal jitter".
 
         The jitter keeps tasks that failed together from coming back together
         (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
@@ -56,7 +56,7 @@ DEFAULT = RetryPolicy(
 
 
 def retry(**policy: Any) -> Callable[[F], F]:
-    """Give a function a policy of its own: `@retry(attempts=3, base=10)`; what is left out stays as configured."""
+    """Give a function its own policy: `@retry(attempts=3, base=10)`. Omitted values stay as configured."""
     own = replace(DEFAULT, **policy)
 
     def decorate(func: F) -> F:
@@ -87,7 +87,7 @@ def _alone_by_setting() -> frozenset[str]:
 
 
 def policy_for(path: str, func: object = None) -> RetryPolicy:
-    """The policy of a function: by the setting for its dotted path, else by its decorator, else the configured one."""
+    """The policy of a function: from the setting for its dotted path, else from its decorator, else the default."""
     for configured, own in cluster_conf.retry_policies.items():
         if path_today(configured) == path:
             return replace(DEFAULT, **own)

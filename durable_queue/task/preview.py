@@ -1,7 +1,8 @@
-"""Read a payload without running any of its code, for people who look at a queue that may hold poison.
+"""Read a payload without running any of its code: the admin shows queues that may hold poison.
 
-Unpickling imports modules and calls what a payload names; in a web process a row that kills whoever reads it would take
-the page down, and the service with it. So every class but a few plain ones gets a stand-in that only knows its name.
+Unpickling imports the modules and calls the classes that a payload names. A payload that kills the process which reads it
+would take the web process down, and the service with it. Therefore a stand-in, which only knows the class's name, replaces
+every class but a few plain ones.
 """
 
 import io
@@ -14,19 +15,19 @@ from django_q import core_signing
 from django_q.conf import Conf
 from django_q.signing import BadSignature
 
-# Values that are shown as they are; making one does nothing else.
+# Classes whose values are shown as they are: making such a value has no side effect.
 PLAIN = frozenset(
     {("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")}
     | {("builtins", "set"), ("builtins", "frozenset"), ("decimal", "Decimal"), ("uuid", "UUID")}
 )
 
-LONGEST = 20_000  # characters of a value that a page shows
-CALL_KEYS = ("id", "name", "func", "args", "kwargs")  # what is left of a package are its options
+LONGEST = 20_000  # the most characters of a value that a page shows
+CALL_KEYS = ("id", "name", "func", "args", "kwargs")  # the other keys of a task are its options
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """A payload's task, as far as it can be told."""
+    """A payload's task, as far as it can be read."""
 
     id: str = ""
     name: str = "unreadable"
@@ -38,25 +39,25 @@ class Preview:
 
 
 def read(payload: str) -> Preview:
-    """What a signed package says. One whose signature is wrong is not unpickled; nothing raises."""
+    """Preview a payload. One with a wrong signature is not unpickled. Never raises."""
     try:
-        package = core_signing.loads(payload, key=Conf.SECRET_KEY, salt=Conf.PREFIX, serializer=_Serializer)
+        task = core_signing.loads(payload, key=Conf.SECRET_KEY, salt=Conf.PREFIX, serializer=_Serializer)
         return Preview(
-            id=str(package["id"]),
-            name=str(package["name"]),
-            func=str(package["func"]),
-            args=package["args"],
-            kwargs=package["kwargs"],
-            options={key: value for key, value in package.items() if key not in CALL_KEYS},
+            id=str(task["id"]),
+            name=str(task["name"]),
+            func=str(task["func"]),
+            args=task["args"],
+            kwargs=task["kwargs"],
+            options={key: value for key, value in task.items() if key not in CALL_KEYS},
         )
     except BadSignature:
-        return Preview(problem="Its signature is wrong, so it was not unpickled.")
+        return Preview(problem="Its signature is wrong. Therefore it was not unpickled.")
     except Exception as error:
-        return Preview(problem=f"It is no task that can be read ({type(error).__name__}: {error}).")
+        return Preview(problem=f"It holds no readable task ({type(error).__name__}: {error}).")
 
 
 def shown(value: object) -> str:
-    """A value as Python text, one part a line where it is long, and not longer than a page can show; never raises."""
+    """A value as Python text: long ones on several lines, and no longer than a page can show. Never raises."""
     try:
         text = repr(value)
         if len(text) <= LONGEST:
@@ -67,12 +68,12 @@ def shown(value: object) -> str:
 
 
 def shortened(text: str) -> str:
-    """The text, without what lies beyond the longest that a page shows."""
+    """The text, cut to the most that a page shows."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}\n… and {len(text) - LONGEST:,} more characters"
 
 
 class _Kind(type):
-    """Lets a stand-in's class show itself by the name of the class that it stands for."""
+    """Gives a stand-in's class the name of the class that it replaces."""
 
     path: str
 
@@ -81,7 +82,7 @@ class _Kind(type):
 
 
 class _StandIn(metaclass=_Kind):
-    """Takes whatever unpickling does to an object, and does nothing but keep the arguments it was made with."""
+    """Accepts everything that unpickling does to an object. It only keeps the arguments and the state."""
 
     path = ""
     _args: tuple[Any, ...] = ()
@@ -93,16 +94,16 @@ class _StandIn(metaclass=_Kind):
         return self
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take any arguments; `__new__` has noted them already."""
+        """Accept any arguments; `__new__` has kept them already."""
 
     def __setstate__(self, state: Any) -> None:
         self._state = state
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """As for a dict's kind."""
+        """Accept an item, like a kind of dict, and drop it."""
 
     def append(self, item: Any) -> None:
-        """As for a list's kind."""
+        """Accept an item, like a kind of list or set, and drop it."""
 
     extend = add = append
 
@@ -121,7 +122,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Serializer:
-    """What django-q2's signing takes for a serializer."""
+    """A serializer for django-q2's signing, which unpickles stand-ins."""
 
     def loads(self, data: bytes) -> Any:
         return _Unpickler(io.BytesIO(data)).load()

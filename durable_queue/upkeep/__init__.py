@@ -1,1 +1,1 @@
-"""Duties that are done again and again while workers run tasks: heartbeats, schedules, pruning."""
+"""Upkeep: the duties that a cluster does again and again while its workers run tasks. Each module has one duty."""

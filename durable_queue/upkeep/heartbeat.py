@@ -1,4 +1,4 @@
-"""Say that this cluster's workers live, and free those that don't."""
+"""Heartbeats: note that this cluster's workers live, and free the leases of dead workers."""
 
 from durable_queue.models import Worker
 from durable_queue.store.broker import Broker
@@ -8,7 +8,7 @@ HEARTBEAT = 3  # seconds between two heartbeats
 
 
 def beat(broker: Broker, supervisor: str) -> float:
-    """Note that the workers of this supervisor (its UUID) live; return the seconds until the next time.
+    """Note that the workers of this supervisor (its UUID) live; return the seconds until the next heartbeat.
 
     Raises django.db.Error.
     """

@@ -1,4 +1,4 @@
-"""Prune what is old: in small batches, so that nobody waits long for the database."""
+"""Prune old rows in small batches: workers and clients should not wait long for the database."""
 
 import time
 from contextlib import suppress
@@ -14,12 +14,12 @@ from durable_queue.conf import cluster_conf
 from durable_queue.models import DeadLetter, FailedAttempt, Note, Worker
 
 BATCH = 500  # rows
-PAUSE = 60  # seconds between two prunings, when the last one found nothing
+PAUSE = 60  # seconds until the next pruning, if the last one found nothing
 ABANDONED = 3600  # seconds after which a progress file that belongs to no worker is deleted
 
 
 def prune_all(using: str) -> float:
-    """Delete a batch of old history, and files that nobody needs; return the seconds until the next time.
+    """Delete a batch of old history, or abandoned progress files; return the seconds until the next pruning.
 
     Raises django.db.Error.
     """
@@ -34,7 +34,7 @@ def prune_all(using: str) -> float:
 
 
 def prune(keep: timedelta, *, using: str) -> int:
-    """Delete one batch of what ended longer ago than `keep`; return how many rows went. Raises django.db.Error."""
+    """Delete one batch of rows that are older than `keep`; return their number. Raises django.db.Error."""
     before = timezone.now() - keep
     return (
         _delete_some(Task.objects.using(using).filter(stopped__lt=before))
@@ -46,7 +46,7 @@ def prune(keep: timedelta, *, using: str) -> int:
 
 
 def _prune_to_save_limit(using: str) -> int:
-    """Keep django-q2's `save_limit`, for those who set it: so many successes in all, the newest."""
+    """Apply django-q2's `save_limit`, if it is set: keep this number of successes, the newest."""
     if Conf.SAVE_LIMIT <= 0 or Conf.SAVE_LIMIT_PER:
         return 0
     successes = Success.objects.using(using).order_by("-stopped")

@@ -1,4 +1,4 @@
-"""Queue what is scheduled."""
+"""Schedules: enqueue their tasks when they are due."""
 
 from django.utils import timezone
 from django_q.conf import Conf
@@ -9,7 +9,7 @@ from durable_queue.store.broker import Broker
 
 
 def queue_due(broker: Broker) -> float:
-    """Queue the tasks of all schedules that are due; return the seconds until the next time. Raises django.db.Error."""
+    """Enqueue the tasks of all due schedules; return the seconds until the next look. Raises django.db.Error."""
     if not Conf.SCHEDULER:
         return 3600.0
     due = Schedule.objects.using(broker.using).exclude(repeats=0).filter(next_run__lt=timezone.now())

@@ -1,6 +1,6 @@
-"""The upkeep process: it does a cluster's duties again and again. Each module of this package has one duty.
+"""The upkeep process: it does a cluster's duties again and again.
 
-It is a child of the supervisor. Therefore the supervisor needs no database connection, and none can hold it up.
+It is a child of the supervisor, which therefore needs no database connection: no database can hold it up.
 """
 
 import functools
@@ -26,14 +26,14 @@ AFTER_DATABASE_ERROR, AFTER_ERROR = 1.0, 5.0  # seconds until a duty that failed
 
 @dataclass
 class Duty:
-    """Something to be done again and again."""
+    """One duty, and when it is done next."""
 
-    do: Callable[[], float]  # returns the seconds until the next time
+    do: Callable[[], float]  # returns the seconds until it is done again
     at: float = 0.0  # monotonic
 
 
 class Upkeep:
-    """One cluster's duties."""
+    """The duties of one cluster."""
 
     def __init__(self, broker: Broker, supervisor: str, supervisor_wakes: int) -> None:
         """`supervisor`: the UUID under which its workers are stored. `supervisor_wakes`: what wakes it, a descriptor."""
@@ -46,10 +46,10 @@ class Upkeep:
             Duty(functools.partial(pruning.prune_all, broker.using)),
         ]
         if broker.table.has_one_writer:
-            self.duties.append(Duty(Checkpoints(broker.using).step_and_pause))
+            self.duties.append(Duty(Checkpoints(broker.using).run_and_return_pause))
 
     def step(self) -> float:
-        """Do what is due; return the seconds until something is again. Nothing raises."""
+        """Do the duties that are due; return the seconds until the next one is. Logs errors, and never raises."""
         for duty in self.duties:
             if duty.at <= time.monotonic():
                 try:
@@ -66,7 +66,7 @@ class Upkeep:
 
 
 def main(supervisor: str, supervisor_pid: int, orders: int, supervisor_wakes: int) -> None:
-    """The life of the upkeep process: until `orders` is closed, which the supervisor does last."""
+    """Do the duties until the supervisor closes `orders`, which is the last thing that it does."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -1,1 +1,1 @@
-"""What tests share: installations, processes, scenes, and tasks for real workers."""
+"""Helpers that tests share: installations, processes, scenes, and tasks for real workers."""

@@ -1,4 +1,4 @@
-"""What the admin's tests share: tasks that are queued, taken, done or failed, and a look at the pages."""
+"""Helpers of the admin's tests: they make queued, taken, finished and failed tasks, and open pages."""
 
 import uuid
 from typing import Any
@@ -24,7 +24,7 @@ TRACEBACK = 'disk full : Traceback (most recent call last):\n  File "logfile.py"
 
 
 def post(email: str, **options: Any) -> str:
-    """Queue a write, as a request does; return the task's id."""
+    """Enqueue a write, as a request does; return the task's id."""
     if options:
         task_id: str = async_task("notifications.tasks.write_log", f"message to {email}\n", **options)
         return task_id
@@ -34,14 +34,14 @@ def post(email: str, **options: Any) -> str:
 
 
 def take(limit: int) -> Worker:
-    """Have a worker on another host take what is due; return its row."""
+    """Have a worker on another host claim the due rows; return the worker's row."""
     worker = stored_worker(uuid.uuid4().hex, host="elsewhere 1234 5678", pid=4242)
     Broker().settle_and_claim(worker, claim=limit)
     return worker
 
 
 def settle(*, error: str = "", result: object = None) -> None:
-    """Take what is due and settle it as a worker does: with a result, or with an error as its last attempt."""
+    """Claim the due rows and settle them as a worker does: with a result, or with an error of the last attempt."""
     broker, worker, settlements, now = Broker(), take(1000), [], timezone.now()
     for row in held_by(worker):
         task = read(row) | {"started": now, "stopped": timezone.now(), "success": not error, "result": error or result}
@@ -53,20 +53,20 @@ def settle(*, error: str = "", result: object = None) -> None:
 
 
 def refuse(reason: str) -> None:
-    """Take what is due, and settle it as what can't be run at all."""
+    """Claim the due rows, and settle them as refused."""
     broker, worker = Broker(), take(1000)
     broker.settle_and_claim(worker, [settle_refused(row, reason, str(worker)) for row in held_by(worker)])
     broker.free(worker)
 
 
 def held_by(worker: Worker) -> list[Row]:
-    """The rows that a worker has taken."""
+    """The rows that a worker has claimed."""
     rows = OrmQ.objects.filter(lock=worker.lease).order_by("pk")
     return [Row(id=row.pk, due=timezone.now(), payload=row.payload) for row in rows]
 
 
 def page(client: Client, name: str, *args: Any, **query: str) -> str:
-    """A page's HTML."""
+    """The HTML of an admin page."""
     response = client.get(reverse(f"admin:{name}", args=args), query)
     assert response.status_code == 200
     return response.content.decode()

@@ -3,7 +3,7 @@
     python -m tests.support.chaos [--quick] [scenario …]
 
 Each scenario gets a data folder and a database of its own (TEST_DATABASE: sqlite or postgresql), asserts what must
-hold, and prints one line of figures. The exit code is 1 when one of them did not hold.
+hold, and prints one line of figures. The exit code is 1 if an assertion of any scenario failed.
 """
 
 from tests.support import environment  # first: it says where everything is  # isort: skip
@@ -84,7 +84,7 @@ Q_CLUSTER |= {"max_attempts": 0, "backoff_base": 0.1, "backoff_factor": 1.0}
 
 @contextlib.contextmanager
 def managed_cluster(settings_module: str = "notifier_project.settings") -> Iterator[psutil.Process]:
-    """A cluster under the process manager, which starts it again whenever it is gone."""
+    """A cluster under the process manager, which starts the cluster again whenever it ends."""
     config = FOLDER / "supervisord.conf"
     config.write_text(MANAGER.format(folder=FOLDER, python=sys.executable, workers=WORKERS, project=PROJECT, output=OUTPUT))
     env = {"DJANGO_SETTINGS_MODULE": settings_module, "PYTHONPATH": str(FOLDER)}
@@ -100,7 +100,7 @@ def managed_cluster(settings_module: str = "notifier_project.settings") -> Itera
 
 @contextlib.contextmanager
 def cluster(*options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A cluster alone."""
+    """A cluster without the process manager."""
     command = [sys.executable, "manage.py", "qcluster", "--workers", str(WORKERS), *options]
     with running(command, env={}, output=OUTPUT) as process:
         yield process
@@ -116,7 +116,7 @@ def supervisor_of(manager: psutil.Process) -> psutil.Process | None:
 
 
 def living(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that are no zombies."""
+    """The processes that are not zombies."""
     found = []
     for process in processes:
         with contextlib.suppress(psutil.Error):
@@ -126,7 +126,7 @@ def living(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def workers_of(supervisor: psutil.Process | None) -> list[psutil.Process]:
-    """A supervisor's worker processes, those that have registered."""
+    """A supervisor's worker processes that have registered."""
     pids = set(Worker.objects.values_list("pid", flat=True))
     with contextlib.suppress(psutil.Error):
         if supervisor is not None:
@@ -135,7 +135,7 @@ def workers_of(supervisor: psutil.Process | None) -> list[psutil.Process]:
 
 
 def upkeep_of(supervisor: psutil.Process | None) -> list[psutil.Process]:
-    """A supervisor's upkeep process: its oldest child that is no worker."""
+    """A supervisor's upkeep process: its oldest child that is not a worker."""
     pids = set(Worker.objects.values_list("pid", flat=True))
     with contextlib.suppress(psutil.Error):
         if supervisor is not None:
@@ -144,7 +144,7 @@ def upkeep_of(supervisor: psutil.Process | None) -> list[psutil.Process]:
 
 
 def leftovers() -> list[psutil.Process]:
-    """Processes of this run's clusters, by the data folder in their environment."""
+    """The living processes of this run's clusters, found by the data folder in their environment."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -157,7 +157,7 @@ def leftovers() -> list[psutil.Process]:
 
 
 def enqueue(count: int, seconds: float = 0.0) -> list[str]:
-    """Queue marking tasks; return their ids."""
+    """Enqueue marking tasks; return their ids."""
     return [async_task("tests.support.cluster_tasks.mark", number, seconds) for number in range(count)]
 
 
@@ -199,7 +199,7 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def kills(quick: bool) -> str:
-    """Each kind of process, idle and busy, killed in each way: the queue drains, nothing hangs, nobody is left behind."""
+    """Each kind of process, idle and busy, is killed in each way: the queue drains, nothing hangs, no process is left."""
     rounds = 1 if quick else 20
     figures = []
     with managed_cluster() as manager:
@@ -247,7 +247,7 @@ def _kill_once(manager: psutil.Process, find: Callable[[], list[psutil.Process]]
 
 
 def chaos(quick: bool) -> str:
-    """Many tasks while a random process of the cluster is killed every 0.2 s: worker, upkeep or supervisor."""
+    """Many tasks run while a random process of the cluster is killed every 0.2 s: worker, upkeep or supervisor."""
     count = 1000 if quick else 5000
     with managed_cluster() as manager:
         ids = enqueue(count, 0.005)
@@ -268,7 +268,7 @@ def chaos(quick: bool) -> str:
 
 
 def _kill_until_drained(manager: psutil.Process) -> tuple[int, set[int]]:
-    """Kill a random process every 0.2 s while something is queued; how many times, and who died of it, by pid."""
+    """Kill a random process every 0.2 s until the queue is empty; return the number of kills, and the pids of the dead."""
     kills_done, killed = 0, set[int]()
     deadline = time.monotonic() + 300
     while not drained():
@@ -287,7 +287,7 @@ def _kill_until_drained(manager: psutil.Process) -> tuple[int, set[int]]:
 
 
 def writes(quick: bool) -> str:
-    """Tasks that fail, branch, resume and repeat themselves, under the same kills: each line as often as promised."""
+    """Tasks fail, branch, resume and repeat themselves under the same kills: each line stands as often as promised."""
     count = 400 if quick else 5000
     ids = chaos_writes.enqueue(count)
     (FOLDER / "patient_settings.py").write_text(PATIENT_SETTINGS)
@@ -302,7 +302,7 @@ def writes(quick: bool) -> str:
 
 
 def poison(quick: bool) -> str:
-    """Bad tasks, each among 200 good ones."""
+    """Bad tasks run, each among 200 good ones."""
     t = "tests.support.cluster_tasks."
     once, tries = 1, 2  # attempts until a bad task is failed; the policy below gives two
     cases: dict[str, tuple[tuple[Any, ...], dict[str, Any], int, str]] = {
@@ -343,7 +343,7 @@ def _poisoned(name: str) -> Any:
 
 
 def _enqueue_tampered() -> None:
-    task = packaging.package("tests.support.cluster_tasks.mark", (-1,), {}, name="tampered")
+    task = packaging.new_task("tests.support.cluster_tasks.mark", (-1,), {}, name="tampered")
     packaging.broker().enqueue(signing.dumps(task)[:-4] + "AAAA")
 
 
@@ -364,7 +364,7 @@ def _poison_once(name: str, attempts: int, reason: str, queue: Callable[[], obje
 
 
 def stops(quick: bool) -> str:
-    """Stopped under load, again and again: exit 0 within the grace, nothing lost, nothing run twice."""
+    """The cluster is stopped under load, again and again: exit 0 within the grace, nothing lost, nothing run twice."""
     rounds = 5 if quick else 100
     durations = []
     done: Counter[int] = Counter()
@@ -395,7 +395,7 @@ def _has_more_marks_than(count: int) -> bool:
 
 
 def fairness(quick: bool) -> str:
-    """One task of 5 s beside 200 quick ones, wherever it stands: the quick ones are done within 1.5 s."""
+    """One task of 5 s stands anywhere among 200 quick ones: the quick ones are done within 1.5 s."""
     times = []
     with managed_cluster():
         for place in (100,) if quick else (0, 100, 199):
@@ -415,7 +415,7 @@ def fairness(quick: bool) -> str:
 
 
 def idle(quick: bool) -> str:
-    """What a cluster without work costs."""
+    """Measure what a cluster without tasks costs."""
     seconds = 4 if quick else 30
     with managed_cluster() as manager:
         time.sleep(3)  # until the pauses have grown
@@ -432,7 +432,7 @@ def idle(quick: bool) -> str:
 
 
 def statements_seen() -> int:
-    """How many statements PostgreSQL has logged since the first call; SQLite keeps no such log."""
+    """The number of statements that PostgreSQL has logged since the first call. SQLite keeps no such log."""
     if environment.DATABASE == "sqlite":
         return 0
     with environment.administration() as cursor:
@@ -442,7 +442,7 @@ def statements_seen() -> int:
 
 
 def paused(quick: bool) -> str:
-    """A worker stopped with SIGSTOP for a while and continued: nothing doubled."""
+    """A worker is stopped with SIGSTOP for a while and continued: nothing is doubled."""
     seconds = 8 if quick else 20
     with managed_cluster() as manager:
         enqueue(300, 0.02)
@@ -460,7 +460,7 @@ def paused(quick: bool) -> str:
 
 
 def hosts(quick: bool) -> str:
-    """Two hosts on one PostgreSQL; one of them is lost, and what it held runs on the other."""
+    """Two hosts share one PostgreSQL. One host is lost: the rows that it held run on the other."""
     count = 1000 if quick else 5000
     ids = enqueue(count, 0.002)
     with host("alpha") as alpha, host("beta"):
@@ -487,7 +487,7 @@ def hosts(quick: bool) -> str:
 
 @contextlib.contextmanager
 def host(name: str) -> Iterator[psutil.Process]:
-    """A cluster in a pid namespace, with a host's name and a data folder of its own: the database is all it has in common."""
+    """A cluster in its own pid namespace, with its own host name and data folder. It shares only the database."""
     inner = f"hostname {name} && exec {sys.executable} manage.py qcluster --workers {WORKERS}"
     command = ["unshare", "--pid", "--uts", "--fork", "--mount-proc", "--kill-child", "sh", "-c", inner]
     env = {
@@ -506,7 +506,7 @@ def _host_of(name: str) -> str:
 
 
 def restarts(quick: bool) -> str:
-    """The database server restarted, and crashed, in the middle."""
+    """The database server is restarted, and crashes, in the middle."""
     count = 1000 if quick else 5000
     with managed_cluster():
         ids = enqueue(count, 0.004)

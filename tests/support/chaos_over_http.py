@@ -26,7 +26,7 @@ CLIENTS = 8
 
 @dataclass
 class Posts:
-    """What the clients sent, and what they heard."""
+    """The POSTs that the clients sent, and the answers that they got."""
 
     answered: list[tuple[str, str]] = field(default_factory=list)  # (email, q) of those that were answered with 200
     unknown: list[tuple[str, str]] = field(default_factory=list)  # of those that were sent, and not answered so
@@ -34,7 +34,7 @@ class Posts:
     token: str = field(default_factory=lambda: uuid.uuid4().hex[:8])  # in all addresses: nobody else's lines look like these
 
     def send(self, port: int, email: str, q: str) -> None:
-        """Post once; while nobody listens, nothing is sent, so try again."""
+        """Post once. As long as no process listens, nothing is sent: try again."""
         email = f"{self.token}.{email}"
         path = f"/send-notification/{quote(email)}" + (f"?q={quote(q)}" if q else "")
         while True:
@@ -56,7 +56,7 @@ class Posts:
             return
 
     def assert_kept(self, env: Mapping[str, str], log: Path) -> None:
-        """Each 200 has its entry, and stands in the log once, whole and in order; each other post at most once."""
+        """Each POST with a 200 has its task, and stands in the log once, whole and in order; others stand at most once."""
         with queue_table(env) as table:
             accepted = table.accepted()
         assert accepted >= len(self.answered), f"{len(self.answered)} were answered with 200, {accepted} were ever queued here"
@@ -84,7 +84,7 @@ class Posts:
 
 @contextmanager
 def installation(name: str) -> Iterator[tuple[dict[str, str], Path]]:
-    """The environment of an installation of its own, and its log."""
+    """A new installation: its environment, and its log."""
     folder = environment.FOLDER / name
     folder.mkdir()
     with new_installation(folder) as env:
@@ -92,13 +92,13 @@ def installation(name: str) -> Iterator[tuple[dict[str, str], Path]]:
 
 
 def is_drained(env: Mapping[str, str]) -> bool:
-    """Whether nothing is queued."""
+    """Whether the queue is empty."""
     with queue_table(env) as table:
         return table.waiting() == 0
 
 
 def posts(quick: bool) -> str:
-    """Posts by many clients, while any process but the process manager is killed every 0.3 s."""
+    """Many clients post, while any process except the process manager is killed every 0.3 s."""
     count = 400 if quick else 10_000
     heard, port, output = Posts(), free_port(), environment.FOLDER / "posts.out"
     numbers = iter(range(count))
@@ -131,7 +131,7 @@ def posts(quick: bool) -> str:
 
 @contextmanager
 def small_disk(at: Path, size: str) -> Iterator[None]:
-    """A file system in memory."""
+    """A small file system in memory."""
     at.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", at], check=True)
     try:
@@ -146,7 +146,7 @@ def grow(at: Path, size: str) -> None:
 
 
 def log_disk_full(quick: bool) -> str:
-    """The log's disk fills, and then has room again."""
+    """The log's disk fills up, and then has room again."""
     count = 300 if quick else 1000
     heard, port, output = Posts(), free_port(), environment.FOLDER / "log_disk.out"
     disk = environment.FOLDER / "log_disk"
@@ -165,7 +165,7 @@ def log_disk_full(quick: bool) -> str:
 
 
 def data_disk_full(quick: bool) -> str:
-    """The data folder's disk fills (database, journal and all), and then has room again."""
+    """The data folder's disk (database, journal and the rest) fills up, and then has room again."""
     count = 300 if quick else 1000
     heard, port, output = Posts(), free_port(), environment.FOLDER / "data_disk.out"
     with installation("data_disk_full") as (env, log):
@@ -188,6 +188,6 @@ def data_disk_full(quick: bool) -> str:
 
 
 def free_bytes(path: Path) -> int:
-    """How much room there is."""
+    """The free space of a file system."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize

@@ -1,6 +1,6 @@
-"""Tasks that write as people's tasks do, and note what they ask for: tests/support/chaos_writes.py compares that with the log.
+"""Tasks that write as users' tasks do, and note their writes. tests/support/chaos_writes.py compares the notes with the log.
 
-All of them may run any number of times: they fail at random, and whoever runs them is killed.
+Each of them may run any number of times: they fail at random, and their workers are killed.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ LONG, SHORT = "x" * 100_000, "…"
 
 
 def folder() -> Path:
-    """Where the tasks note what they ask for, and mark what they have done for their next attempt."""
+    """The folder where tasks note the writes that they ask for, and set marks for their next attempt."""
     path = Path(settings.DATA_DIR) / "asked"
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 class Note(NamedTuple):
-    """That a write is asked for, or that it is done."""
+    """A note that a write is asked for, or that it is done."""
 
     attempt: str
     call: int
@@ -41,7 +41,7 @@ class Note(NamedTuple):
 
 
 class Writer:
-    """One attempt at one call of a task. Of each write it makes a note before, and another one after."""
+    """One attempt at one call of a task. It makes a note before each write, and another one after it."""
 
     def __init__(self, task: int, call: int = 0) -> None:
         """`task`: its number among those of the scenario. `call`: the index of the call, as the task was queued."""
@@ -49,7 +49,7 @@ class Writer:
         self._attempt = uuid.uuid4().hex
 
     def write(self, text: str, key: str | None = None) -> None:
-        """Write a line; the text has the task's number in front, so that no other task's line looks like it."""
+        """Write a line. It begins with the task's number: no other task's line looks like it."""
         self.write_of_all(f"{self._task} {text}", key)
 
     def write_of_all(self, text: str, key: str | None = None) -> None:
@@ -75,7 +75,7 @@ class Writer:
         return folder() / f"{self._task}-{what}"
 
     def _keep(self, note: Note) -> None:
-        """Append a note in one write, with an end of line on both sides: one that a kill has torn spoils no other one."""
+        """Append a note in one write, with an end of line on both sides: a note torn by a kill spoils no other note."""
         file = os.open(folder() / f"{self._task}.notes", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             os.write(file, f"\n{json.dumps(note)}\n".encode())
@@ -84,7 +84,7 @@ class Writer:
 
 
 def notes_of(task: int) -> list[Note]:
-    """What the attempts at a task have noted, in the order of time."""
+    """The notes of a task's attempts, in the order of time."""
     notes = []
     for line in (folder() / f"{task}.notes").read_text().splitlines():
         try:
@@ -105,12 +105,12 @@ def stumble(share: float = 0.1) -> None:
 
 
 def plain(task: int, call: int) -> None:
-    """The same text in each call of a request."""
+    """Write the same text in each call of a request."""
     Writer(task, call).write("plain")
 
 
 def branch_by_mark(task: int) -> None:
-    """One branch in the first attempt, another one in the later ones."""
+    """Take one branch in the first attempt, another one in the later ones."""
     writer = Writer(task)
     if writer.mark("failed"):
         writer.write("failed")
@@ -119,7 +119,7 @@ def branch_by_mark(task: int) -> None:
 
 
 def branch_at_random(task: int) -> None:
-    """One branch or the other, whatever the attempts before have done."""
+    """Take one branch or the other, whatever the earlier attempts have done."""
     writer = Writer(task)
     writer.write("begun")
     if random.random() < 0.3:
@@ -130,7 +130,7 @@ def branch_at_random(task: int) -> None:
 
 
 def resume(task: int, *, equal: bool, keyed: bool) -> None:
-    """Go on where the attempt before has stopped. Equal texts without keys: fewer lines than items, as documented."""
+    """Go on where the last attempt has stopped. Equal texts without keys give fewer lines than items, as documented."""
     writer = Writer(task)
     for item in range(5):
         if not writer.has_mark(f"item-{item}"):
@@ -140,7 +140,7 @@ def resume(task: int, *, equal: bool, keyed: bool) -> None:
 
 
 def shuffle(task: int) -> None:
-    """Another order in each attempt, and a failure anywhere."""
+    """Write in another order in each attempt, and fail anywhere."""
     writer = Writer(task)
     for item in random.sample(range(5), 5):
         writer.write(f"item {item}")
@@ -148,7 +148,7 @@ def shuffle(task: int) -> None:
 
 
 def repeat(task: int, call: int) -> None:
-    """One text, another number of times in each attempt, in each call of a request."""
+    """Write one text, another number of times in each attempt, in each call of a request."""
     writer = Writer(task, call)
     for _ in range(random.randint(1, 10)):
         writer.write("again")
@@ -158,7 +158,7 @@ def repeat(task: int, call: int) -> None:
 
 
 def die(task: int) -> None:
-    """Killed at a random moment of its writes: by a thread, which gets its turn where they wait for the system."""
+    """Be killed at a random moment of the writes, by a thread. It runs while the writes wait for the system."""
     writer = Writer(task)
     if writer.mark("killed"):
         threading.Timer(random.random() * 0.002, os.kill, (os.getpid(), signal.SIGKILL)).start()
@@ -167,7 +167,7 @@ def die(task: int) -> None:
 
 
 def stamp(task: int) -> None:
-    """Texts that are others in each attempt, under keys."""
+    """Write texts that change in each attempt, under keys."""
     writer = Writer(task)
     for key in random.sample(("first", "second"), 2):
         writer.write(f"{key} at {time.monotonic_ns()}", key)
@@ -175,7 +175,7 @@ def stamp(task: int) -> None:
 
 
 def mix(task: int) -> None:
-    """One text without a key, with one, and with another one."""
+    """Write one text without a key, with one, and with another one."""
     writer = Writer(task)
     keys = (None, "one", "another")
     for key in random.sample(keys, len(keys)):
@@ -184,7 +184,7 @@ def mix(task: int) -> None:
 
 
 def share(task: int, call: int) -> None:
-    """What other tasks write too, under keys that are theirs too."""
+    """Write texts that other tasks write too, under keys that they use too."""
     writer = Writer(task, call)
     writer.write_of_all("for all")
     writer.write_of_all("for all, by key", "same")
@@ -196,7 +196,7 @@ def share(task: int, call: int) -> None:
 
 
 async def gather(task: int) -> None:
-    """Texts that are equal and texts that are not, all at once."""
+    """Write equal and different texts, all at once."""
     writer = Writer(task)
     texts = ["gathered", "gathered", "gathered", "one", "two"]
     await asyncio.gather(*(asyncio.to_thread(writer.write, text) for text in random.sample(texts, len(texts))))
@@ -204,7 +204,7 @@ async def gather(task: int) -> None:
 
 
 def fork(task: int) -> None:
-    """A line of this process and of each of its children, by keys; the children outlive a kill of this process."""
+    """Write a line in this process and in each of its children, by keys. The children outlive a kill of this process."""
     writer = Writer(task)
     children = [_in_child(partial(writer.write, "forked", f"child {child}")) for child in range(3)]
     writer.write("forked", "parent")

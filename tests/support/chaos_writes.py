@@ -1,6 +1,6 @@
-"""How often each line has to stand in the log, by what the tasks have noted: for the scenario `writes` of `scripts/chaos`.
+"""How often each line has to stand in the log, by the tasks' notes: for the scenario `writes` of `scripts/chaos`.
 
-Nothing here knows how a write is told from another one. It knows what docs/exactly-once.md promises.
+This module does not know how the log tells writes apart. It only knows the promises of docs/exactly-once.md.
 """
 
 import random
@@ -35,7 +35,7 @@ SHAPES: list[tuple[list[Callable[..., Any]], dict[str, bool], int]] = [
 
 
 def enqueue(count: int) -> list[str]:
-    """Queue tasks of all shapes; return their ids."""
+    """Enqueue tasks of all shapes; return their ids."""
     mixed = list(chain.from_iterable(repeat((calls, options), share) for calls, options, share in SHAPES))
     chosen = [mixed[number % len(mixed)] for number in range(count)]
     random.shuffle(chosen)
@@ -50,7 +50,7 @@ def _enqueue(task: int, calls: Sequence[Callable[..., Any]], options: dict[str, 
 
 
 def compare(count: int, log: Path) -> str:
-    """Assert that the log holds what the tasks were promised, once nobody writes to it any more; return the figures."""
+    """Assert, once all writers have ended, that the log holds what the tasks were promised; return the figures."""
     expected = Expected()
     for task in range(count):
         expected.add(notes_of(task))
@@ -65,7 +65,7 @@ def compare(count: int, log: Path) -> str:
 
 @dataclass
 class Expected:
-    """How often each line has to stand in the log, and may."""
+    """How often each line must and may stand in the log."""
 
     least: Counter[str] = field(default_factory=Counter)
     most: Counter[str] = field(default_factory=Counter)
@@ -75,18 +75,18 @@ class Expected:
     cut_short: int = 0  # writes that an attempt asked for and did not come past
 
     def add(self, notes: Sequence[Note]) -> None:
-        """Take in what the attempts at one task have noted.
+        """Take in the notes of one task's attempts.
 
-        With a key, the line stands once, as soon as one attempt has come past the write. As long as none has, all that
-        asked for it were killed in it: once or not at all. Which text it is, when each attempt has another one: one that
-        was asked for before anybody came past. Who asks later finds it written.
+        With a key, the line stands once as soon as one attempt has completed the write. As long as none has, every
+        attempt that asked for it was killed in it: the line stands once or not at all. If each attempt has another text,
+        the line has one that was asked for before any attempt completed the write: later attempts find it written.
 
-        Without a key, the n-th write of a text in a call is the same write in every attempt, and stands once, whoever of
-        them makes it. An attempt that came past n writes has made n different ones: so the line stands at least as often
-        as the attempt says that came past the most. An attempt that asked for n writes made none but the first n: so it
-        stands at most as often as the attempt says that asked for the most. That holds for the writes of several threads
-        too, in whichever order they are made. The two numbers differ only if that attempt was killed in a write which no
-        other one came past, by one; by the number of threads, if all were writing.
+        Without a key, the n-th write of a text in a call is the same write in every attempt, and stands once, whichever
+        attempt makes it. An attempt that completed n writes has made n different ones. Therefore the line stands at least
+        as often as in the attempt that completed the most. An attempt that asked for n writes made none but the first n.
+        Therefore the line stands at most as often as in the attempt that asked for the most. This holds for the writes of
+        several threads too, in any order. The two numbers differ only if an attempt was killed in a write which no other
+        attempt completed: by one, or by the number of threads, if all of them were writing.
         """
         asked, done = Counter[tuple[str, int, str]](), Counter[tuple[str, int, str]]()  # by attempt, call and line
         keyed: dict[str, str] = {}  # lines by keys
@@ -108,7 +108,7 @@ class Expected:
         self.cut_short += sum(-1 if note.is_done else 1 for note in notes)
 
     def assert_stands(self, lines: Sequence[str]) -> None:
-        """Fail if a line is not as it was asked for, is missing, or is one too many."""
+        """Fail if a line has a wrong text, is missing, or is one too many."""
         torn = set(lines) - self.texts
         assert not torn, f"torn, or not asked for in time: {len(torn)}, the first {[line[:100] for line in list(torn)[:3]]}"
         found = Counter(without_time(line) for line in lines)
@@ -121,12 +121,12 @@ class Expected:
 
 
 def without_time(text: str) -> str:
-    """What a line has in common with those that other attempts write in its place."""
+    """The part of a line that it shares with the lines that other attempts write in its place."""
     return text.partition(" at ")[0].rstrip("\n")
 
 
 def greatest(numbers: Counter[tuple[str, int, str]]) -> Counter[str]:
-    """Of each call the number of the attempt that has the greatest one; of all calls the sum."""
+    """For each call the greatest number of any attempt; the sum over all calls."""
     most: dict[tuple[int, str], int] = {}
     for (_, call, line), number in numbers.items():
         most[call, line] = max(number, most.get((call, line), 0))

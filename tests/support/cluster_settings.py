@@ -1,4 +1,4 @@
-"""The service's settings, with less patience: bad tasks end sooner in fault tests."""
+"""The service's settings with short limits: bad tasks end sooner in fault tests."""
 
 from notifier_project.settings import *  # noqa: F403
 from notifier_project.settings import Q_CLUSTER

@@ -10,7 +10,7 @@ from django.db import connection
 
 
 def mark(number: int, seconds: float = 0.0) -> int:
-    """Take a while, then note in a table that this ran, and in which process."""
+    """Take a while, then note in a table that the task ran, and in which process."""
     if seconds:
         time.sleep(seconds)
     with connection.cursor() as cursor:
@@ -19,7 +19,7 @@ def mark(number: int, seconds: float = 0.0) -> int:
 
 
 def kill_own_process() -> None:
-    """Die as by the out-of-memory killer."""
+    """Die as if the out-of-memory killer had struck."""
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
 
@@ -30,25 +30,25 @@ def exit_politely() -> NoReturn:
 
 
 def exit_rudely() -> NoReturn:
-    """End the process without a word."""
+    """End the process without an exception."""
     os._exit(3)
 
 
 def run_for_ever() -> NoReturn:
-    """Never come back."""
+    """Never return."""
     while True:
         time.sleep(0.1)
 
 
 def ignore_timeout() -> NoReturn:
-    """Never come back, and don't hear of the timeout."""
+    """Never return, and ignore the timeout."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
     while True:
         time.sleep(0.1)
 
 
 def return_unpicklable() -> Any:
-    """Return what can't be stored."""
+    """Return a value that can't be stored."""
     return lambda: None
 
 
@@ -60,7 +60,7 @@ class UnpicklableError(Exception):
 
 
 def raise_unpicklable() -> NoReturn:
-    """Raise what can't be stored."""
+    """Raise an error that can't be stored."""
     raise UnpicklableError("unpicklable error")
 
 
@@ -72,7 +72,7 @@ class UnshowableError(Exception):
 
 
 def raise_unshowable() -> NoReturn:
-    """Raise what can't be shown."""
+    """Raise an error that has no text."""
     raise UnshowableError
 
 
@@ -82,12 +82,12 @@ def fail_unspeakably() -> NoReturn:
 
 
 def return_picky() -> Any:
-    """Return what can be pickled once, and then never again."""
+    """Return a value that can be pickled once, and then never again."""
     return PickledOnce()
 
 
 class PickledOnce:
-    """A value that is storable when it is tried, and not when it is stored."""
+    """A value that can be stored when that is tested, but not afterwards."""
 
     tries = 0
 
@@ -99,7 +99,7 @@ class PickledOnce:
 
 
 def nest_argument(argument: list[Any]) -> None:
-    """Make of an argument what can't be pickled any more: it is nested too deeply."""
+    """Nest an argument so deeply that it can't be pickled any more."""
     for _ in range(100_000):
         argument.append([])
         argument = argument[0]

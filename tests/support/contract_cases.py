@@ -1,4 +1,4 @@
-"""The requests that tests/test_contract.py sends, by what is special about them."""
+"""The requests that tests/test_contract.py sends, named after their special feature."""
 
 from tests.support.raw_http import Request
 

@@ -1,7 +1,7 @@
-"""The service's settings for django-q2's own tests, which count on a time zone with summer time, and on catching up.
+"""The service's settings for django-q2's own tests, which need a time zone with summer time, and `catch_up`.
 
-Some run django-q2's loop in the midst of a test's transaction. It closes connections, which only a database in memory
-outlives.
+Some of these tests run django-q2's loop inside a test's transaction. It closes connections; only a database in memory
+survives that.
 """
 
 from notifier_project.settings import *  # noqa: F403

@@ -1,6 +1,6 @@
-"""A pytest plugin, loaded before Django's settings are: gives each run a data folder and a database of its own.
+"""A pytest plugin that is loaded before Django's settings. It gives each run a data folder and a database of its own.
 
-TEST_DATABASE=postgresql runs the tests on a PostgreSQL server that is started here and ends with the run.
+TEST_DATABASE=postgresql runs the tests on a PostgreSQL server that this module starts, and that ends with the run.
 """
 
 import atexit
@@ -47,18 +47,18 @@ elif DATABASE != "sqlite":
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the tests' files here too: pytest's own place is swept by other runs, which may find a mount there."""
+    """Keep the tests' files in this run's folder: other runs sweep pytest's own place, and may find a mount there."""
     config.option.basetemp = config.option.basetemp or str(FOLDER / "tests")
 
 
 def restart_server(mode: str) -> None:
-    """Restart the run's PostgreSQL server: `fast` breaks off what runs, `immediate` is a crash of it (pg_ctl(1))."""
+    """Restart the run's PostgreSQL server: `fast` ends running transactions, `immediate` crashes the server (pg_ctl(1))."""
     words = ("-w", "-D", str(_server.pgdata), "-m", mode, "-l", str(_server.log), "restart")
     pgexec("pg_ctl", words, bin_path=_server.bin_path, user=_server.system_user, timeout=30)
 
 
 def server_log() -> str:
-    """What the run's PostgreSQL server has logged."""
+    """The log of the run's PostgreSQL server."""
     return str(_server.log.read_text())
 
 
@@ -69,7 +69,7 @@ def database_url(name: str) -> str:
 
 
 def database_url_of_test() -> str:
-    """The URL under which other processes find the database of the running test."""
+    """The URL by which other processes reach the database of the running test."""
     name = str(connection.settings_dict["NAME"])
     return f"sqlite:///{name}" if DATABASE == "sqlite" else database_url(name)
 

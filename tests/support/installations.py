@@ -34,23 +34,23 @@ def new_installation(folder: Path) -> Iterator[dict[str, str]]:
 
 
 class QueueTable:
-    """What an installation has queued, and what became of it: seen from outside, by the tables."""
+    """An installation's queue and history, read from its tables from outside."""
 
     def __init__(self, connection: Any) -> None:
         """`connection`: a DB-API connection that opens no transactions of its own."""
         self._connection = connection
 
     def waiting(self) -> int:
-        """How many entries are not done yet."""
+        """The number of tasks in the queue."""
         return self._number("SELECT count(*) FROM django_q_ormq")
 
     def accepted(self) -> int:
-        """How many entries there have ever been: those in the queue and those in the history."""
+        """The number of tasks that were ever enqueued: those in the queue and those in the history."""
         return self._number("SELECT (SELECT count(*) FROM django_q_ormq) + (SELECT count(*) FROM django_q_task)")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep all others from writing to the queue."""
+        """Keep all other processes from writing to the queue."""
         self._connection.execute("BEGIN IMMEDIATE" if environment.DATABASE == "sqlite" else "BEGIN")
         try:
             if environment.DATABASE == "postgresql":
@@ -77,7 +77,7 @@ def database(env: Mapping[str, str]) -> Iterator[Any]:
 
 @contextmanager
 def queue_table(env: Mapping[str, str]) -> Iterator[QueueTable]:
-    """The queue of the installation with this environment."""
+    """The queue table of the installation with this environment."""
     with database(env) as connection:
         yield QueueTable(connection)
 

@@ -1,4 +1,4 @@
-"""A log and what may happen to it, for the tests of the promise that each write stands in it once."""
+"""A log and the events that may happen to it, for the tests of the promise that each write stands in it once."""
 
 import mmap
 import os
@@ -17,13 +17,13 @@ from tests.support.log_writer import Job
 
 
 def key(number: int, place: int = 0) -> Identity:
-    """Which write this is: tasks with greater numbers were queued later."""
+    """The identity of a write. A task with a greater number was enqueued later."""
     return Identity((number << 80 | 0x7 << 76).to_bytes(16, "big"), mark_of_key(f"{place}"))
 
 
 @dataclass
 class Tasks:
-    """The database that the tasks are in, as far as the log asks for it (`notifications.log.protocols.Database`)."""
+    """The tasks' database, as far as the log needs it (`notifications.log.protocols.Database`)."""
 
     has_ended: Callable[[bytes], bool]  # of a task's id
     name: bytes = b"database"
@@ -62,7 +62,7 @@ class Tasks:
 
 @dataclass
 class Scene:
-    """A folder with a log, its journal, and whatever rotation makes of the log."""
+    """A folder with a log, its journal, and the files that a rotation makes of the log."""
 
     folder: Path
     durable: bool = False
@@ -74,7 +74,7 @@ class Scene:
         self.log = self.folder / "log.txt"
 
     def writer(self) -> LogFile:
-        """A writer that has seen nothing yet, as in a fresh process."""
+        """A writer that has read nothing yet, as in a new process."""
         return LogFile(
             self.log, journal_path=self.journal, durable=self.durable, patience=self.patience, database=self.database
         )
@@ -85,15 +85,15 @@ class Scene:
         return self.folder / "data" / "journal" / "log"
 
     def archives(self) -> list[Path]:
-        """What the log was rotated to, oldest first."""
+        """The rotated logs, the oldest first."""
         return sorted(path for path in self.folder.glob("*log.txt*") if path != self.log and path.name[0] != ".")
 
     def next_archive(self) -> Path:
-        """A name to rotate to."""
+        """The name for the next rotated log."""
         return self.folder / f"log.txt.{len(self.archives()):03}"
 
     def text(self) -> bytes:
-        """All that was ever written to the log and is still there."""
+        """All text that was written to the log and is still there."""
         return b"".join(path.read_bytes() for path in [*self.archives(), self.log] if path.exists())
 
 
@@ -104,47 +104,47 @@ Event = Callable[[Scene], None]
 
 
 def nothing(scene: Scene) -> None:
-    """The retry is the next that happens."""
+    """Nothing: the retry is the next event."""
 
 
 def same_text(scene: Scene) -> None:
-    """Another task appends the very same text, before the killed one's retry."""
+    """Another task appends the very same text before the retry of the killed task."""
     assert scene.writer().append(LINE, identity=LATER) is Outcome.WRITTEN
 
 
 def foreign_text(scene: Scene) -> None:
-    """A program that knows of no lock appends."""
+    """Another program appends, without the lock."""
     with scene.log.open("ab") as log:
         log.write(b"of another program\n")
 
 
 def rotation(scene: Scene) -> None:
-    """logrotate's default."""
+    """Rotate as logrotate does by default."""
     if scene.log.exists():
         scene.log.rename(scene.next_archive())
 
 
 def rotation_with_create(scene: Scene) -> None:
-    """logrotate's `create`, and another program is the first to write."""
+    """Rotate with logrotate's `create`; another program is the first to write."""
     rotation(scene)
     foreign_text(scene)
 
 
 def rotation_to_another_name(scene: Scene) -> None:
-    """The log's name isn't how the new one begins."""
+    """Rotate to a name that does not begin with the log's name."""
     if scene.log.exists():
         scene.log.rename(scene.folder / "1-log.txt")
 
 
 def copytruncate(scene: Scene) -> None:
-    """logrotate's `copytruncate`."""
+    """Rotate with logrotate's `copytruncate`."""
     if scene.log.exists():
         scene.next_archive().write_bytes(scene.log.read_bytes())
         os.truncate(scene.log, 0)
 
 
 def second_rotation(scene: Scene) -> None:
-    """Two rotations, the first by copying."""
+    """Rotate twice, the first time by copying."""
     copytruncate(scene)
     rotation(scene)
 
@@ -163,7 +163,7 @@ EVENTS = [
 
 @contextmanager
 def mounted(*arguments: str | Path, at: Path) -> Iterator[None]:
-    """Something mounted, for as long as this lasts; where nobody may mount, the test is skipped."""
+    """A mount that lasts as long as the context. Where mounting is not allowed, the test is skipped."""
     if subprocess.run(["/bin/mount", *arguments, at], check=False, capture_output=True).returncode:
         pytest.skip("this machine doesn't let this user mount anything")
     try:
@@ -173,7 +173,7 @@ def mounted(*arguments: str | Path, at: Path) -> Iterator[None]:
 
 
 class Stage:
-    """A fresh scene for each run, with something in the log already, or nothing."""
+    """A new scene for each run, with an empty log or with some text in it."""
 
     def __init__(self, folder: Path, *, durable: bool = False, empty: bool = False) -> None:
         self.folder = folder
@@ -189,11 +189,11 @@ class Stage:
         return self.scene
 
     def append(self, number: int) -> Job:
-        """What is to be killed: an append."""
+        """Append: the write that is to be killed."""
         scene = self.set(number)
         return lambda: scene.writer().append(LINE, identity=KEY)
 
     def replace(self, number: int) -> Job:
-        """What is to be killed: a replacement."""
+        """Replace: the write that is to be killed."""
         scene = self.set(number)
         return lambda: scene.writer().replace(LINE, identity=KEY)

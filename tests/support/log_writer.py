@@ -1,4 +1,4 @@
-"""Writers to a log in processes of their own, which are struck at a chosen point of their work."""
+"""Writers of a log, in processes of their own. They are struck at a chosen point of their work."""
 
 import errno
 import gc
@@ -31,12 +31,12 @@ BROKEN = 4
 
 
 def kill() -> None:
-    """End this process, as the out-of-memory killer does."""
+    """Kill this process, as the out-of-memory killer does."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def stop() -> None:
-    """Halt this process until somebody continues it."""
+    """Stop this process until another process continues it."""
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
@@ -66,14 +66,14 @@ def end_of(pid: int) -> int:
 
 
 def completes(job: Job, *, prepare: Callable[[], object] = lambda: None) -> bool:
-    """Whether a process got through `job`, and wasn't killed before."""
+    """Whether a process completed `job` before it was killed."""
     code = end_of(start(job, prepare=prepare))
     assert code in (0, -signal.SIGKILL), f"the writer failed with {code}"
     return code == 0
 
 
 def strike_at_line(number: int, strike: Callable[[], None]) -> Callable[[], None]:
-    """What makes a process call `strike` before it executes the writer's line of this number, counted as it goes."""
+    """A setup by which a process calls `strike` before it executes the writer's n-th line, counted as it runs."""
     executed = 0
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
@@ -90,7 +90,7 @@ def strike_at_line(number: int, strike: Callable[[], None]) -> Callable[[], None
 
 
 def strike_in_write(number: int, length: int, strike: Callable[[], None]) -> Callable[[], None]:
-    """What makes a process call `strike` in the write of this number, when `length` bytes have reached the file."""
+    """A setup by which a process calls `strike` in the write with this number, once `length` bytes are in the file."""
     calls = 0
 
     def cut_short(write: Callable[..., int]) -> Callable[..., int]:
@@ -112,7 +112,7 @@ def strike_in_write(number: int, length: int, strike: Callable[[], None]) -> Cal
 
 
 def killed_at_each_line(job: Callable[[int], Job]) -> Iterator[int]:
-    """Yield after each run of `job(n)` that was killed at its n-th line, until one gets through."""
+    """Yield after each run of `job(n)` that was killed at its n-th line, until a run completes."""
     for number in count(1):
         if completes(job(number), prepare=strike_at_line(number, kill)):
             assert number > 10, "nothing was watched"
@@ -134,7 +134,7 @@ def killed_in_each_write(job: Callable[[int], Job]) -> Iterator[int]:
 
 
 def full_disk(number: int, length: int) -> Callable[[], None]:
-    """What makes room run out in the write of this number (of those that need room), after so many bytes."""
+    """A setup by which the disk is full in the write with this number (of those that need room), after so many bytes."""
     calls = 0
 
     def with_limit(write: Callable[..., int]) -> Callable[..., int]:
@@ -159,7 +159,7 @@ def full_disk(number: int, length: int) -> Callable[[], None]:
 
 
 def broken_disk(number: int) -> Callable[[], None]:
-    """What makes the write of this number fail."""
+    """A setup by which the write with this number fails."""
 
     def strike() -> NoReturn:
         raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -1,4 +1,4 @@
-"""Real processes for the tests: start them, wait for what they do, and never leave one behind."""
+"""Real processes for the tests: start them, wait for their effects, and never leave one behind."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ BIN = Path(sys.executable).parent
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on."""
+    """A TCP port on 127.0.0.1 on which no process listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], object], *, timeout: float = 15.0, what: str = "") -> None:
-    """Return when `condition` holds; fail when it doesn't within `timeout` seconds."""
+    """Return when `condition` holds; fail if it does not hold within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s: {what or condition}"
@@ -33,7 +33,7 @@ def wait_until(condition: Callable[[], object], *, timeout: float = 15.0, what: 
 
 
 def is_listening(port: int) -> bool:
-    """Whether somebody takes connections on 127.0.0.1:port."""
+    """Whether a process accepts connections on 127.0.0.1:port."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
@@ -42,7 +42,7 @@ def is_listening(port: int) -> bool:
 def running(
     command: Sequence[str | Path], *, env: Mapping[str, str], output: Path, cwd: Path = PROJECT, pass_fds: Sequence[int] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, its output in a file; the whole group is gone at the end."""
+    """A process in its own group, with its output in a file. At the end the whole group is killed."""
     with output.open("ab") as file:
         process = subprocess.Popen(
             [str(word) for word in command],
@@ -77,7 +77,7 @@ def web(*, env: Mapping[str, str], port: int, output: Path) -> Iterator[subproce
 
 @contextmanager
 def service(*, env: Mapping[str, str], port: int, output: Path, cwd: Path = PROJECT) -> Iterator[subprocess.Popen[bytes]]:
-    """All of it, as a person starts it, ready to answer. `output` holds what this start has printed."""
+    """The whole service, started as by a user, and ready to answer. `output` holds what this start has printed."""
     output.unlink(missing_ok=True)
     with running([PROJECT / "scripts" / "serve"], env={**env, "PORT": str(port)}, output=output, cwd=cwd) as process:
         wait_until(

@@ -1,4 +1,4 @@
-"""The service's settings, with what one test wants otherwise in `Q_CLUSTER`, and an app that notes django-q2's signals."""
+"""The service's settings, with one test's changes to `Q_CLUSTER`, and an app that notes django-q2's signals."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Tasks, hooks and receivers that note what a worker does with them, for the tests of django-q2's promises."""
+"""Tasks, hooks and receivers that note how a worker runs them, for the tests of django-q2's promises."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from durable_queue import retry
 
 
 def notes_file() -> Path:
-    """Where notes go: web and workers of one installation share it."""
+    """The file of the notes. The web processes and workers of one installation share it."""
     return Path(settings.DATA_DIR) / "notes"
 
 
@@ -74,7 +74,7 @@ class Reporter:
     """An error reporter (https://django-q2.readthedocs.io/en/master/configure.html#error-reporter)."""
 
     def __init__(self, token: str) -> None:
-        """`token`: what the setting says."""
+        """`token`: the value in the setting."""
         self.token = token
 
     def report(self) -> None:
@@ -88,7 +88,7 @@ class Reporter:
 
 
 def hook(task: Any) -> None:
-    """Note the task as the hook is given it, and as the history holds it by now."""
+    """Note the task as the hook gets it, and as the history holds it then."""
     from django_q.models import Task  # noqa: PLC0415 - this module is an app's, and is imported before the models
 
     note("hook", type(task).__name__, task.id, task.success, task.result, Task.objects.filter(pk=task.pk).exists())
@@ -132,7 +132,7 @@ def fail_twice_at_most() -> NoReturn:
 
 
 def fail_until(attempts: int) -> int:
-    """Fail, but for the attempt with this number."""
+    """Fail, except in the attempt with this number."""
     note("attempt")
     made = len(read_notes())
     if made < attempts:
@@ -141,7 +141,7 @@ def fail_until(attempts: int) -> int:
 
 
 def fail_until_told() -> str:
-    """Fail until somebody notes that it may succeed."""
+    """Fail until a note says that the task may succeed."""
     if ["go"] not in read_notes():
         note("failed")
         raise ValueError("not yet")
@@ -149,7 +149,7 @@ def fail_until_told() -> str:
 
 
 def kill_first_worker() -> str:
-    """Kill the worker that runs it first."""
+    """Kill the worker of the first attempt."""
     if not read_notes():
         note("killed")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -177,7 +177,7 @@ def grow(megabytes: int) -> int:
 
 
 def queue_another(*args: Any) -> str:
-    """Queue `add` from within a task; return the new task's id."""
+    """Enqueue `add` from within a task; return the new task's id."""
     from django_q.tasks import async_task  # noqa: PLC0415 - as in `hook`
 
     task_id: str = async_task("tests.support.promised_tasks.add", *args, task_name="the other")
@@ -185,7 +185,7 @@ def queue_another(*args: Any) -> str:
 
 
 def queue_another_and_roll_back() -> NoReturn:
-    """Queue a task in a transaction, then fail it."""
+    """Enqueue a task in a transaction, then roll it back by an error."""
     from django.db import transaction  # noqa: PLC0415 - as in `hook`
 
     with transaction.atomic():
@@ -194,7 +194,7 @@ def queue_another_and_roll_back() -> NoReturn:
 
 
 def spoil(items: list[Any]) -> int:
-    """Put into an argument what can't be stored."""
+    """Put a value that can't be stored into an argument."""
     items.append(lambda: None)
     return len(items)
 

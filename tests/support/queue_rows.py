@@ -1,4 +1,4 @@
-"""Rows of workers, and a worker's end of the hints."""
+"""Workers' rows, and a worker's end of the FIFO of hints."""
 
 import os
 import uuid
@@ -29,7 +29,7 @@ def worker(name: str, *, host: str = "elsewhere", pid: int = 2**22, silent_for: 
 
 @contextmanager
 def listener(queue: str) -> Iterator[wakeup.Ear]:
-    """A worker's end, closed in the end as when the worker dies."""
+    """A worker's end of the FIFO. It is closed at the end, as if the worker had died."""
     signals, other = os.pipe()
     cluster_conf.run_dir.mkdir(parents=True, exist_ok=True)
     ear = wakeup.Ear(queue, signals)

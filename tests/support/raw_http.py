@@ -1,4 +1,4 @@
-"""HTTP/1 as bytes on a socket: an ordinary client mends what it sends and hides what it gets."""
+"""HTTP/1 as bytes on a socket. An ordinary client would correct its requests, and hide parts of the answers."""
 
 import socket
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Self
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A request as it will be sent: nothing is encoded, corrected or added, but for Host and Content-Length.
+    """A request as it will be sent: nothing is encoded, corrected or added, except Host and Content-Length.
 
     A header with an empty value is left out.
     """
@@ -22,7 +22,7 @@ class Request:
     body: bytes = b""
 
     def encode(self, *, prefix: str = "") -> bytes:
-        """Its bytes, for a program that lives under the path `prefix`."""
+        """The request's bytes, for a program under the path `prefix`."""
         length = {"Content-Length": str(len(self.body))} if self.body else {}
         headers = {"Host": "127.0.0.1", **length, **self.headers}
         lines = [f"{self.method} {prefix}{self.target} HTTP/{self.version}"]
@@ -40,7 +40,7 @@ class Answer:
 
 
 class Connection:
-    """One TCP connection to 127.0.0.1; what takes longer than `timeout` seconds raises TimeoutError."""
+    """One TCP connection to 127.0.0.1. An operation that takes longer than `timeout` seconds raises TimeoutError."""
 
     def __init__(self, port: int, *, timeout: float = 10.0) -> None:
         self.port = port
@@ -55,12 +55,12 @@ class Connection:
         self._socket.close()
 
     def send(self, raw: bytes) -> None:
-        """Send these bytes; a server that has answered already need not take them all."""
+        """Send these bytes. A server that has answered already need not read them all."""
         with suppress(ConnectionResetError, BrokenPipeError):
             self._socket.sendall(raw)
 
     def receive(self, method: str = "POST") -> Answer:
-        """The next final answer, to a request with this method. Raises ConnectionError when there is none."""
+        """The next final answer to a request with this method. Raises ConnectionError if there is none."""
         status, headers = self._head()
         while status < 200:  # "100 Continue" is not the answer yet
             status, headers = self._head()

@@ -1,4 +1,4 @@
-"""An app whose receivers write to the log, for tasks whose name says so."""
+"""An app whose receivers write to the log, for tasks whose name asks for it."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""The service's settings, with retries that follow at once, and an app whose receivers write to the log."""
+"""The service's settings with immediate retries, and an app whose receivers write to the log."""
 
 from notifier_project.settings import *  # noqa: F403
 from notifier_project.settings import INSTALLED_APPS, Q_CLUSTER

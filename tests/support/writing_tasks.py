@@ -1,4 +1,4 @@
-"""Tasks that write to the log as people's tasks do: they fail, branch, resume, repeat themselves, use threads and children."""
+"""Tasks that write to the log as users' tasks do: they fail, branch, resume, repeat themselves, use threads and children."""
 
 import asyncio
 import multiprocessing
@@ -23,14 +23,14 @@ from notifications.tasks import write_log, write_notification
 
 
 def marks() -> Path:
-    """Where tasks note what they have done, for their next attempt."""
+    """The folder where tasks leave marks for their next attempt."""
     path = Path(settings.DATA_DIR) / "marks"
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def first_time(what: str) -> bool:
-    """Whether this is asked for the first time by the task in hand, in whichever attempt."""
+    """Whether the task in hand asks this for the first time, over all its attempts."""
     task = current_task.get()
     try:
         (marks() / f"{task.id if task else ''}-{what}").touch(exist_ok=False)
@@ -49,21 +49,21 @@ def fail_once() -> None:
 
 
 def write_and_fail_once(*texts: str) -> None:
-    """The same in each attempt."""
+    """Write the same texts in each attempt, and fail in the first."""
     for text in texts:
         write_log(text)
     fail_once()
 
 
 def write_fail_write() -> None:
-    """A failure between two writes."""
+    """Fail between two writes."""
     write_log("one\n")
     fail_once()
     write_log("two\n")
 
 
 def report_failure() -> None:
-    """Another branch in the second attempt than in the first."""
+    """Take another branch in the second attempt than in the first."""
     try:
         fail_once()
     except RuntimeError:
@@ -73,7 +73,7 @@ def report_failure() -> None:
 
 
 def resume(items: int, *, equal: bool = False, keyed: bool = False) -> None:
-    """Go on where the first attempt stopped: before item 3."""
+    """Go on where the first attempt stopped: before the third item."""
     for item in range(items):
         done = marks() / f"{_id()}-item-{item}"
         if done.exists():
@@ -85,7 +85,7 @@ def resume(items: int, *, equal: bool = False, keyed: bool = False) -> None:
 
 
 def shuffle(items: int) -> None:
-    """The items in another order in each attempt, with a failure somewhere in the first."""
+    """Write the items in another order in each attempt, and fail somewhere in the first."""
     order = random.sample(range(items), items)
     fail_after = random.randrange(items)
     for place, item in enumerate(order):
@@ -95,7 +95,7 @@ def shuffle(items: int) -> None:
 
 
 def nest() -> None:
-    """`run_in_order` inside of a call, after a write and before one."""
+    """Call `run_in_order` inside of a call, after a write and before one."""
     write_log("before\n")
     run_in_order(("notifications.tasks.write_log", ("inside\n",), {}), ("notifications.tasks.write_log", ("inside\n",), {}))
     write_log("before\n")
@@ -103,20 +103,20 @@ def nest() -> None:
 
 
 def write_time() -> None:
-    """A text that is another one in each attempt, and a kill."""
+    """Write a text that changes in each attempt, then be killed in the first."""
     write_log(f"at {time.monotonic_ns()}\n", key="once")
     if first_time("killed"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def use_key_twice() -> None:
-    """A key is one write, whatever it is used for."""
+    """Use a key for two texts: it is one write."""
     write_log("one\n", key="same")
     write_log("another\n", key="same")
 
 
 def replace(*steps: str) -> None:
-    """What each step says: `+text` appends, `=text` replaces, `!` fails once."""
+    """Do the steps: `+text` appends, `=text` replaces, `!` fails once."""
     for step in steps:
         if step == "!":
             fail_once()
@@ -127,7 +127,7 @@ def replace(*steps: str) -> None:
 
 
 def replace_otherwise(first: list[str], second: list[str]) -> None:
-    """One branch in the first attempt, which fails at its end, another one in the second."""
+    """Take one branch in the first attempt, which fails at its end, and another one in the second."""
     replace(*(second if (marks() / f"{_id()}-failed").exists() else [*first, "!"]))
 
 
@@ -135,7 +135,7 @@ def replace_otherwise(first: list[str], second: list[str]) -> None:
 
 
 def gather() -> None:
-    """Three writes that carry the task's context, in threads."""
+    """Make three writes that carry the task's context, in threads."""
 
     async def together() -> None:
         await asyncio.gather(*(asyncio.to_thread(write_log, f"{letter}\n") for letter in random.sample("abc", 3)))
@@ -145,20 +145,20 @@ def gather() -> None:
 
 
 async def gather_equal() -> None:
-    """Three writes of one text that carry the task's context, from a coroutine function."""
+    """Make three writes of one text that carry the task's context, from a coroutine function."""
     await asyncio.gather(*(asyncio.to_thread(write_log, "same\n") for _ in range(3)))
     fail_once()
 
 
 async def write_around_a_trim() -> None:
-    """From a coroutine, in whose thread Django lets nobody ask a database."""
+    """Write in a coroutine: Django refuses database queries in its thread."""
     write_log("before\n")
     write_log("x" * TRIM_FROM + "\n")
     write_log("after\n", key="after")
 
 
 def in_threads(*, keyed: bool = False, stay: float = 0.0) -> None:
-    """Three bare threads; with `stay` they write so many seconds later, when the first attempt has ended."""
+    """Write in three bare threads; with `stay`, that many seconds later, when the first attempt has ended."""
 
     def write(number: int) -> None:
         time.sleep(stay)
@@ -182,7 +182,7 @@ def rest(seconds: float) -> None:
 
 
 def in_thread_pool(*, keyed: bool = False) -> None:
-    """Eight writes from a pool of threads."""
+    """Make eight writes in a pool of threads."""
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(partial(_write_one, keyed=keyed), range(8)))
     fail_once()
@@ -192,7 +192,7 @@ _shared: list[ThreadPoolExecutor] = []
 
 
 def in_shared_pool(text: str) -> None:
-    """A write from a pool that other tasks use too, under the same key."""
+    """Write in a pool that other tasks use too, under the same key."""
     if not _shared:
         _shared.append(ThreadPoolExecutor(1))
     _shared[0].submit(write_log, text, key="same").result()
@@ -204,7 +204,7 @@ _to_child: list[int] = []
 
 
 def in_hand_written_pool(kind: str, text: str) -> None:
-    """A write by a thread or a forked child that the first task starts, and that other tasks use too, under the same key."""
+    """Write in a thread or a forked child that the first task starts, and that other tasks use too, under the same key."""
     if kind == "thread":
         if not any(thread.name == "pool" for thread in threading.enumerate()):
             threading.Thread(target=_work_as_thread, name="pool", daemon=True).start()
@@ -224,7 +224,7 @@ def _work_as_thread() -> None:
 
 
 def _start_child() -> tuple[int, int]:
-    """Where it reads texts from, and where it says that it has written one."""
+    """Fork a child; return the descriptor to send it texts, and the one from which to read that it has written them."""
     (reads, tells), (hears, says) = os.pipe(), os.pipe()
     if not os.fork():
         os.close(tells)
@@ -236,7 +236,7 @@ def _start_child() -> tuple[int, int]:
 
 
 def in_forks(*, keyed: bool = False) -> None:
-    """Four forked processes and this one write one line each."""
+    """Write one line in each of four forked processes, and one in this process."""
 
     def write(number: int) -> None:
         write_log(".\n", key=f"{number}" if keyed else None)
@@ -247,7 +247,7 @@ def in_forks(*, keyed: bool = False) -> None:
 
 
 def in_process_pool(*, keyed: bool = False) -> None:
-    """Eight writes from a pool of forked processes."""
+    """Make eight writes in a pool of forked processes."""
     with multiprocessing.get_context("fork").Pool(4) as pool:
         pool.map(partial(_write_one, keyed=keyed), range(8))
         pool.close()
@@ -256,7 +256,7 @@ def in_process_pool(*, keyed: bool = False) -> None:
 
 
 def in_executor_processes(*, keyed: bool = False) -> None:
-    """Eight writes from an executor of forked processes."""
+    """Make eight writes in an executor of forked processes."""
     with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("fork")) as pool:
         list(pool.map(partial(_write_one, keyed=keyed), range(8)))
     fail_once()
@@ -295,14 +295,14 @@ def write_of_hook(task: Any) -> None:
 
 
 def write_until_allowed(text: str) -> None:
-    """Write, then fail, until somebody has made the file "allowed"."""
+    """Write, then fail until the test has made the file "allowed"."""
     write_log(text)
     if not (marks() / "allowed").exists():
         raise RuntimeError("not yet")
 
 
 def write_once_told(text: str) -> None:
-    """Write as soon as somebody has made the file "told"."""
+    """Write as soon as the test has made the file "told"."""
     (marks() / f"waits-{os.uname().nodename}").touch()
     while not (marks() / "told").exists():
         time.sleep(0.01)
@@ -310,7 +310,7 @@ def write_once_told(text: str) -> None:
 
 
 def write_much() -> None:
-    """So much that the journal is trimmed."""
+    """Write so much that the journal is trimmed."""
     write_log("x" * TRIM_FROM + "\n")
 
 

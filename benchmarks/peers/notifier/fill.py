@@ -33,7 +33,7 @@ def queued(numbers: range, due: timedelta = timedelta(0)) -> list[OrmQ]:
     rows = []
     for number in numbers:
         line = LINE.format(number)
-        task = packaging.package("notifications.tasks.write_log", (line,), {}, name=line.strip())
+        task = packaging.new_task("notifications.tasks.write_log", (line,), {}, name=line.strip())
         rows.append(OrmQ(key=Conf.CLUSTER_NAME, payload=signing.dumps(task), lock=timezone.now() + due))
     return OrmQ.objects.bulk_create(rows)
 

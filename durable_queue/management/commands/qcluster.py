@@ -1,4 +1,4 @@
-"""`manage.py qcluster`: run what is queued."""
+"""`manage.py qcluster`: run the queued tasks."""
 
 import os
 import sys
@@ -13,12 +13,12 @@ from durable_queue.conf import cluster_conf
 
 
 class Command(BaseCommand):
-    """Takes the place of django-q2's command of the same name, with its options and more."""
+    """Replaces django-q2's command of the same name. It has all its options, and more."""
 
     help = "Run the workers of a queue until SIGTERM or Ctrl-C. SIGHUP replaces them one by one."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """The options."""
+        """Define the options."""
         parser.add_argument("--run-once", action="store_true", help="Run what is due, then exit: for cron and tests.")
         parser.add_argument(
             "-n", "--name", dest="cluster_name", help="The queue to serve, one of ALT_CLUSTERS; as Q_CLUSTER_NAME."
@@ -31,7 +31,7 @@ class Command(BaseCommand):
         """Become the supervisor."""
         name = options["cluster_name"]
         if name and name != Conf.CLUSTER_NAME:
-            # django-q2 reads its settings once, at import: start again with the name where it looks for it.
+            # django-q2 reads its settings once, at import. Start again, with the name in the variable that it reads.
             os.environ["Q_CLUSTER_NAME"] = name
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606
         workers, threads = options["workers"] or Conf.WORKERS, options["threads"] or cluster_conf.threads

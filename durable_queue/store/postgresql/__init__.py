@@ -1,1 +1,1 @@
-"""What only PostgreSQL needs."""
+"""The part that only PostgreSQL needs."""

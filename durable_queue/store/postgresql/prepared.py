@@ -1,7 +1,7 @@
-"""Statements that PostgreSQL keeps prepared, run by libpq itself, each in a transaction of its own.
+"""Prepared statements: PostgreSQL keeps them, and libpq itself runs them, each in a transaction of its own.
 
-Django's cursors have the server plan each statement again, and psycopg's cursors wait for it in many steps. docs/tried.md
-has what that costs an idle system.
+With Django's cursors the server plans each statement again, and psycopg's cursors wait for it in many steps. docs/tried.md
+tells what that costs an idle system.
 """
 
 import select
@@ -11,16 +11,16 @@ from weakref import WeakKeyDictionary
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-# Numbers of libpq's (https://www.postgresql.org/docs/current/libpq-exec.html): PGRES_COMMAND_OK, PGRES_TUPLES_OK,
-# PGRES_PIPELINE_SYNC, PQTRANS_ACTIVE, PG_DIAG_SQLSTATE. psycopg names them, but is there only where it is used.
+# libpq's numbers (https://www.postgresql.org/docs/current/libpq-exec.html): PGRES_COMMAND_OK, PGRES_TUPLES_OK,
+# PGRES_PIPELINE_SYNC, PQTRANS_ACTIVE, PG_DIAG_SQLSTATE. psycopg has names for them, but is imported only where it is used.
 _COMMAND_OK, _TUPLES_OK, _SYNC, _ACTIVE, _SQLSTATE = 1, 2, 10, 1, ord("C")
-# What the server says of a statement that it does not know any more, and of one whose table has changed since
+# The server's error codes for a statement that it no longer knows, and for one whose table has changed since
 # (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 _TO_PREPARE_AGAIN = b"26000", b"0A000"
 
 
 class Statement(NamedTuple):
-    """A statement that gives back rows, and the name that it is prepared under, once for each connection."""
+    """A statement that returns rows, and the name under which each connection prepares it once."""
 
     name: str
     sql: str
@@ -38,10 +38,10 @@ def run(
     before: Sequence[tuple[Statement, Sequence[object]]] = (),
     meanwhile: Callable[[], None] | None = None,
 ) -> list[tuple[bytes, ...]]:
-    """Run a statement; return its rows' columns as text.
+    """Run a statement; return its rows, each column as text. Raises django.db.Error.
 
-    `before`: others to run first, in the same round trip; they may fail, and their rows are dropped.
-    `meanwhile`: called once the server has been asked, before it has answered; must not raise. Raises django.db.Error.
+    `before`: statements to run first, in the same round trip. They may fail, and their rows are dropped.
+    `meanwhile`: a function to call once the statements are sent, before the server has answered. It must not raise.
     """
     connection.close_if_health_check_failed()
     connection.ensure_connection()
@@ -67,18 +67,21 @@ def _text(value: object) -> bytes | None:
 
 
 def _ask(connection: BaseDatabaseWrapper, steps: Sequence[_Step], meanwhile: Callable[[], None] | None) -> list[Any]:
-    """Send all, then wait for all; return what each came to. https://www.postgresql.org/docs/current/libpq-pipeline-mode.html."""
+    """Send all statements, then wait for all; return the last result or the error of each.
+
+    https://www.postgresql.org/docs/current/libpq-pipeline-mode.html
+    """
     driver, psycopg = connection.connection, connection.Database  # type: ignore[attr-defined]
     libpq, prepared = driver.pgconn, _prepared.setdefault(driver, set())
     if libpq.transaction_status == _ACTIVE or libpq.pipeline_status:
-        raise psycopg.OperationalError("The connection is busy with another statement, whose rows are still to be read.")
+        raise psycopg.OperationalError("The connection is busy with another statement, whose rows have not been read.")
     try:
         libpq.enter_pipeline_mode()
         for statement, texts in steps:
             if statement.name not in prepared:
                 libpq.send_prepare(statement.name.encode(), statement.sql.encode())
             libpq.send_query_prepared(statement.name.encode(), texts)
-            libpq.pipeline_sync()  # the end of its transaction
+            libpq.pipeline_sync()  # ends the statement's transaction
         libpq.flush()
         if meanwhile:
             meanwhile()
@@ -91,7 +94,8 @@ def _ask(connection: BaseDatabaseWrapper, steps: Sequence[_Step], meanwhile: Cal
             answers.append(errors[0] if errors else results[-1])
         libpq.exit_pipeline_mode()
     except BaseException:
-        # A signal handler may raise, and the next caller would get these answers. The driver's first: a pool keeps it open.
+        # A signal handler may have raised. The next caller must not get these answers: close the connection. Close the
+        # driver's first, since a pool would keep it open.
         driver.close()
         connection.close()
         raise
@@ -99,19 +103,19 @@ def _ask(connection: BaseDatabaseWrapper, steps: Sequence[_Step], meanwhile: Cal
 
 
 def _results_of_one(libpq: Any, psycopg: Any) -> list[Any]:
-    """All results of one transaction; one more than its statements when its COMMIT failed."""
+    """All results of one transaction. If its COMMIT failed, there is one more than it has statements."""
     results, ended = [], False
     while (result := _next_result(libpq)) is None or result.status != _SYNC:
         if result is not None:
             results.append(result)
-        elif ended:  # twice nothing
+        elif ended:  # no result, twice in a row
             raise psycopg.OperationalError(libpq.get_error_message())  # the connection is lost
         ended = result is None
     return results
 
 
 def _forget(connection: BaseDatabaseWrapper, statement: Statement, answer: Any) -> bool:
-    """Whether the statement has to be prepared again; if so, forget that it was."""
+    """Whether the statement has to be prepared again. If so, forget that it was prepared."""
     if answer.error_field(_SQLSTATE) not in _TO_PREPARE_AGAIN:
         return False
     connection.connection.pgconn.exec_(f"DEALLOCATE {statement.name}".encode())
@@ -120,7 +124,7 @@ def _forget(connection: BaseDatabaseWrapper, statement: Statement, answer: Any) 
 
 
 def _next_result(libpq: Any) -> Any:
-    """As `libpq.get_result`, which would wait with the interpreter's lock held, and deaf for signals."""
+    """The same as `libpq.get_result`, which would wait with the interpreter's lock held, and deaf to signals."""
     while libpq.is_busy():
         poll = select.poll()
         poll.register(libpq.socket, select.POLLIN | select.POLLOUT if libpq.flush() else select.POLLIN)

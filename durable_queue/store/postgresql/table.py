@@ -1,4 +1,4 @@
-"""The statements on PostgreSQL, where workers claim at the same time and pass over each other's rows."""
+"""The statements on PostgreSQL, where workers claim at the same time, and skip each other's rows."""
 
 import functools
 import time
@@ -15,17 +15,27 @@ from durable_queue.conf import cluster_conf
 from durable_queue.models import Worker
 from durable_queue.store import wakeup
 from durable_queue.store.postgresql import prepared
-from durable_queue.store.rows import ATTEMPTS, CLAIMED_BYTES, FIELDS, HISTORY, QUEUE, WORKERS, Claim, Claimed
+from durable_queue.store.rows import (
+    ATTEMPTS_TABLE,
+    CLAIMED_BYTES,
+    FIELDS,
+    HISTORY_TABLE,
+    QUEUE_TABLE,
+    WORKERS_TABLE,
+    Claim,
+    Claimed,
+)
 from durable_queue.store.table import Table
 
-# The number is that of an advisory lock, which ends with the transaction
-# (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS); the one before it tells that it is ours.
+# An announced commit holds an advisory lock, which ends with its transaction
+# (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS). The lock has two numbers. This first one
+# marks our locks; the second one is the number of the announced commit.
 _ANNOUNCED = int.from_bytes(b"Noti")
 _INSERT_ANNOUNCED = prepared.Statement(
     "notifier_insert",
     f"""
         WITH announced AS MATERIALIZED (SELECT pg_advisory_xact_lock({_ANNOUNCED}, $4))
-        INSERT INTO {QUEUE} (key, payload, lock) SELECT $1, $2, $3 FROM announced RETURNING id
+        INSERT INTO {QUEUE_TABLE} (key, payload, lock) SELECT $1, $2, $3 FROM announced RETURNING id
     """,  # noqa: S608
 )
 AWAIT_ANNOUNCED = prepared.Statement(
@@ -36,20 +46,21 @@ AWAIT_ANNOUNCED = prepared.Statement(
     """,  # noqa: S608
 )
 
-# The queue's own connections go by the indexes' order, and read no table from end to end: while the server's statistics don't
-# know yet of 20,000 rows that came at once, or when a claim was prepared before they came, each claim would else read and sort
-# all of them (https://www.postgresql.org/docs/current/runtime-config-query.html, sql-prepare.html). And they compile nothing,
-# which would seem worth its while for the few tables that have no other way.
+# The queue's own connections use the order of the indexes instead of sorting, and scan no table that has a usable index.
+# After 20,000 rows came at once, each claim would otherwise read and sort all of them, as long as the server's statistics
+# don't know of them, or if the claim was prepared before (https://www.postgresql.org/docs/current/runtime-config-query.html,
+# sql-prepare.html). `jit` is off too: the high cost that the planner gives to the remaining scans would make it compile them.
+_OFF = ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit")
+
 POOL_WAIT = 30  # seconds that a task waits for one of its worker's connections
 POOL_IDLE = 60  # seconds after which an unused one is closed
-_OFF = ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit")
 
 
 class PostgreSQLTable(Table):
     """See `Table`."""
 
     has_one_writer = False
-    # "C" compares bytes, so that the index outlives an update of the server's locales.
+    # "C" compares bytes: the index stays valid when the server's locales are updated.
     part = 'substr("payload", 29, 40) COLLATE "C"'
     indexes_there = """
         SELECT tablename, indexname FROM pg_indexes
@@ -62,7 +73,7 @@ class PostgreSQLTable(Table):
             return cursor.fetchall() if cursor.description else []
 
     def turn(self) -> AbstractContextManager[bool]:
-        """Here all write at the same time."""
+        """No turns: here all processes write at the same time."""
         return nullcontext(False)
 
     def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:
@@ -70,7 +81,7 @@ class PostgreSQLTable(Table):
         return int(self.run(_insert(len(payloads)), values)[-1][0])
 
     def insert_announced(self, queue: str, payload: str) -> int:
-        """The worker that is woken has the server wait for this transaction, whose number it is told."""
+        """Insert one row, by an announced commit. The hint has its number; the woken worker has the server wait for it."""
         number, started = time.time_ns() & 0x7FFF_FFFF or 1, time.monotonic()
         values = (queue, payload, datetime.now(UTC), number)
         announce = functools.partial(wakeup.wake, queue, number)
@@ -80,7 +91,7 @@ class PostgreSQLTable(Table):
         return int(row)
 
     def claim(self, queue: str, asked: Claim) -> list[Claimed]:
-        """Rows that another worker is about to take are passed over.
+        """Put the first due rows under a lease, and skip rows that another worker is about to take.
 
         https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
         """
@@ -88,11 +99,11 @@ class PostgreSQLTable(Table):
         found = self.run(_due(asked.limit), (queue, asked.now))
         if found:
             among, ids = self.among([row for row, *_ in found])
-            self.run(f"UPDATE {QUEUE} SET lock = %s WHERE id {among}", (asked.lease, ids))  # noqa: S608
+            self.run(f"UPDATE {QUEUE_TABLE} SET lock = %s WHERE id {among}", (asked.lease, ids))  # noqa: S608
         return self.count_attempts(self.claimed(found))
 
     def claim_at_once(self, worker: Worker, asked: Claim) -> list[Claimed]:
-        # One round trip for both, as two transactions: the second sees what the first has waited for, and doesn't fail with it.
+        # One round trip, two transactions: the second sees the commit that the first waited for, and doesn't fail with it.
         before = [(AWAIT_ANNOUNCED, (array(asked.announced),))] if asked.announced else []
         values = (worker.queue, asked.now, asked.lease, worker.id, worker.lease)
         found = prepared.run(self.connection, _claim_statement(asked.limit), values, before=before)
@@ -109,12 +120,11 @@ class PostgreSQLTable(Table):
         return "= ANY(%s)", array(ids)
 
     def ended(self, parts: Mapping[str, str]) -> list[str]:
-        # With scalar subqueries, of which the planner makes no joins: whatever its statistics say, each id is looked up in
-        # both indexes.
+        # The planner makes no joins of scalar subqueries: whatever its statistics say, it looks each id up in both indexes.
         sql = f"""
             SELECT asked.id FROM unnest(%s::text[], %s::text[]) AS asked(id, part)
-            WHERE (SELECT count(*) FROM {QUEUE} WHERE {self.part} = asked.part) = 0
-            AND (SELECT count(*) FROM {HISTORY} AS done WHERE done.id = asked.id AND NOT done.success) = 0
+            WHERE (SELECT count(*) FROM {QUEUE_TABLE} WHERE {self.part} = asked.part) = 0
+            AND (SELECT count(*) FROM {HISTORY_TABLE} AS done WHERE done.id = asked.id AND NOT done.success) = 0
         """  # noqa: S608
         return [task_id for (task_id,) in self.run(sql, [array(parts), array(parts.values())])]
 
@@ -125,11 +135,11 @@ class PostgreSQLTable(Table):
         return moment
 
     def now(self) -> Now:
-        """The server's."""
+        """The present moment, by the server's clock."""
         return Now()
 
     def insert_history(self, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        # One array a column: one round trip, and one plan whatever the number of rows.
+        # One array for each column: one round trip, and one plan for any number of rows.
         arrays = ", ".join(f"%s::{field.db_type(self.connection)}[]" for field in FIELDS)
         columns = [array(column) for column in zip(*rows, strict=True)]
         with self.connection.cursor() as cursor:
@@ -151,7 +161,7 @@ class PostgreSQLTable(Table):
 
 @functools.cache
 def _insert(rows: int) -> str:
-    return f"INSERT INTO {QUEUE} (key, payload, lock) VALUES {', '.join(['(%s, %s, %s)'] * rows)} RETURNING id"  # noqa: S608
+    return f"INSERT INTO {QUEUE_TABLE} (key, payload, lock) VALUES {', '.join(['(%s, %s, %s)'] * rows)} RETURNING id"  # noqa: S608
 
 
 def _bounded(rows: str) -> str:
@@ -167,45 +177,46 @@ def _bounded(rows: str) -> str:
 
 @functools.cache
 def _due(limit: int) -> str:
-    locked = f"SELECT id, lock, payload FROM {QUEUE} WHERE key = %s AND lock <= %s ORDER BY lock, id LIMIT {limit:d}"  # noqa: S608
+    locked = f"SELECT id, lock, payload FROM {QUEUE_TABLE} WHERE key = %s AND lock <= %s ORDER BY lock, id LIMIT {limit:d}"  # noqa: S608
     return f"""
         WITH locked AS MATERIALIZED ({locked} FOR UPDATE SKIP LOCKED)
         SELECT id, lock::text AS due, payload FROM ({_bounded("locked")}) AS bounded ORDER BY lock, id
     """  # noqa: S608
 
 
-# `locked` locks the rows that are due as they are by then, and gives them as they were when the statement began. A row that
-# another worker took in between, and lost again, has another place (`ctid`) by now: `due` looks for each place once more, and
-# leaves out what isn't there. `me` takes the lease, once, and only if there is something to hold; its commit need not be on
-# the disk, for after a crash of the server the rows are due again, and the worker finds its lease lost.
+# `locked` locks the due rows in their newest version, but gives them as they were when the statement began. A row that
+# another worker claimed in between, and lost again, has another place (`ctid`) by now. `due` looks each place up again, and
+# leaves out the rows that are no longer there. `me` takes the lease, once, and only if there is a row to hold. This commit
+# need not be on the disk: after a crash of the server the rows are due again, and the worker finds its lease lost.
 @functools.cache
 def _claim_statement(limit: int) -> prepared.Statement:
     sql = f"""
         WITH locked AS MATERIALIZED (
-            SELECT id, lock, payload, ctid AS place, (SELECT count(*) FROM {ATTEMPTS} WHERE row = {QUEUE}.id) > 0 AS was_tried
-            FROM {QUEUE} WHERE key = $1 AND lock <= $2
+            SELECT id, lock, payload, ctid AS place,
+                (SELECT count(*) FROM {ATTEMPTS_TABLE} WHERE row = {QUEUE_TABLE}.id) > 0 AS was_tried
+            FROM {QUEUE_TABLE} WHERE key = $1 AND lock <= $2
             ORDER BY lock, id LIMIT {limit:d} FOR UPDATE SKIP LOCKED
         ),
         bounded AS MATERIALIZED ({_bounded("locked")}),
-        due AS MATERIALIZED (SELECT * FROM bounded WHERE (SELECT true FROM {QUEUE} seen WHERE seen.ctid = place)),
+        due AS MATERIALIZED (SELECT * FROM bounded WHERE (SELECT true FROM {QUEUE_TABLE} seen WHERE seen.ctid = place)),
         me AS (
-            UPDATE {WORKERS} SET lease = $3,
+            UPDATE {WORKERS_TABLE} SET lease = $3,
                 lease_due = CASE WHEN lease IS NULL THEN (SELECT min(lock) FROM due) ELSE lease_due END
             WHERE id = $4 AND lease IS NOT DISTINCT FROM $5 AND EXISTS (SELECT FROM due)
                 AND set_config('synchronous_commit', 'off', true) = 'off'
             RETURNING lease
         )
-        UPDATE {QUEUE} SET lock = me.lease FROM due, me WHERE {QUEUE}.ctid = due.place
+        UPDATE {QUEUE_TABLE} SET lock = me.lease FROM due, me WHERE {QUEUE_TABLE}.ctid = due.place
         RETURNING due.id, due.lock, due.payload, due.was_tried
     """  # noqa: S608
     return prepared.Statement(f"notifier_claim_{limit}", sql)
 
 
 def array(values: Iterable[object]) -> str:
-    """PostgreSQL's literal of an array of one value or more (https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO).
+    """One or more values as a PostgreSQL array literal (https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO).
 
-    psycopg makes one of a list item by item, in Python, and needs five times as long. NUL, which no text of PostgreSQL's can
-    hold, stands here for what comes between two values, and for one that is NULL.
+    psycopg builds the literal item by item in Python, which takes five times as long. Here the character NUL, which no text
+    in PostgreSQL can hold, marks the place between two values, and a value that is NULL.
     """
     texts = ["\0N" if value is None else value if isinstance(value, str) else str(value) for value in values]
     quoted = "\0,".join(texts).replace("\\", r"\\").replace('"', r"\"").replace("\0,", '","')

@@ -1,1 +1,1 @@
-"""What only SQLite needs."""
+"""The part that only SQLite needs."""

@@ -1,7 +1,7 @@
-"""Writers of one SQLite database take turns by a lock on a file: a hint, never the truth; SQLite's own locking stays.
+"""Turns: the writers of one SQLite database line up by a lock on a file. It only saves time; SQLite's own locks stay.
 
-SQLite lets in one writer at a time, and has the others sleep for 1, 2, 5, 10 … ms until they look again
-(https://www.sqlite.org/c3ref/busy_timeout.html). Between writers of 0.1 ms that is most of the time.
+SQLite lets one writer in at a time. The others sleep for 1, 2, 5, 10 … ms before they look again
+(https://www.sqlite.org/c3ref/busy_timeout.html). A write takes 0.1 ms: without turns, the writers would sleep most of the time.
 """
 
 import fcntl
@@ -13,21 +13,22 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from durable_queue.conf import cluster_conf
 
-LONGEST = 0.1  # seconds to wait for a turn; then SQLite decides
-PAUSE = 0.0001  # seconds between two tries: flock(2) can wait by itself, but not for so long and no longer
+LONGEST = 0.1  # seconds that a process waits for its turn; then it goes on without it: SQLite's lock decides
+PAUSE = 0.0001  # seconds between two tries; flock(2) can wait by itself, but without a time limit
 
 _own = threading.local()
 
 
 class Turn:
-    """This process's turn to write, where that helps. Never raises by itself."""
+    """This process's turn to write. Inside a transaction there is none. Taking or ending a turn never raises."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        # Inside a transaction we may hold the database's lock: the process whose turn it is would wait for us, and we for it.
+        # Inside a transaction this process may hold the database's lock. The process with the turn would wait for it,
+        # and it for the process with the turn.
         self._lock = -1 if connection.in_atomic_block else _lock()
 
     def __enter__(self) -> bool:
-        """Whether it really is this process's turn. A process that is told of the write now will have its turn after it."""
+        """Whether this process has got its turn. A process that hears of the write now gets its turn after it."""
         deadline = 0.0
         while self._lock >= 0:
             try:
@@ -48,7 +49,7 @@ class Turn:
 
 
 def _lock() -> int:
-    """This thread's descriptor of the lock file: one that was inherited by a fork would be the parent's turn; -1 for none."""
+    """This thread's descriptor of the lock file, or -1. A forked child opens its own: it must not share its parent's turn."""
     if getattr(_own, "pid", 0) != os.getpid():
         try:
             cluster_conf.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,7 +61,7 @@ def _lock() -> int:
 
 
 class _Lock:
-    """The lock file, open for as long as its thread lives."""
+    """The lock file, open as long as its thread lives."""
 
     def __init__(self) -> None:
         self.descriptor = os.open(cluster_conf.run_dir / "turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
