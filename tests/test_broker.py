@@ -525,7 +525,7 @@ def test_claim__prepared_when_there_were_no_rows_goes_by_an_index(
         now = datetime.now(UTC)
         table_of(of_worker).claim_at_once(alice, Claim(limit=1, now=now, lease=now))
     broker.enqueue_all(["as long as a package " * 20] * 5000)
-    plan = plan_of(of_worker, "EXECUTE notifier_claim_1 ('notifier', now(), now(), 1)")
+    plan = plan_of(of_worker, "EXECUTE notifier_claim_1 ('notifier', now(), now(), 1, NULL)")
     scans = re.findall(rf"(\w+) Scan(?: using (\w+))? on {QUEUE_TABLE}\b", plan)
     assert sorted(scans) == [("Index", "cluster_claim"), ("Tid", ""), ("Tid", "")]
     assert "Index Cond: (((key)::text = $1) AND (lock <= $2))" in plan

@@ -37,9 +37,13 @@ def test_progress__tells_another_process_what_is_in_hand(tmp_path: Path) -> None
     path = tmp_path / "alice.progress"
     child = os.fork()
     if child == 0:
-        mine = Progress(path, 3)
-        mine.slot(0).begin(16, time.monotonic() + 60)
-        mine.slot(0).end()
+        mine = Progress(path, 4)
+        mine.slot(0).begin(15, time.monotonic() + 60)
+        mine.slot(0).finish()
+        mine.slot(3).begin(16, time.monotonic() + 60)
+        mine.slot(3).finish()
+        mine.slot(3).forget(15)
+        mine.slot(3).forget(16)
         mine.slot(1).begin(17, time.monotonic() + 60)
         mine.slot(1).run("0123456789abcdef", time.monotonic() - 1)
         mine.slot(2).begin(18, time.monotonic() + 60)
@@ -48,6 +52,7 @@ def test_progress__tells_another_process_what_is_in_hand(tmp_path: Path) -> None
     left = Progress(path)
     left.note_verdict(Verdict.OVERDUE)
     one, two = left.in_hand
+    assert [(found.row, found.stage) for found in left.finished] == [(15, Stage.FINISHED)]
     assert one == InHand(17, Stage.RUNNING, "0123456789abcdef", one.started, one.deadline)
     assert two == InHand(18, Stage.READING, "", two.started, two.deadline)
     assert (left.verdict, one.is_overdue(left.judged), two.is_overdue(left.judged)) == (Verdict.OVERDUE, True, False)

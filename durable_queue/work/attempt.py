@@ -190,7 +190,7 @@ class Attempt:
     def _end(self, settlement: Settlement) -> Settlement:
         if self._running:
             running.end(self._running)
-        self.slot.end()
+        self.slot.finish()
         return settlement
 
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlem
 from durable_queue.store.notes import keep_notes
 from durable_queue.work import outcomes
 from durable_queue.work.notes import Notes
+from durable_queue.work.progress import Slot
 
 DATABASE_PAUSE = (0.1, 2.0)  # first and longest pause (seconds) after a database error
 
@@ -42,6 +43,7 @@ class Holdings:
         self.broker = broker
         self.me = me
         self.in_hand: set[int] = set()  # ids of rows
+        self._slots: dict[int, Slot] = {}  # by the ids of rows that have finished
         self.unstarted: deque[Row] = deque()
         self.finished: list[Settlement] = []
         self.oldest_finish = 0.0  # when (monotonic) the first of the finished ones finished, or a moment before
@@ -66,8 +68,9 @@ class Holdings:
             self.in_hand.add(row.id)
             return row
 
-    def finish(self, settlement: Settlement) -> None:
-        """A row in hand has come to something."""
+    def finish(self, settlement: Settlement, slot: Slot) -> None:
+        """A row in hand, in that slot, has come to something."""
+        self._slots[settlement.row.id] = slot
         if not self.finished:
             self.oldest_finish = time.monotonic()
         self.finished.append(settlement)
@@ -146,11 +149,18 @@ class Holdings:
         with self._lock:
             if self._unsure:
                 del self.finished[: len(self._unsure.settled)]
+                self._forget(self._unsure.settled)
                 del self._returning[: len(self._unsure.returned)]
             self._unsure = None
             self.oldest_finish = time.monotonic()
             self.unstarted.extend(change.rows)
         self._note_settled(change)
+
+    def _forget(self, settled: Iterable[Settlement]) -> None:
+        """Until now, each of them was one of those that might have killed this worker."""
+        for settlement in settled:
+            row = settlement.row.id
+            self._slots.pop(row).forget(row)
 
     def _recover(self) -> LeaseChange | None:
         """What a transaction did whose COMMIT got through, though its answer was lost; None when it did nothing."""
@@ -179,6 +189,7 @@ class Holdings:
                     change = self.broker.settle_and_claim(self.me, [outcomes.settle_unstorable(settlement, found)], keep=True)
                 with self._lock:
                     del self.finished[0]
+                self._forget([settlement])
                 self._note_settled(change)
         except DatabaseError as again:
             return again

@@ -119,7 +119,7 @@ class Loop:
             else:
                 settlement = self._run_in_thread(attempt, member)
         self._count()
-        self.holdings.finish(settlement)
+        self.holdings.finish(settlement, member.slot)
         return self._finish(member)
 
     def _run_here(self, attempt: Attempt) -> Settlement:
@@ -161,7 +161,7 @@ class Loop:
 
     def _finish_coroutine(self, attempt: Attempt, settlement: Settlement) -> None:
         self._count()
-        self.holdings.finish(settlement)
+        self.holdings.finish(settlement, attempt.slot)
         self._tell_leader()
 
     def _tell_leader(self) -> None:

@@ -130,8 +130,10 @@ def settle_refused(row: Row, reason: str, worker: str, task: dict[str, Any] | No
 def settle_lost(row: Row, in_hand: InHand, worker: str, *, is_overdue: bool) -> Settlement:
     """The settlement of a row that a killed worker had in hand, and that is charged for it."""
     reason = "It took too long and did not heed the timeout." if is_overdue else "The worker was killed while it ran."
+    if in_hand.stage is Stage.FINISHED:
+        reason = "The worker was killed before it was on record what it came to."
     task: dict[str, Any] = {"id": in_hand.task_id}
-    if in_hand.stage is Stage.RUNNING:  # so it was unpickled, and that did no harm
+    if in_hand.stage in (Stage.RUNNING, Stage.FINISHED):  # so it was unpickled, and that did no harm
         try:
             task = read(row)
         except RefusedError as error:

@@ -25,6 +25,7 @@ class Stage(IntEnum):
     READING = 1  # the payload is being checked and unpickled
     RUNNING = 2
     HOOK = 3  # a hook of a task that has ended: no row
+    FINISHED = 4  # the task has returned, but what it came to is not settled yet
 
 
 class Verdict(IntEnum):
@@ -54,9 +55,10 @@ _TICK = struct.Struct("=d")
 _COUNT = struct.Struct("=I")
 _WORKS, _VERDICT, _RETIRES, _USED, _BEGUN, _JUDGED = 8, 9, 10, 12, 16, 24
 _HEAD = 32
-_SLOT = struct.Struct("=qdd32sB7x")  # row, started, deadline, task id, stage
-_DEADLINE, _TASK, _STAGE = 16, 24, 56  # where they are in a slot
+_SLOT = struct.Struct("=qdd32sB7xq")  # row, started, deadline, task id, stage, finished row
+_ROW, _DEADLINE, _TASK, _STAGE, _FINISHED = 0, 16, 24, 56, 64  # where they are in a slot
 _TIME = struct.Struct("=d")
+_ID = struct.Struct("=q")
 
 
 def progress_path(name: str) -> Path:
@@ -77,7 +79,7 @@ class Slot:
         Each step leaves the slot true or empty, wherever the process is killed.
         """
         self._map[self._at + _STAGE] = Stage.NONE
-        _SLOT.pack_into(self._map, self._at, row, time.time(), deadline, b"", Stage.NONE)
+        _SLOT.pack_into(self._map, self._at, row, time.time(), deadline, b"", Stage.NONE, 0)
         self._map[self._at + _STAGE] = Stage.READING
 
     def run(self, task_id: str, deadline: float) -> None:
@@ -89,12 +91,22 @@ class Slot:
 
     def begin_hook(self, deadline: float) -> None:
         """Note a hook, and when (monotonic) it must be done. No task is charged when it isn't."""
-        _SLOT.pack_into(self._map, self._at, 0, time.time(), deadline, b"", Stage.HOOK)
+        _SLOT.pack_into(self._map, self._at, 0, time.time(), deadline, b"", Stage.HOOK, 0)
 
     def end(self) -> None:
         """Note that nothing is in hand."""
         self._map[self._at + _STAGE] = Stage.NONE
         _TIME.pack_into(self._map, self._at + _DEADLINE, 0.0)
+
+    def finish(self) -> None:
+        """Note that the row in hand has finished, and is not settled yet."""
+        self._map[self._at + _FINISHED : self._at + _FINISHED + 8] = self._map[self._at + _ROW : self._at + _ROW + 8]
+        self.end()
+
+    def forget(self, row: int) -> None:
+        """Note that a row has been settled, if it is the one that finished here last."""
+        if _ID.unpack_from(self._map, self._at + _FINISHED)[0] == row:
+            _ID.pack_into(self._map, self._at + _FINISHED, 0)
 
 
 class Progress:
@@ -182,12 +194,19 @@ class Progress:
     @property
     def in_hand(self) -> list[InHand]:
         """The rows in hand, and the hooks, whose row is 0."""
-        return list(self._read())
+        return [found for found in self._read() if found.stage != Stage.FINISHED]
+
+    @property
+    def finished(self) -> list[InHand]:
+        """The rows that finished last, each in its thread, and are not settled yet."""
+        return [found for found in self._read() if found.stage == Stage.FINISHED]
 
     def _read(self) -> Iterator[InHand]:
         used: int = _COUNT.unpack_from(self._map, _USED)[0] if self._slots else 0
         for number in range(min(used, self._slots)):
-            row, started, deadline, task_id, stage = _SLOT.unpack_from(self._map, _HEAD + number * _SLOT.size)
+            row, started, deadline, task_id, stage, finished = _SLOT.unpack_from(self._map, _HEAD + number * _SLOT.size)
+            if finished and stage == Stage.NONE:
+                stage = Stage.FINISHED
             if stage != Stage.NONE:
                 yield InHand(row, Stage(stage), task_id.strip(b"\0 ").decode("ascii", "replace"), started, deadline)
 

@@ -54,7 +54,7 @@ class Watch:
             pause = CLOSE if time.monotonic() < self._close_until else TICK
             before = time.monotonic()
             rang = self._bell.acquire(timeout=pause)
-            is_punctual = rang or time.monotonic() - before < pause + PUNCTUAL
+            is_punctual = not rang and time.monotonic() - before < pause + PUNCTUAL
             try:
                 self._look(is_punctual=is_punctual)
             except Exception:

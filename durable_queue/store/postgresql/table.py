@@ -165,11 +165,10 @@ def _insert(rows: int) -> str:
 
 
 def _bounded(rows: str) -> str:
-    """Of rows in their order, those whose payloads together are not too long, but one at least. Reads none of them."""
+    """Of rows, in the order in which they come, those whose payloads together are not too long, but one at least. Reads none of them."""
     return f"""
         SELECT * FROM (
-            SELECT *, sum(octet_length(payload)) OVER (ORDER BY lock, id ROWS UNBOUNDED PRECEDING) AS size,
-                row_number() OVER (ORDER BY lock, id) AS place_in_batch
+            SELECT *, sum(octet_length(payload)) OVER (ROWS UNBOUNDED PRECEDING) AS size, row_number() OVER () AS place_in_batch
             FROM {rows}
         ) AS measured WHERE size <= {CLAIMED_BYTES} OR place_in_batch = 1
     """  # noqa: S608
@@ -180,7 +179,7 @@ def _due(limit: int) -> str:
     locked = f"SELECT id, lock, payload FROM {QUEUE_TABLE} WHERE key = %s AND lock <= %s ORDER BY lock, id LIMIT {limit:d}"  # noqa: S608
     return f"""
         WITH locked AS MATERIALIZED ({locked} FOR UPDATE SKIP LOCKED)
-        SELECT id, lock::text AS due, payload FROM ({_bounded("locked")}) AS bounded ORDER BY lock, id
+        SELECT id, lock::text AS due, payload FROM ({_bounded("locked")}) AS bounded
     """  # noqa: S608
 
 
