@@ -21,6 +21,12 @@ def write_all(fd: int, text: bytes, offset: int) -> None:
         written += os.pwrite(fd, text[written:], offset + written)
 
 
+def write_once(fd: int, text: bytes) -> None:
+    """Write to a FIFO or a device, in one write(2). Raises OSError when that takes only a part of the text."""
+    if (written := os.write(fd, text)) < len(text):
+        raise OSError(f"It took only {written} of {len(text)} bytes")
+
+
 def sync_folder(path: Path) -> None:
     """Have a folder's entries on the disk: a file's own fsync(2) doesn't do that."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
