@@ -13,7 +13,7 @@ from environs import Env, EnvError, ValidationError, validate
 
 from notifier_project import (
     secret_key,
-    sqlite,  # noqa: F401 - before Django looks for it
+    sqlite_driver,  # noqa: F401 - before Django imports sqlite3
 )
 
 BASE_DIR = Path(__file__).resolve().parent.parent

@@ -17,7 +17,7 @@ from tests.support.log_writer import kill, start
 
 @pytest.fixture(autouse=True)
 def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owner, "PATIENCE", 0.1)
+    monkeypatch.setattr(owner, "TAKEOVER_WAIT_SECONDS", 0.1)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from notifications.log.disk import read_all
 from notifications.log.records import File, Intent
 
 LOOK = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
-WINDOW = 1 << 20  # bytes after the noted place in which the text is looked for: others may append, too
+SEARCH_WINDOW = 1 << 20  # bytes after the noted place in which the text is looked for: others may append, too
 
 
 def stands_appended(intent: Intent, log: Path, *, since: int, durable: bool) -> bool:
@@ -53,7 +53,7 @@ def _stands(path: Path, intent: Intent, *, durable: bool) -> bool:
         if not stat.S_ISREG(os.fstat(log).st_mode):
             return False
         text, (_, _, size) = intent.text, intent.file
-        rest = read_all(log, len(text) + WINDOW, size)
+        rest = read_all(log, len(text) + SEARCH_WINDOW, size)
         if rest.startswith(text) or (text.endswith(b"\n") and b"\n" + text in rest):
             return True
         if rest and _is_torn(rest, text, durable=durable) and os.fstat(log).st_size == size + len(rest):

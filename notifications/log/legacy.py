@@ -28,7 +28,8 @@ APPEND, REPLACE, NEWEST, OLD_KEPT = b"a", b"r", b"n", b"k"
 WRITTEN, VOID, READY = b"w", b"v", b"y"
 RECORD = struct.Struct("<cIc24sQQQI")
 CHECKED = struct.calcsize("<cI")
-PATIENCE = 8.0  # seconds to wait for the lock of one
+LOCK_WAIT_SECONDS = 8.0  # for the lock of one old journal
+LOCK_PAUSE_SECONDS = 0.01  # between two tries
 
 
 class _Record(NamedTuple):
@@ -78,14 +79,14 @@ def _read_journal(path: Path, log: Path, known: Known) -> None:
 
 
 def _lock(journal: int, path: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
     while True:
         try:
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{path} was locked by another process for {PATIENCE:g} s") from None
-            time.sleep(0.01)
+                raise TimeoutError(f"{path} was locked by another process for {LOCK_WAIT_SECONDS:g} s") from None
+            time.sleep(LOCK_PAUSE_SECONDS)
         else:
             return
 

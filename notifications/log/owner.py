@@ -18,9 +18,9 @@ from notifications.log.journal_id import read_id, read_or_make_id
 logger = getLogger(__name__)
 
 FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-PATIENCE = 1.0  # seconds in which another process of ours, which is taking the log over too, gets done
-PAUSE = 0.01
-LONGEST = 10_000  # bytes of such a file that are read
+TAKEOVER_WAIT_SECONDS = 1.0  # in which another process of this data folder finishes taking over the log
+TAKEOVER_PAUSE_SECONDS = 0.01  # between two tries
+OWNER_FILE_LIMIT = 10_000  # bytes of an owner file that are read
 
 
 class OwnedError(OSError):
@@ -117,7 +117,7 @@ class Hold:
 
     def _held(self, log: Path) -> int:
         path = owner_path(log)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TAKEOVER_WAIT_SECONDS
         while True:
             file = _open(path)
             try:
@@ -136,7 +136,7 @@ class Hold:
                 os.close(file)
                 raise
             os.close(file)
-            time.sleep(PAUSE)
+            time.sleep(TAKEOVER_PAUSE_SECONDS)
 
     def _take_over(self, file: int, before: Owner | None, log: Path) -> None:
         os.ftruncate(file, 0)
@@ -178,5 +178,5 @@ def _lock(file: int, kind: int) -> bool:
 def _read(file: int) -> Owner | None:
     """The owner that the file names; None when it is empty, or holds something else."""
     with suppress(ValueError, TypeError, RecursionError):
-        return Owner(**json.loads(os.pread(file, LONGEST, 0)))
+        return Owner(**json.loads(os.pread(file, OWNER_FILE_LIMIT, 0)))
     return None

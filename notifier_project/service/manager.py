@@ -23,7 +23,7 @@ from supervisor.medusa import asyncore_25 as asyncore  # type: ignore[import-unt
 from supervisor.options import ServerOptions  # type: ignore[import-untyped]
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
-PAUSE = 1.0  # seconds; what dies twice in so long waits for supervisord's own pace
+RESTART_PAUSE_SECONDS = 1.0  # a program that dies again sooner waits for the pace of supervisord
 
 
 def manage(configuration: Path) -> None:
@@ -64,7 +64,7 @@ class Signals:
     def handle_read_event(self) -> None:
         """Let the loop go round, once for each signal, since it takes one at a time."""
         number = os.read(self.descriptor, 1)[0]
-        if number == signal.SIGCHLD and time.monotonic() - self._restarted > PAUSE:
+        if number == signal.SIGCHLD and time.monotonic() - self._restarted > RESTART_PAUSE_SECONDS:
             self._restarted = time.monotonic()
             self._look_again()  # this time round the dead program is reaped, the next time started again
         self.stop_wishes += number in (signal.SIGTERM, signal.SIGINT)

@@ -30,9 +30,9 @@ from django.db import DatabaseError, connection, connections
 from notifier_project import settings
 
 PASSWORD_FILE = settings.DATA_DIR / "admin-password"
-PORT_WAIT = 3.0  # seconds in which the web processes of a killed manager let go of the port
+PORT_WAIT_SECONDS = 3.0  # in which the web processes of a killed manager let go of the port
 BACKLOG = 2048  # connections that wait to be taken, uvicorn's default
-STOP_MARGIN = 10  # seconds beyond the grace, after which the manager kills a program that did not stop
+STOP_MARGIN_SECONDS = 10  # beyond the grace, after which the manager kills a program that did not stop
 
 
 def main() -> None:
@@ -96,7 +96,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError):
         sys.exit(f"HOST: there is no address {host!r}; name one of this machine, such as 127.0.0.1")
-    deadline = time.monotonic() + PORT_WAIT
+    deadline = time.monotonic() + PORT_WAIT_SECONDS
     while True:
         try:
             return socket.create_server(address, family=family, backlog=BACKLOG)
@@ -176,7 +176,7 @@ def set_environment(listener: socket.socket, lock: int, user: str) -> None:
         "NOTIFIER_WEB_WORKERS": str(settings.NOTIFIER_WEB_WORKERS),
         "WEB_SOCKET": str(listener.fileno()),
         "LOCK": str(lock),
-        "STOP_LIMIT": str(settings.NOTIFIER_STOP_GRACE + STOP_MARGIN),
+        "STOP_LIMIT": str(settings.NOTIFIER_STOP_GRACE + STOP_MARGIN_SECONDS),
         "READY_MESSAGE": ready_message(address, user),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }

@@ -20,13 +20,15 @@ logger = getLogger(__name__)
 METHODS = (b"POST ", b"GET ", b"HEAD ", b"OPTIONS ", b"PUT ", b"PATCH ", b"DELETE ", b"TRACE ", b"CONNECT ")
 
 # Bytes of a request's line and headers, beyond what came first. uvicorn's parser has no limit, and gets slow.
-LONGEST_HEAD = 256 * 1024
-PATIENCE = 30.0  # seconds in which a client must have sent a request's line and headers, or the next ones
+HEAD_LIMIT = 256 * 1024
+HEAD_WAIT_SECONDS = 30.0  # in which a client must have sent the line and headers of its first, or its next, request
 
-PAUSE = 0.001  # seconds in which other processes may take connections
-FULL_PAUSE = 1.0  # seconds until the next try, when there are too many open files: asyncio's ACCEPT_RETRY_DELAY
+SHARE_PAUSE_SECONDS = 0.001  # in which other processes may take connections
+TOO_MANY_FILES_PAUSE_SECONDS = 1.0  # before the next try when too many files are open: asyncio's ACCEPT_RETRY_DELAY
 
-STOP_GRACE = 3  # seconds (or the tasks' grace, if shorter) that a stop waits for requests: longer, a client is to blame
+STOP_WAIT_SECONDS = (
+    3  # that a stop waits for requests, unless the tasks' grace is shorter: a request that takes longer has a slow client
+)
 
 
 class Protocol(HttpToolsProtocol):
@@ -41,7 +43,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there; it has to get on."""
         super().connection_made(transport)
-        self.look = self.loop.call_later(PATIENCE, self.close_if_stuck)
+        self.look = self.loop.call_later(HEAD_WAIT_SECONDS, self.close_if_stuck)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
@@ -55,7 +57,7 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
             return
         self.heads_before = self.heads
-        self.look = self.loop.call_later(PATIENCE, self.close_if_stuck)
+        self.look = self.loop.call_later(HEAD_WAIT_SECONDS, self.close_if_stuck)
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -76,7 +78,7 @@ class Protocol(HttpToolsProtocol):
         self.has_begun = True
         if self.head_size is not None:
             self.head_size += len(data)
-            if self.head_size > LONGEST_HEAD:
+            if self.head_size > HEAD_LIMIT:
                 self.send_400_response("The request's line and headers are too long.")
                 return
         super().data_received(data)
@@ -124,11 +126,11 @@ class Listener:
             self._share = 1  # no more are waiting: another process was quicker; or a client is gone
         except OSError as error:
             logger.error("A connection can't be taken: %s", error)  # too many open files
-            self._pause_for(FULL_PAUSE)
+            self._pause_for(TOO_MANY_FILES_PAUSE_SECONDS)
         else:
             if has_some:
                 self._share += 1
-                self._pause_for(PAUSE)
+                self._pause_for(SHARE_PAUSE_SECONDS)
 
     def _connect(self, connection: socket.socket) -> None:
         task = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
@@ -179,7 +181,7 @@ def main() -> None:
         proxy_headers=False,  # NOTIFIER_HTTPS says whether they can be trusted, and Django reads them
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=min(STOP_GRACE, settings.NOTIFIER_STOP_GRACE),
+        timeout_graceful_shutdown=min(STOP_WAIT_SECONDS, settings.NOTIFIER_STOP_GRACE),
     )
     inherited = os.environ.pop("WEB_SOCKET", None)
     listener = socket.socket(fileno=int(inherited)) if inherited else listen(settings.HOST, settings.PORT)
