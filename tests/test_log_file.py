@@ -274,7 +274,7 @@ def test_write__within_a_write(scene: Scene) -> None:
     genuine, said = os.write, []
 
     def write(fd: int, text: bytes) -> int:
-        with pytest.raises(RuntimeError, match="in the middle of another one") as refused:
+        with pytest.raises(RuntimeError, match="in the middle of another write") as refused:
             writer.append(b"nested\n", identity=key(2))
         said.append(refused)
         return genuine(fd, text)

@@ -70,7 +70,7 @@ def test_owner__is_taken_over_when_nobody_holds_it(
     assert other_owner(log, journal(tmp_path, "two")) is None
     two = LogFile(log, journal_path=journal(tmp_path, "two"))
     assert two.append(LINE, identity=key(2)) is Outcome.WRITTEN
-    assert f"written to from the data folder {tmp_path}/one, and is from now on from {tmp_path}/two" in caplog.text
+    assert f"belonged to the data folder {tmp_path}/one, and belongs to {tmp_path}/two from now on" in caplog.text
     with pytest.raises(OwnedError):
         one.append(LINE, identity=key(3))
 
@@ -116,7 +116,7 @@ def test_owner__no_such_file_can_be_made(tmp_path: Path, log: Path, caplog: pyte
     for number in (1, 2):
         assert writer.append(LINE, identity=key(number)) is Outcome.WRITTEN
         log.unlink()
-    assert caplog.text.count("Nothing tells other data folders") == 1
+    assert caplog.text.count("can't be marked as in use by this data folder") == 1
 
 
 @pytest.mark.parametrize("content", ["", "garbage", '{"journal": 1}', "[]"])

@@ -1,9 +1,9 @@
 """The journal of a data folder: the writes that its tasks have made to the log, and those that were about to happen.
 
-It is a file of records, and a process reads or writes it only under its lock (`locked_file.py`). A record is an intent,
-noted before the log is touched. Later one byte of it says what became of it. A process that takes the lock and finds an
-open intent knows that its writer is gone, and decides the intent first. No process ever remembers an open intent;
-therefore one byte is enough.
+The journal is a file of records. A process reads or writes it only under its lock (`locked_file.py`). Before a process
+touches the log, it notes an intent. Afterwards it overwrites one byte of that record to say what became of the intent.
+A process that takes the lock and finds an open intent knows that the writer is gone, and decides the intent before
+anything else. One byte is enough because no process ever remembers an open intent.
 """
 
 import os
@@ -37,23 +37,23 @@ from notifications.log.records import (
 
 logger = getLogger(__name__)
 
-TRIM_FROM = 1 << 20  # bytes that are added before the journal is trimmed
+TRIM_FROM = 1 << 20  # the journal is trimmed when it has grown by this many bytes
 
 # Looks at the log, under the lock, and says what became of an open intent: WRITTEN or VOID.
 Decide = Callable[[Intent], bytes]
 
-# The records, besides the header, that a new journal begins with.
+# Returns the records with which a new journal begins, after its header.
 Inherit = Callable[[], bytes]
 
 
 class Journal:
-    """The journal as this process knows it. Its threads share one object, so that each record is read once."""
+    """The journal as this process knows it. The threads of a process share one object, so that each record is read once."""
 
     def __init__(self, path: Path, *, durable: bool = False, lock_wait: float = LOCK_WAIT_SECONDS) -> None:
         """`durable`: an intent is on the disk before the log is touched. `lock_wait`: seconds to wait for the lock."""
         self.path = path
         self.known = KnownWrites()
-        self.overgrown = False  # this process has to trim it
+        self.overgrown = False  # this process is the one that has to trim it
         self._durable = durable
         self._file = LockedFile(path, durable=durable, lock_wait=lock_wait)
         self._forget()
@@ -61,7 +61,7 @@ class Journal:
     # The lock.
 
     def take(self, decide: Decide, inherit: Inherit = bytes) -> None:
-        """Take the lock, read what other processes have written, and have each open intent decided.
+        """Take the lock, read what other processes have written, and decide open intents.
 
         Raises TimeoutError and OSError, and may hold the lock then: call `let_go` in a `finally` that covers this call.
         """
@@ -85,24 +85,24 @@ class Journal:
         self._file.close()
 
     def _forget(self) -> None:
-        self._opening = -1  # an exception may stop this halfway: the next `take` starts over
+        self._opening = -1  # if an exception stops this halfway, the next `take` repeats it
         self.known.forget()
-        self._end = 0  # up to here it has been read; all intents before are decided
-        self._base = 0  # where the records end that the last trim left
-        self._opening = self._file.openings  # what is known was read since this opening
+        self._end = 0  # this process has read up to here; all intents before are decided
+        self._base = 0  # the end of the records that the last trim kept
+        self._opening = self._file.openings  # the opening of the file since which this was read
 
     # Under the lock.
 
     def begin(self, kind: bytes, database: bytes, identity: bytes, file: File, text: bytes) -> Intent:
-        """Note what is about to be written, and to which file. Raises OSError, and then it counts as not noted.
+        """Note a write before it happens, and the file it goes to. When this raises OSError, the intent counts as not noted.
 
-        The file of a RENAME may still have to be made (NO_FILE); then `name_file` has to follow.
+        For a RENAME whose file does not exist yet, pass NO_FILE, and call `name_file` later.
         """
         self._note(self._end, packed(kind, database, identity, file, text), is_named=file != NO_FILE)
         return Intent(self._end, OPEN, kind, database, identity, file, text)
 
     def name_file(self, intent: Intent, file: File) -> Intent:
-        """Note which file an intent is about. Raises OSError, and then it counts as not noted."""
+        """Note which file an intent is about. When this raises OSError, the file counts as not noted."""
         record = packed(intent.kind, intent.database, intent.identity, file, intent.text)
         self._note(intent.position, record, is_named=True)
         return intent._replace(file=file)
@@ -117,16 +117,16 @@ class Journal:
             raise
 
     def settle(self, intent: Intent, state: bytes) -> None:
-        """Note what became of an intent, WRITTEN or VOID. One byte that is there already: it needs no room."""
+        """Note what became of an intent, WRITTEN or VOID. It overwrites one byte, which needs no room on the disk."""
         os.pwrite(self._file.fd, state, intent.position)
         self._learn(intent, state)
         if self._end - self._base >= TRIM_FROM:
-            # One process crosses the line. Twice what was kept, so that the cost for each write stays the same.
+            # Exactly one process crosses each step. A step grows with what was kept, so that a write always costs the same.
             step = TRIM_FROM + 2 * self._base
             self.overgrown |= (self._end - self._base) // step > (intent.position - self._base) // step
 
     def withdraw(self, intent: Intent) -> None:
-        """Take back the intent that was noted last: nothing came of it, and no process has read it."""
+        """Remove the intent that was noted last. Nothing came of it, and no other process has read it."""
         os.ftruncate(self._file.fd, intent.position)
 
     def is_superseded(self, task: bytes) -> bool:
@@ -135,32 +135,32 @@ class Journal:
         if not made_at(task) or task >= last:
             return False
         if made_at(last) > time.time_ns() // 1_000_000:
-            self._forget_newest()  # the clock was set back: nothing tells which task is newer
+            self._forget_newest()  # the clock was set back, so the ids don't tell which task is newer
             return False
         return True
 
     def _forget_newest(self) -> None:
-        """From here on, any task may count as the newest."""
+        """Note that from here on any task may count as the newest one."""
         record = newest(NO_TASK)
         write_all(self._file.fd, record, self._end)
         self.known.newest, self._end = NO_TASK, self._end + len(record)
 
     @property
     def touched(self) -> int:
-        """When (in ns, by the file system's clock) a record was last written, which is when an open intent was."""
+        """When the last record was written (in ns, by the file system's clock). An open intent is always the last record."""
         return os.fstat(self._file.fd).st_mtime_ns
 
     # Reading.
 
     def _read(self, size: int, decide: Decide) -> None:
-        """Read what was added up to `size`; have open intents decided, and cut off a torn record."""
+        """Read the records up to `size`. Decide open intents, and cut off a torn record."""
         if size < self._end:
-            self._forget()  # another program has cut the file
+            self._forget()  # another program has truncated the file
         start, buffer = self._end, read_all(self._file.fd, size - self._end, self._end)
         while self._end < size:
             record = parse(buffer, start, self._end)
             if not record or (self._end == 0 and record.kind != HEADER):
-                # Its writer was killed, or the disk was full: the log had not been touched.
+                # The writer was killed, or the disk was full. It had not touched the log yet.
                 os.ftruncate(self._file.fd, self._end)
                 if not is_cut_short(buffer, start, self._end):
                     logger.warning("The journal %s was damaged, and cut at byte %d of %d", self.path, self._end, size)
@@ -171,7 +171,7 @@ class Journal:
                 self._learn(record, record.state)
 
     def _learn(self, record: Intent, state: bytes) -> None:
-        """Take in a record that is decided. An exception at any point leaves it to be read again."""
+        """Learn from a decided record. After an exception at any point, the record is read again."""
         end = record.position + RECORD.size + len(record.text)
         if state == WRITTEN:
             if record.kind in INTENTS:
@@ -185,15 +185,15 @@ class Journal:
     # Trimming.
 
     def tasks_of(self, database: bytes) -> set[bytes]:
-        """The ids of the database's tasks of which a write is known. Waits for other threads."""
+        """The ids of the database's tasks that have a known write. Waits for other threads."""
         with self._file.threads:
             return self.known.tasks_of(database)
 
     def trim(self, number: int, database: bytes, ended: Collection[bytes], decide: Decide) -> None:
-        """Drop the writes of the database's tasks that have ended. `number`: of this trim.
+        """Drop the identities of the database's tasks that have ended. `number`: the number of this trim.
 
-        Does nothing when the journal has been trimmed as often already. Call it without the lock. It raises what `take`
-        raises; as there, `let_go` has to follow.
+        Does nothing when the journal already has a trim of this number or a later one. Call it without the lock. It raises
+        what `take` raises, and `let_go` must follow as after `take`.
         """
         self.take(decide)
         if number > self.known.trims:

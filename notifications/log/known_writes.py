@@ -1,4 +1,4 @@
-"""What a process remembers of the journal's records: which writes stand in the log, and the newest task that wrote."""
+"""The writes that stand in the log, as a process knows them from the journal's records."""
 
 import time
 from collections import defaultdict
@@ -21,19 +21,19 @@ from notifications.log.records import (
 
 
 class KnownWrites:
-    """The decided records, as they are read or written. A record may be learned twice: nothing changes then."""
+    """What a process has learned from settled records. Learning a record twice changes nothing."""
 
     def __init__(self) -> None:
         self.trims = -1  # how often the journal has been trimmed, as far as this process knows
         self.learned = 0.0  # when (monotonic) it learned that number
-        self.databases: dict[bytes, int] = {}  # of each database, the last trim that dropped identities of its tasks
-        self.written: dict[bytes, set[bytes]] = {}  # identities, by the database that their task is in
+        self.databases: dict[bytes, int] = {}  # for each database, the last trim that dropped identities of its tasks
+        self.written: dict[bytes, set[bytes]] = {}  # identities, by the database of their task
         self.places: dict[bytes, set[bytes]] = {}  # the same, as version 0.1 noted them
         self.newest = NO_TASK  # the newest task that has written, of the tasks whose id tells when they were queued
         self.forget()
 
     def forget(self) -> None:
-        """Know of no write: the journal is about to be read from its beginning."""
+        """Forget every write: the journal will be read from its beginning."""
         self.databases, self.newest = {}, NO_TASK
         self.written, self.places = defaultdict(set), defaultdict(set)
 
@@ -42,7 +42,7 @@ class KnownWrites:
         for written in self.written.values():
             if name in written:
                 return True
-        # Version 0.1 noted places instead; mostly, there are none.
+        # Version 0.1 noted places instead. Most journals have none.
         return bool(self.places) and self._has_place(identity)
 
     def _has_place(self, identity: Identity) -> bool:
@@ -52,7 +52,7 @@ class KnownWrites:
         return any(place in places for places in self.places.values())
 
     def learn_write(self, database: bytes, identity: bytes) -> None:
-        """A write stands in the log."""
+        """Learn that a write stands in the log."""
         task, mark = identity[:TASK], identity[TASK:]
         if mark != FRESH:
             self.written[database].add(identity)
@@ -60,7 +60,7 @@ class KnownWrites:
             self.newest = task
 
     def learn_record(self, record: Intent) -> None:
-        """Take in a record that is no intent."""
+        """Learn from a record that is not an intent."""
         if record.kind == HEADER:
             trims, self.databases = read_header(record.text)
             if trims != self.trims:
@@ -73,13 +73,13 @@ class KnownWrites:
             self.places[record.database].update(_each(record.text, PLACE.size))
 
     def tasks_of(self, database: bytes) -> set[bytes]:
-        """The ids of the database's tasks of which a write is known."""
+        """The ids of the database's tasks that have a known write."""
         return {name[:TASK] for known in (self.written, self.places) for name in known.get(database, ())}
 
     def records_without(self, database: bytes, ended: Collection[bytes], number: int) -> bytes:
-        """The records of a journal that knows all of this, except the writes of the database's tasks that have ended.
+        """The records of a new journal with all known writes, except those of the database's tasks that have ended.
 
-        `number`: of the trim that drops those.
+        `number`: the number of the trim that drops those.
         """
         kept = [header(number, {**self.databases, database: number}), newest(self.newest)]
         for kind, known in ((KEPT, self.written), (PLACES, self.places)):

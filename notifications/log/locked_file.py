@@ -1,4 +1,4 @@
-"""A file that is its own lock: one thread of one process at a time has it."""
+"""A file that only one thread of one process uses at a time: the file itself is the lock."""
 
 import fcntl
 import itertools
@@ -12,19 +12,19 @@ from pathlib import Path
 from notifications.log.disk import sync_folder, write_all
 
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-LOCK_WAIT_SECONDS = 8.0  # before a write fails; a holder that is stopped is killed by its supervisor after 5
-LOCK_TRIES_WITH_YIELD = 50  # tries that only let other processes run in between: a holder is done within some 10 µs
-LOCK_PAUSE_SECONDS = (0.00005, 0.001)  # after those, the shortest and the longest pause between two tries
+LOCK_WAIT_SECONDS = 8.0  # then the write fails; the supervisor kills a stopped worker after 5
+LOCK_TRIES_WITH_YIELD = 50  # tries with only a yield in between: a holder needs about 10 µs
+LOCK_PAUSE_SECONDS = (0.00005, 0.001)  # after those, the shortest and the longest pause between tries
 
 
 class LockedFile:
-    """The file at a path, which other processes may replace or delete. Threads share one object, and take turns."""
+    """The file at a path, which other processes may replace or delete. The threads of a process share one object."""
 
     def __init__(self, path: Path, *, durable: bool, lock_wait: float) -> None:
-        """`durable`: new names are on the disk before `take` returns. `lock_wait`: seconds to wait for the lock."""
+        """`durable`: a new file's name is on the disk before `take` returns. `lock_wait`: seconds to wait for the lock."""
         self.path = path
         self.fd = -1
-        self.openings = 0  # how often the file was opened: after a new opening, nothing that was read before is certain
+        self.openings = 0  # how often it was opened; after another opening, it may be another file
         self.threads = threading.RLock()
         self._durable = durable
         self._lock_wait = lock_wait
@@ -36,11 +36,11 @@ class LockedFile:
         self.close()
 
     def take(self) -> int:
-        """Lock the file, and open it before if necessary. Return its size.
+        """Open the file if necessary, lock it, and return its size.
 
         Raises TimeoutError and OSError, and may hold the lock then: call `let_go` in a `finally` that covers this call.
         """
-        # A lock between threads first: flock(2) belongs to the open file, which they share.
+        # First the lock between threads: flock(2) belongs to the open file, which they share.
         if not self.threads.acquire(blocking=False) and not self.threads.acquire(timeout=self._lock_wait):
             raise TimeoutError(f"{self.path} was locked by another thread for {self._lock_wait:g} s")
         while True:
@@ -55,7 +55,7 @@ class LockedFile:
 
     def let_go(self) -> None:
         """Release the lock, if this thread holds it."""
-        # This thread may have taken it more than once: after `replace`, or when an exception kept it from releasing.
+        # The thread may hold it more than once: after `replace`, or when an exception prevented an earlier release.
         while self.threads._is_owned():  # type: ignore[attr-defined]
             try:
                 if self.fd >= 0:
@@ -64,7 +64,7 @@ class LockedFile:
                 self.threads.release()
 
     def replace(self, content: bytes) -> None:
-        """Put another file in the place of this one, which is closed. The lock goes with the old one."""
+        """Put a new file in the place of this one, and close this one, which releases its lock."""
         temporary = self.path.with_name(f"{self.path.name}.new")
         fd = os.open(temporary, FLAGS | os.O_TRUNC, 0o600)
         try:
@@ -85,12 +85,12 @@ class LockedFile:
             os.close(fd)
 
     def after_fork(self) -> None:
-        """In a forked child: an inherited file would share the parent's lock, and a thread that held ours is not here."""
+        """In a forked child: the inherited file shares the parent's lock, and a thread that held `threads` is not here."""
         self.threads = threading.RLock()
         self.close()
 
     def _is_open(self) -> bool:
-        """Whether our descriptor is still this file's: a task may have closed it, and another file may have its number."""
+        """Whether the descriptor is still this file's: a task may have closed it, and its number may be another file's."""
         if self.fd >= 0:
             try:
                 ours = os.fstat(self.fd)
@@ -99,11 +99,11 @@ class LockedFile:
             else:
                 if (ours.st_dev, ours.st_ino) == self._file:
                     return True
-            self.fd = -1  # not to be closed: it isn't ours any more
+            self.fd = -1  # not closed: it belongs to other code now
         return False
 
     def _open(self) -> None:
-        self.openings += 1  # first: an exception may keep us from anything that comes after the opening
+        self.openings += 1  # before the opening, so that an exception can't come between the two
         try:
             self.fd = os.open(self.path, FLAGS, 0o600)
         except FileNotFoundError:
@@ -116,7 +116,7 @@ class LockedFile:
             sync_folder(self.path.parent.parent)
 
     def _wait_for_lock(self) -> None:
-        """Try again until the time is up: flock(2) has no limit of its own."""
+        """Try again until the time is up: flock(2) has no timeout."""
         deadline = time.monotonic() + self._lock_wait
         for pause in _pauses():
             if pause:
@@ -129,7 +129,7 @@ class LockedFile:
                 raise TimeoutError(f"{self.path} was locked by another process for {self._lock_wait:g} s")
 
     def _is_locked_now(self) -> bool:
-        """Lock the file, unless another process holds the lock. Return whether this one has it now."""
+        """Lock the file unless another process holds the lock. Return whether this process has it now."""
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -137,7 +137,7 @@ class LockedFile:
         return True
 
     def _size_in_place(self) -> int | None:
-        """The file's size; None when ours is not the one at its path, however many links it has."""
+        """The file's size; None when the open file is not the one at its path, even if it still has a name elsewhere."""
         try:
             there = os.stat(self._name)
         except FileNotFoundError:
@@ -146,7 +146,7 @@ class LockedFile:
 
 
 def _pauses() -> Iterator[float]:
-    """The seconds to wait between one try and the next, without end."""
+    """The seconds between one try and the next, without end."""
     yield from itertools.repeat(0.0, LOCK_TRIES_WITH_YIELD)
     pause, longest = LOCK_PAUSE_SECONDS
     while True:

@@ -1,6 +1,6 @@
-"""Write to a log that others may read, rotate or delete at any time, and each thing once. Knows no Django.
+"""Write each text once to a log that other programs may read, rotate or delete at any time.
 
-The log's format leaves no room for ids. The proof of what stands in the log is kept in notifications/log/journal.py.
+The log's format leaves no room for ids, so the journal (notifications/log/journal.py) records what stands in the log.
 docs/exactly-once.md goes through each point at which a writer may be killed.
 """
 
@@ -24,17 +24,17 @@ from notifications.log.records import APPEND, NO_DATABASE, VOID, WRITTEN, Intent
 from notifications.log.replacement import Replacement
 from notifications.log.trimming import Trimming
 
-# Each write opens the log again. A log that was renamed, deleted or truncated in between simply continues.
-# O_NONBLOCK: a FIFO without a reader is an error at once (ENXIO), not a worker that hangs; files don't mind it.
+# Each write opens the log again, so that it goes on after the log was renamed, deleted or truncated.
+# O_NONBLOCK: a FIFO without a reader is an error at once (ENXIO), and the worker doesn't hang. Regular files ignore it.
 TO_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class _OfThread(threading.local):
-    is_writing = False  # or an exception kept us from noting that it is over
+    is_writing = False  # it may stay True when an exception comes between a write's end and the assignment
 
 
 class LogFile:
-    """A log that any number of processes of one host write to, with any number of threads each."""
+    """A log to which any number of processes on one host write, each with any number of threads."""
 
     def __init__(
         self,
@@ -56,28 +56,29 @@ class LogFile:
         self._durable = durable
         self._trimming = Trimming(self._journal, database)
         self._hold: owner.Hold | None = None
-        self._held = (0, 0)  # device and inode of the log when it was last seen to be ours
+        self._held = (0, 0)  # device and inode of the log that `_hold` was last taken for
         self._own = _OfThread()
         _log_files.add(self)
 
     def append(self, text: bytes, *, identity: Identity, attempt: Attempt | None = None) -> Outcome:
-        """Add `text` at the end, in one write(2), once for each identity.
+        """Append `text` in one write(2), once for each identity.
 
-        Raises OSError (TimeoutError and OwnedError among them), AttemptLostError, what the database raises, and RuntimeError
-        in the middle of another write of the same thread; then nothing of it stands in the log.
+        Raises OSError (including TimeoutError and OwnedError), AttemptLostError, what the database raises, and RuntimeError
+        in the middle of another write of the same thread. After any of these, nothing of the text stands in the log.
         """
         return self._write(self._append, text, identity, attempt)
 
     def replace(self, text: bytes, *, identity: Identity, attempt: Attempt | None = None) -> Outcome:
-        """Put `text` in the place of all that the log holds, unless a newer task has written, by either method.
+        """Replace the log's whole text with `text`, unless a newer task has written, by either method.
 
-        A reader sees the old text or the new one, whole; a symbolic link is followed; permissions and owner are kept.
-        Where nothing can be renamed over the log, it is overwritten. Raises as `append`, and then the log is as it was.
+        A reader sees either the old text or the new one. Symbolic links are followed; permissions and owner are kept.
+        A log over which nothing can be renamed is overwritten. Raises what `append` raises, and then leaves the log as
+        it was.
         """
         return self._write(self._replace, text, identity, attempt)
 
     def open(self) -> None:
-        """Get ready to write: make the log ours, and read the journal. Raises as `append`."""
+        """Get ready to write: read the journal, and hold the log for this data folder. Raises what `append` raises."""
         self._trimming.name_database()
         try:
             self._journal.take(self._decide, self._old_records)
@@ -88,18 +89,18 @@ class LogFile:
             self._journal.let_go()
 
     def forgotten_trim(self) -> int:
-        """Once it is open: the number of a trim that the database has forgotten, since it was restored from an older copy.
+        """Return the number of a trim that the database, restored from an older copy, has forgotten; 0 if there is none.
 
-        0 when it has not; it is said once.
+        Call `open` before. Each trim is returned once.
         """
         return self._trimming.forgotten_trim()
 
     def after_fork(self) -> None:
-        """In a forked child: nothing that the parent holds is ours."""
+        """In a forked child: it holds nothing of what its parent holds."""
         self._hold, self._held = None, (0, 0)
 
     def close(self) -> None:
-        """Close the journal and let go of the log; both are opened again when needed."""
+        """Close the journal and let go of the log. The next write opens both again."""
         self._journal.close()
         self.after_fork()
 
@@ -108,8 +109,8 @@ class LogFile:
     ) -> Outcome:
         if self._own.is_writing and _is_called_by(LogFile._write_alone):
             raise RuntimeError(
-                f"A write to {self.path} was asked for in the middle of another one of the same thread, from a signal handler, "
-                "a logging handler or a destructor. Note it there, and write it later."
+                f"A signal handler, a logging handler or a destructor tried to write to {self.path} in the middle of another "
+                "write of the same thread. Store the text there, and write it later."
             )
         try:
             self._own.is_writing = True
@@ -146,7 +147,7 @@ class LogFile:
             self._trimming.name_database()
         return known.records(self._trimming.database_id)
 
-    # Whose log it is.
+    # The log's owner.
 
     def _make_ours(self, target: Path) -> None:
         if self._hold is None:
@@ -183,13 +184,13 @@ class LogFile:
                     sync_folder(self._real_path().parent)
         except OSError:
             self._take_back(log, written)
-            # By its bytes, not by `written`: the error may be a signal handler's, and have come before that was known.
+            # Decided by the log's bytes: a signal handler may have raised the error before `written` was assigned.
             self._journal.settle(intent, self._decide(intent))
             raise
         self._journal.settle(intent, WRITTEN)
 
     def _take_back(self, log: int, written: int) -> None:
-        """Cut off what this process has just appended, unless somebody has appended since."""
+        """Cut off what this process has just appended, unless another program has appended since."""
         end = os.lseek(log, 0, os.SEEK_CUR)
         if written and os.fstat(log).st_size == end:
             os.ftruncate(log, end - written)
@@ -213,7 +214,7 @@ class LogFile:
     def _real_path(self) -> Path:
         return self.path.resolve()
 
-    # What became of an interrupted write.
+    # Interrupted writes.
 
     def _decide(self, intent: Intent) -> bytes:
         target, since = self._real_path(), self._journal.touched
@@ -225,7 +226,7 @@ class LogFile:
 
 
 def _is_called_by(function: Callable[..., object]) -> bool:
-    """Whether a call of this function goes on in the calling thread."""
+    """Whether the calling thread is inside a call of this function."""
     frame: FrameType | None = sys._getframe(1)
     while frame and frame.f_code is not function.__code__:
         frame = frame.f_back
