@@ -20,17 +20,17 @@ APPEND, REPLACE = "append", "replace"
 SHOWN = 200  # characters of a text that the service's output shows
 
 NOT_ITS_OWN = (
-    "It wrote to the log from a bare thread, a pool or a child process, or after its end. Without a key, such a write stands "
-    "in the log at least once; with a key, exactly once."
+    "It wrote to the log from a bare thread, a pool or a child process, or after its end. A retry may repeat such a write "
+    "unless it has a key."
 )
 MAYBE_FOR_ANOTHER = (
-    "A thread, a pool or a child process that it left running wrote to the log, perhaps for another task. Such a write "
-    "stands in the log at least once."
+    "A thread, a pool or a child process that it left running wrote to the log, perhaps for another task. A retry may "
+    "repeat such a write."
 )
 
 
 def write_notification(email: str, message: str = "", *, key: str | None = None) -> str | None:
-    """Replace the log's text with one notification, without a newline at its end. Return why it was not written, or None.
+    """Replace the log's text with one notification and no newline. Return why it was not written, or None.
 
     `key`: as for `write_log`. An older task never undoes the replacement of a newer one.
     """
@@ -40,16 +40,16 @@ def write_notification(email: str, message: str = "", *, key: str | None = None)
 def write_log(message: str, *, key: str | None = None) -> str | None:
     """Append `message` to the log unchanged. Return why it was not written, or None.
 
-    With a `key`, the task writes exactly once under that key, whatever the message, order and branch of a later attempt.
+    With a `key`, the task writes exactly once under it, whatever the message, order and branch of a later attempt.
     Without a key, a message stands in the log as often as the attempt wrote it that wrote it most often.
 
-    Raises TypeError for a key that is not a string, ValueError for an empty key, OSError when the log can't be written to.
+    Raises TypeError or ValueError for a key that is not a string or empty, OSError when the log can't be written to.
     """
     return _write(APPEND, message, key)
 
 
 def open_log() -> None:
-    """In a new worker: hold the log, read the journal, and log a warning if the database was restored from before a trim."""
+    """In a new worker: hold the log and read the journal. Warn if the database was restored from before a trim."""
     log = _log_file(settings.NOTIFIER_LOG_FILE)
     log.open()
     if restored := log.forgotten_trim():

@@ -1,8 +1,8 @@
-"""Has Django use the SQLite that the package pysqlite3 brings along, where it does, instead of the one that Python came with.
+"""Make Django use the SQLite in the package pysqlite3, where it is installed, instead of the one in Python.
 
-That one is mostly the system's, and mostly older than 3.51.3, which mended the "WAL-reset bug": a commit that comes in
-the very instant of a checkpoint may be lost (https://www.sqlite.org/wal.html#walresetbug). For where there is no such
-package there is a system check: durable_queue/checks.py.
+Python usually has the system's SQLite, which is usually older than 3.51.3. Those versions have the "WAL-reset bug": a
+commit at the very moment of a checkpoint may be lost (https://www.sqlite.org/wal.html#walresetbug). Without the package,
+a system check warns about it: durable_queue/checks.py.
 """
 
 import sys

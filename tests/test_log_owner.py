@@ -44,7 +44,7 @@ def one(tmp_path: Path, log: Path) -> Iterator[LogFile]:
 @pytest.mark.parametrize("method", ["append", "replace"])
 def test_owner__a_second_data_folder_is_refused(tmp_path: Path, log: Path, one: LogFile, method: str) -> None:
     two = LogFile(log, journal_path=journal(tmp_path, "two"))
-    with pytest.raises(OwnedError, match=f"{tmp_path}/one, so {tmp_path}/two"):
+    with pytest.raises(OwnedError, match=f"{tmp_path}/one, and can't be used by {tmp_path}/two"):
         getattr(two, method)(LINE, identity=key(2))
     assert log.read_bytes() == FIRST
     assert other_owner(log, journal(tmp_path, "two")) == str(tmp_path / "one")

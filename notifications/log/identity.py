@@ -15,7 +15,7 @@ class Identity(NamedTuple):
 
     task: bytes  # the task's id, 16 bytes
     mark: bytes = FRESH
-    place: tuple[int, int] | None = None  # its call, and the number of earlier writes in that call: the identity in version 0.1
+    place: tuple[int, int] | None = None  # call, number of earlier writes in it: as in version 0.1
 
 
 def mark_of_key(key: str) -> bytes:

@@ -59,7 +59,7 @@ class Known:
 
 
 def read_old_journals(folder: Path, log: Path) -> Known:
-    """Read all old journals in this folder. `log`: the log's path, without symbolic links. Raises TimeoutError and OSError."""
+    """Read the old journals in a folder. `log`: the log's path, without symbolic links. Raises TimeoutError and OSError."""
     known = Known()
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if JOURNAL.match(path.name):

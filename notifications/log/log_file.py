@@ -109,8 +109,8 @@ class LogFile:
     ) -> Outcome:
         if self._own.is_writing and _is_called_by(LogFile._write_alone):
             raise RuntimeError(
-                f"A signal handler, a logging handler or a destructor tried to write to {self.path} in the middle of another "
-                "write of the same thread. Store the text there, and write it later."
+                f"A signal handler, a logging handler or a destructor tried to write to {self.path} in the middle of "
+                "another write of the same thread. Store the text there, and write it later."
             )
         try:
             self._own.is_writing = True

@@ -22,7 +22,7 @@ OPEN = b"o"  # its writer is at work, or dead
 WRITTEN = b"w"
 VOID = b"v"  # not written: the identity may be used again
 
-# State, checksum of all that follows; kind, database, identity, device, inode, size, length of the text. The text comes last.
+# State, checksum of all that follows; kind, database, identity, device, inode, size, length of the text that follows.
 HEAD, CHECKED = struct.Struct("<cI"), struct.Struct("<c8s32sQQQI")
 RECORD = struct.Struct("<cIc8s32sQQQI")  # both together
 
@@ -36,7 +36,8 @@ _TRIMS = struct.Struct("<Q")
 _TRIM_OF = struct.Struct("<8sQ")
 
 
-# The file that an intent names: device, inode and size. For APPEND the log as it was; for RENAME the file that becomes the log.
+# The file that an intent names: its device, inode and size. For a RENAME it is the file that becomes the log, otherwise the
+# log as it was before the write.
 File = tuple[int, int, int]
 NO_FILE = (0, 0, 0)
 
