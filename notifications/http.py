@@ -86,7 +86,7 @@ def post_only(view: View) -> View:
 
 
 def redirect_to_path(request: HttpRequest, path: str) -> HttpResponse:
-    """Redirect with 307 to another (decoded) path of this host, and keep the query. Like Starlette, send no body and no type."""
+    """Redirect with 307 to another (decoded) path of this host, and keep the query. Like Starlette, send no body or type."""
     query = request.META.get("QUERY_STRING", "")
     location = f"{request.scheme}://{request.get_host()}{quote(path, safe=SAFE_IN_PATH)}" + (f"?{query}" if query else "")
     response = HttpResponseRedirect(location, preserve_request=True)

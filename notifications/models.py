@@ -1,4 +1,4 @@
-"""What a database has to know about the log's journals."""
+"""The table in which a database remembers the journals that have recorded its tasks' writes."""
 
 from django.db import models
 

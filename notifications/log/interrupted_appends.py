@@ -26,7 +26,7 @@ def is_same(status: os.stat_result, file: File) -> bool:
 
 
 def places(file: File, log: Path, *, since: int) -> list[Path]:
-    """Where an intent's file is now: at the log's path, or in the same folder under another name.
+    """The paths at which an intent's file may be now: the log's path, or another name in the same folder.
 
     When the file is gone, empty, or shorter than the noted size (logrotate's `copytruncate`): the copies made since.
     """

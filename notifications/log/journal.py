@@ -102,7 +102,7 @@ class Journal:
         return Intent(self._end, OPEN, kind, database, identity, file, text)
 
     def name_file(self, intent: Intent, file: File) -> Intent:
-        """Note which file an intent is about. When this raises OSError, the file counts as not noted."""
+        """Add the file to an intent that was noted without one. When this raises OSError, the file counts as not noted."""
         record = packed(intent.kind, intent.database, intent.identity, file, intent.text)
         self._note(intent.position, record, is_named=True)
         return intent._replace(file=file)
@@ -171,7 +171,7 @@ class Journal:
                 self._learn(record, record.state)
 
     def _learn(self, record: Intent, state: bytes) -> None:
-        """Learn from a decided record. After an exception at any point, the record is read again."""
+        """Learn from a settled record. After an exception at any point, the record is read again."""
         end = record.position + RECORD.size + len(record.text)
         if state == WRITTEN:
             if record.kind in INTENTS:

@@ -45,7 +45,7 @@ class LogFile:
         database: Database | None = None,
         lock_wait: float = LOCK_WAIT_SECONDS,
     ) -> None:
-        """`durable`: what is written survives a power cut as well, at the cost of two or more fsync(2) for each write.
+        """`durable`: what is written survives a power cut as well. Each write costs two or more fsync(2) then.
 
         `database`: with it, the journal is trimmed. `lock_wait`: seconds to wait for other writers.
         """

@@ -47,7 +47,7 @@ def owner_path(log: Path) -> Path:
 
 
 def owner_of(journal: Path) -> Owner:
-    """The owner that this journal is. Raises OSError."""
+    """This journal as the owner of a log. Raises OSError."""
     name = read_or_make_id(journal.with_name("id"))
     return Owner(journal=name, folder=str(journal.parent.parent.resolve()), inode=journal.parent.stat().st_ino)
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Outcome(Enum):
-    """What became of a write."""
+    """The outcome of a write."""
 
     WRITTEN = "written"
     WRITTEN_BEFORE = "it stood in the log already"
