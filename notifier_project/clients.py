@@ -78,7 +78,7 @@ class ClientsHandler(BaseHandler):
         try:
             return await _in_loop(view)(request, *arguments, **named)
         except DatabaseError:
-            await sync_to_async(close_old_connections)()  # which an `async` view's own queries have opened
+            await sync_to_async(close_old_connections)()  # those of an `async` view's own queries
             raise
 
     async def __call__(self, scope: Scope, send: Send) -> None:

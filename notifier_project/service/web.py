@@ -108,7 +108,7 @@ class Listener:
         self._socket = listener
         self._protocol = protocol
         self._connections = connections
-        self._share = 1  # connections at a time: one more after each pause, until none is waiting
+        self._share = 1  # connections to accept at a time: one more after each pause, until none is waiting
         self._connecting: set[asyncio.Task[object]] = set()
         self._pause: asyncio.TimerHandle | None = None
         listener.setblocking(False)
@@ -122,7 +122,7 @@ class Listener:
                 connection.setblocking(False)
                 self._connect(connection)
         except (BlockingIOError, ConnectionError):
-            self._share = 1  # none is waiting, since another process was faster, or a client is gone
+            self._share = 1  # none is waiting: another process was faster, or a client is gone
         except OSError as error:
             logger.error("A connection can't be accepted: %s", error)  # too many open files
             self._pause_for(TOO_MANY_FILES_PAUSE_SECONDS)
