@@ -46,19 +46,15 @@ Decide = Callable[[Intent], bytes]
 Inherit = Callable[[], bytes]
 
 
-class Journal:
+class Journal(LockedFile):
     """The journal as this process knows it. The threads of a process share one object, so that each record is read once."""
 
     def __init__(self, path: Path, *, durable: bool = False, lock_wait: float = LOCK_WAIT_SECONDS) -> None:
         """`durable`: an intent is on the disk before the log is touched. `lock_wait`: seconds to wait for the lock."""
-        self.path = path
+        super().__init__(path, durable=durable, lock_wait=lock_wait)
         self.known = KnownWrites()
         self.overgrown = False  # this process is the one that has to trim it
-        self._durable = durable
-        self._file = LockedFile(path, durable=durable, lock_wait=lock_wait)
         self._forget()
-
-    # The lock.
 
     def take(self, decide: Decide, inherit: Inherit = bytes) -> None:
         """Take the lock, read what other processes have written, and decide open intents.
@@ -66,30 +62,21 @@ class Journal:
         Raises TimeoutError and OSError, and may hold the lock then: call `let_go` in a `finally` that covers this call.
         """
         while True:
-            size = self._file.take()
-            if self._file.openings != self._opening:
+            size = self.lock()
+            if self.openings != self._opening:
                 self._forget()
             if size != self._end:
                 self._read(size, decide)
             if self._end:
                 return
-            self._file.replace(header(0, {}) + inherit())
-
-    def let_go(self) -> None:
-        """Release the lock, if this thread holds it."""
-        self._file.let_go()
-
-    def close(self) -> None:
-        """Close the file, which releases its lock, and forget what was read."""
-        self._forget()
-        self._file.close()
+            self.replace_with(header(0, {}) + inherit())
 
     def _forget(self) -> None:
         self._opening = -1  # if an exception stops this halfway, the next `take` repeats it
         self.known.forget()
         self._end = 0  # this process has read up to here; all intents before are decided
         self._base = 0  # the end of the records that the last trim kept
-        self._opening = self._file.openings  # the opening of the file since which this was read
+        self._opening = self.openings  # the opening of the file since which this was read
 
     # Under the lock.
 
@@ -109,16 +96,16 @@ class Journal:
 
     def _note(self, position: int, record: bytes, *, is_named: bool) -> None:
         try:
-            write_all(self._file.fd, record, position)
+            write_all(self.fd, record, position)
             if self._durable and is_named:
-                os.fsync(self._file.fd)
+                os.fsync(self.fd)
         except OSError as error:
             error.filename = str(self.path)
             raise
 
     def settle(self, intent: Intent, state: bytes) -> None:
         """Note what became of an intent, WRITTEN or VOID. It overwrites one byte, which needs no room on the disk."""
-        os.pwrite(self._file.fd, state, intent.position)
+        os.pwrite(self.fd, state, intent.position)
         self._learn(intent, state)
         if self._end - self._base >= TRIM_FROM:
             # Exactly one process crosses each step. A step grows with what was kept, so that a write always costs the same.
@@ -127,7 +114,7 @@ class Journal:
 
     def withdraw(self, intent: Intent) -> None:
         """Remove the intent that was noted last. Nothing came of it, and no other process has read it."""
-        os.ftruncate(self._file.fd, intent.position)
+        os.ftruncate(self.fd, intent.position)
 
     def is_superseded(self, task: bytes) -> bool:
         """Whether a newer task than this one has written to the log."""
@@ -142,13 +129,13 @@ class Journal:
     def _forget_newest(self) -> None:
         """Note that from here on any task may count as the newest one."""
         record = newest(NO_TASK)
-        write_all(self._file.fd, record, self._end)
+        write_all(self.fd, record, self._end)
         self.known.newest, self._end = NO_TASK, self._end + len(record)
 
     @property
     def touched(self) -> int:
         """When the last record was written (in ns, by the file system's clock). An open intent is always the last record."""
-        return os.fstat(self._file.fd).st_mtime_ns
+        return os.fstat(self.fd).st_mtime_ns
 
     # Reading.
 
@@ -156,12 +143,12 @@ class Journal:
         """Read the records up to `size`. Decide open intents, and cut off a torn record."""
         if size < self._end:
             self._forget()  # another program has truncated the file
-        start, buffer = self._end, read_all(self._file.fd, size - self._end, self._end)
+        start, buffer = self._end, read_all(self.fd, size - self._end, self._end)
         while self._end < size:
             record = parse(buffer, start, self._end)
             if not record or (self._end == 0 and record.kind != HEADER):
                 # The writer was killed, or the disk was full. It had not touched the log yet.
-                os.ftruncate(self._file.fd, self._end)
+                os.ftruncate(self.fd, self._end)
                 if not is_cut_short(buffer, start, self._end):
                     logger.warning("The journal %s was damaged, and cut at byte %d of %d", self.path, self._end, size)
                 return
@@ -186,7 +173,7 @@ class Journal:
 
     def tasks_of(self, database: bytes) -> set[bytes]:
         """The ids of the database's tasks that have a known write. Waits for other threads."""
-        with self._file.threads:
+        with self.threads:
             return self.known.tasks_of(database)
 
     def trim(self, number: int, database: bytes, ended: Collection[bytes], decide: Decide) -> None:
@@ -197,4 +184,4 @@ class Journal:
         """
         self.take(decide)
         if number > self.known.trims:
-            self._file.replace(self.known.records_without(database, ended, number))
+            self.replace_with(self.known.records_without(database, ended, number))

@@ -21,21 +21,21 @@ class LockedFile:
     """The file at a path, which other processes may replace or delete. The threads of a process share one object."""
 
     def __init__(self, path: Path, *, durable: bool, lock_wait: float) -> None:
-        """`durable`: a new file's name is on the disk before `take` returns. `lock_wait`: seconds to wait for the lock."""
+        """`durable`: a new file's name is on the disk before `lock` returns. `lock_wait`: seconds to wait for the lock."""
         self.path = path
         self.fd = -1
         self.openings = 0  # how often it was opened; after another opening, it may be another file
         self.threads = threading.RLock()
         self._durable = durable
         self._lock_wait = lock_wait
-        self._name = os.fspath(path)
-        self._file = (0, 0)  # its device and inode
+        self._path_name = os.fspath(path)
+        self._inode = (0, 0)  # of the open file, after its device
         _locked_files.add(self)
 
     def __del__(self) -> None:
         self.close()
 
-    def take(self) -> int:
+    def lock(self) -> int:
         """Open the file if necessary, lock it, and return its size.
 
         Raises TimeoutError and OSError, and may hold the lock then: call `let_go` in a `finally` that covers this call.
@@ -55,7 +55,7 @@ class LockedFile:
 
     def let_go(self) -> None:
         """Release the lock, if this thread holds it."""
-        # The thread may hold it more than once: after `replace`, or when an exception prevented an earlier release.
+        # The thread may hold it more than once: after `replace_with`, or when an exception prevented an earlier release.
         while self.threads._is_owned():  # type: ignore[attr-defined]
             try:
                 if self.fd >= 0:
@@ -63,7 +63,7 @@ class LockedFile:
             finally:
                 self.threads.release()
 
-    def replace(self, content: bytes) -> None:
+    def replace_with(self, content: bytes) -> None:
         """Put a new file in the place of this one, and close this one, which releases its lock."""
         temporary = self.path.with_name(f"{self.path.name}.new")
         fd = os.open(temporary, FLAGS | os.O_TRUNC, 0o600)
@@ -97,7 +97,7 @@ class LockedFile:
             except OSError:
                 pass
             else:
-                if (ours.st_dev, ours.st_ino) == self._file:
+                if (ours.st_dev, ours.st_ino) == self._inode:
                     return True
             self.fd = -1  # not closed: it belongs to other code now
         return False
@@ -110,7 +110,7 @@ class LockedFile:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.fd = os.open(self.path, FLAGS, 0o600)
         status = os.fstat(self.fd)
-        self._file = (status.st_dev, status.st_ino)
+        self._inode = (status.st_dev, status.st_ino)
         if self._durable:
             sync_folder(self.path.parent)
             sync_folder(self.path.parent.parent)
@@ -139,10 +139,10 @@ class LockedFile:
     def _size_in_place(self) -> int | None:
         """The file's size; None when the open file is not the one at its path, even if it still has a name elsewhere."""
         try:
-            there = os.stat(self._name)
+            there = os.stat(self._path_name)
         except FileNotFoundError:
             return None
-        return there.st_size if (there.st_dev, there.st_ino) == self._file else None
+        return there.st_size if (there.st_dev, there.st_ino) == self._inode else None
 
 
 def _pauses() -> Iterator[float]:

@@ -41,10 +41,12 @@ class Trimming:
 
     def trim(self, decide: Decide) -> None:
         """Trim the overgrown journal, unless the caller has locked the database. An error in trimming is logged."""
-        if not self._database or self._database.is_ours_alone():
-            return
         journal = self._journal
+        if self._database and self._database.is_ours_alone():
+            return
         journal.overgrown = False
+        if not self._database:
+            return
         try:
             ended = self._database.ended(journal.tasks_of(self.database_id))
             # Noted before the trim happens: a database that knows only an earlier trim was restored from an older copy.
