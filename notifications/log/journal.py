@@ -1,9 +1,9 @@
 """The journal of a data folder: the writes that its tasks have made to the log, and those that were about to happen.
 
-The journal is a file of records. A process reads or writes it only under its lock (`locked_file.py`). Before a process
-touches the log, it notes an intent. Afterwards it overwrites one byte of that record to say what became of the intent.
-A process that takes the lock and finds an open intent knows that the writer is gone, and decides the intent before
-anything else. One byte is enough because no process ever remembers an open intent.
+The journal is a file of records and its own lock (`locked_file.py`): a process reads or writes it only under that lock.
+Before a process touches the log, it notes an intent. Afterwards it overwrites one byte of that record to say what became
+of the intent. A process that takes the lock and finds an open intent knows that the writer is gone, and decides the
+intent before anything else. One byte is enough because no process ever remembers an open intent.
 """
 
 import os

@@ -29,7 +29,7 @@ class LockedFile:
         self._durable = durable
         self._lock_wait = lock_wait
         self._path_name = os.fspath(path)
-        self._inode = (0, 0)  # of the open file, after its device
+        self._device_and_inode = (0, 0)  # of the open file
         _locked_files.add(self)
 
     def __del__(self) -> None:
@@ -97,7 +97,7 @@ class LockedFile:
             except OSError:
                 pass
             else:
-                if (ours.st_dev, ours.st_ino) == self._inode:
+                if (ours.st_dev, ours.st_ino) == self._device_and_inode:
                     return True
             self.fd = -1  # not closed: it belongs to other code now
         return False
@@ -110,7 +110,7 @@ class LockedFile:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.fd = os.open(self.path, FLAGS, 0o600)
         status = os.fstat(self.fd)
-        self._inode = (status.st_dev, status.st_ino)
+        self._device_and_inode = (status.st_dev, status.st_ino)
         if self._durable:
             sync_folder(self.path.parent)
             sync_folder(self.path.parent.parent)
@@ -142,7 +142,7 @@ class LockedFile:
             there = os.stat(self._path_name)
         except FileNotFoundError:
             return None
-        return there.st_size if (there.st_dev, there.st_ino) == self._inode else None
+        return there.st_size if (there.st_dev, there.st_ino) == self._device_and_inode else None
 
 
 def _pauses() -> Iterator[float]:

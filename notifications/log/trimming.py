@@ -40,7 +40,10 @@ class Trimming:
         self._vouched[attempt] = trims
 
     def trim(self, decide: Decide) -> None:
-        """Trim the overgrown journal, unless the caller has locked the database. An error in trimming is logged."""
+        """Trim the overgrown journal. An error in trimming is logged.
+
+        Does nothing without a database. While the caller has locked the database, the journal stays overgrown.
+        """
         journal = self._journal
         if self._database and self._database.is_ours_alone():
             return
