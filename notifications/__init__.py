@@ -1,1 +1,1 @@
-"""Notifications: what clients call, and what gets written."""
+"""Notifications: the endpoints that clients call, and the tasks that write to the log."""

@@ -1,4 +1,4 @@
-"""System checks: what would make every write fail, said at the start, with its remedy."""
+"""System checks: a mistake that would make every write fail is reported at the start, with its remedy."""
 
 import os
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from notifications.log.owner import other_owner
 
 
 def check_log_file(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """The log, or the folder where it will be made, must be there and take writes."""
+    """Check that the log, or the folder in which it will be made, exists and can be written to."""
     path: Path = settings.NOTIFIER_LOG_FILE
     hint = "Set NOTIFIER_LOG_FILE to a file in a folder that the service may write to."
-    # os.path, for pathlib raises PermissionError where a folder on the way may not be entered.
+    # os.path: pathlib raises PermissionError for a path through a folder that may not be entered.
     if os.path.isdir(path):
         return [Error(f"The log file {path} is a folder.", hint=hint, id="notifications.E001")]
     if not os.path.isdir(path.parent):
@@ -27,13 +27,13 @@ def check_log_file(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
     try:
         other = other_owner(path, settings.DATA_DIR / "journal" / "log")
     except OSError:
-        other = None  # which writing to it will tell
+        other = None  # the first write will report it
     if other:
-        reason = f"The log file {path} is written to by the service with the data folder {other}, not {settings.DATA_DIR}."
-        remedy = "Name the same data folder (NOTIFIER_DATA_DIR), or another log (NOTIFIER_LOG_FILE)."
+        reason = f"The log file {path} is in use by the service with the data folder {other}, not {settings.DATA_DIR}."
+        remedy = "Use the same data folder (NOTIFIER_DATA_DIR), or another log (NOTIFIER_LOG_FILE)."
         return [Error(reason, hint=remedy, id="notifications.E004")]
     if os.path.ismount(path) or not os.access(path.parent, os.W_OK):
-        reason = f"Nothing can be renamed over {path}: it will be overwritten, and a reader may see it half-written."
-        remedy = "Mount the log's folder, not the file; let the service write to the folder."
+        reason = f"Nothing can be renamed over the log {path}: it will be overwritten, and a reader may see it half-written."
+        remedy = "Mount the log's folder, not the file, and let the service write to that folder."
         return [Warning(reason, hint=remedy, id="notifications.W001")]
     return []

@@ -1,4 +1,4 @@
-"""HTTP in FastAPI's manners: JSON answers, guards for views, and the error pages of the whole site."""
+"""HTTP as FastAPI answers it: JSON responses, guards for views, and the error pages of the whole site."""
 
 import json
 import re
@@ -13,12 +13,12 @@ from django.views import defaults
 
 View = Callable[..., Coroutine[Any, Any, HttpResponse]]
 
-# C0, DEL, C1 and Unicode's line and paragraph separators: all that a reader of the log may take for a line's end,
-# or a terminal for a command.
+# C0, DEL, C1 and Unicode's line and paragraph separators: a reader of the log may take them for the end of a line, a
+# terminal for a command.
 CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
-# What a path may hold as it is (RFC 3986, section 3.3, and the brackets that Starlette leaves alone). No "%": one that
-# is part of a value must stay encoded, or the redirect would lead elsewhere.
+# Characters that a path may hold unencoded (RFC 3986, section 3.3, and the brackets that Starlette leaves alone). Not "%":
+# a "%" in a value must stay encoded, or the redirect would lead elsewhere.
 SAFE_IN_PATH = "/:@!$&'()*+,;=[]"
 
 
@@ -31,16 +31,16 @@ class Problem(TypedDict):
     input: str
 
 
-# JsonResponse makes an encoder for each answer, which takes longer than all else about it.
+# JsonResponse makes an encoder for each response, which takes longer than the rest of its work.
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 class JSON(HttpResponse):
-    """Compact JSON, escaped no more than it must be: byte for byte what Starlette's JSONResponse sends."""
+    """Compact JSON with as few escapes as possible: byte for byte what Starlette's JSONResponse sends."""
 
     def __init__(self, content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         body = _encode(content).encode()
-        # Not left to CommonMiddleware, which clients' requests do not pass: without it answers go out in chunks.
+        # Clients' requests don't pass CommonMiddleware. Without Content-Length, the server would send the body in chunks.
         own = {"Content-Type": "application/json", "Content-Length": str(len(body))}
         super().__init__(body, status=status, headers=own | dict(headers or {}))
 
@@ -51,7 +51,7 @@ def error(status: int, detail: str | list[Problem], headers: Mapping[str, str] |
 
 
 def last_query_value(request: HttpRequest, name: str) -> str | None:
-    """The value of the last `name` in the query string, or None; bytes that are no UTF-8 become U+FFFD.
+    """The value of the last parameter `name` in the query string, or None. Bytes that are not UTF-8 become U+FFFD.
 
     Not `request.GET`, which refuses a query of more than DATA_UPLOAD_MAX_NUMBER_FIELDS parameters.
     """
@@ -60,7 +60,7 @@ def last_query_value(request: HttpRequest, name: str) -> str | None:
 
 
 def control_character_problems(**values: tuple[str, str | None]) -> list[Problem]:
-    """What is wrong with values that will stand in a log line: `email=("path", "a\\nb")` names its place and its value."""
+    """The problems of values that will stand in a log line. `email=("path", "a\\nb")` gives the place and the value."""
     return [
         {
             "type": "control_character",
@@ -74,7 +74,7 @@ def control_character_problems(**values: tuple[str, str | None]) -> list[Problem
 
 
 def post_only(view: View) -> View:
-    """Answer any other method, HEAD and OPTIONS too, with FastAPI's 405."""
+    """Answer every method but POST, including HEAD and OPTIONS, with FastAPI's 405."""
 
     @wraps(view)
     async def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -86,7 +86,7 @@ def post_only(view: View) -> View:
 
 
 def redirect_to_path(request: HttpRequest, path: str) -> HttpResponse:
-    """307 to another (decoded) path of this host, query kept; the answer has no body and no type, as Starlette's."""
+    """Redirect with 307 to another (decoded) path of this host, and keep the query. Like Starlette, send no body or type."""
     query = request.META.get("QUERY_STRING", "")
     location = f"{request.scheme}://{request.get_host()}{quote(path, safe=SAFE_IN_PATH)}" + (f"?{query}" if query else "")
     response = HttpResponseRedirect(location, preserve_request=True)
@@ -96,22 +96,22 @@ def redirect_to_path(request: HttpRequest, path: str) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> JSON:
-    """400: above all for a Host that NOTIFIER_ALLOWED_HOSTS doesn't name."""
+    """400: most often for a Host that NOTIFIER_ALLOWED_HOSTS does not name."""
     return error(400, "Bad Request")
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """403; for people, in the admin, as a page."""
+    """403: a page in the admin, JSON elsewhere."""
     return defaults.permission_denied(request, exception) if _is_admin(request) else error(403, "Forbidden")
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """404; for people, in the admin, as a page."""
+    """404: a page in the admin, JSON elsewhere."""
     return defaults.page_not_found(request, exception) if _is_admin(request) else error(404, "Not Found")
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """500: the traceback is in the service's log, not in the answer."""
+    """500: a page in the admin, JSON elsewhere. The traceback goes to the service's output, not to the client."""
     return defaults.server_error(request) if _is_admin(request) else error(500, "Internal Server Error")
 
 

@@ -1,10 +1,10 @@
-"""What the log's journal has to know of a database, kept in that database."""
+"""The table in which a database remembers the journals that have recorded its tasks' writes."""
 
 from django.db import models
 
 
 class Journal(models.Model):
-    """A journal that remembers writes of this database's tasks (notifications/log/journal.py)."""
+    """A journal that has recorded writes of this database's tasks (notifications/log/journal.py)."""
 
     journal = models.CharField(max_length=32, primary_key=True, help_text="The journal's id.")
     database = models.CharField(max_length=16, help_text="The name that this database has in the journal.")

@@ -1,4 +1,4 @@
-"""What the log asks of the database that the tasks are in: notifications/log/protocols.py, `Database`."""
+"""The tasks' database, as the log file uses it: it implements `Database` in notifications/log/protocols.py."""
 
 import secrets
 from collections.abc import Collection
@@ -15,16 +15,16 @@ JOURNALS = Journal._meta.db_table
 
 
 class TaskDatabase:
-    """The configured database. Each method raises django.db.Error when it can't tell, and then nothing has changed."""
+    """The queue's database. Each method may raise django.db.Error, and then it has changed nothing."""
 
     def is_ours_alone(self) -> bool:
-        """Whether the caller is in a transaction on SQLite, which lets in one writer at a time."""
+        """Whether the caller is in a transaction on SQLite, which allows one writer at a time."""
         connection = connections[Conf.ORM or "default"]
         return table_of(connection).has_one_writer and connection.in_atomic_block
 
     @outside_of_event_loops
     def id_for(self, journal: str) -> bytes:
-        """The database's name for this journal, 8 bytes, made when it is asked for the first time."""
+        """The database's id for this journal, 8 bytes. The first call makes it."""
         ask = f"SELECT database FROM {JOURNALS} WHERE journal = %s"  # noqa: S608
         with own_connection() as connection:
             table = table_of(connection)
@@ -38,13 +38,13 @@ class TaskDatabase:
 
     @outside_of_event_loops
     def ended(self, tasks: Collection[bytes]) -> set[bytes]:
-        """Of these tasks (16 bytes each) the ones that are neither queued nor among the failed ones."""
+        """The tasks among these (16 bytes each) that are neither queued nor kept as failed."""
         with own_connection() as connection:
             return {bytes.fromhex(task) for task in lookup.ended(table_of(connection), [task.hex() for task in tasks])}
 
     @outside_of_event_loops
     def note_trim(self, journal: str, number: int) -> int:
-        """Note that the journal is about to be trimmed for this time, or a later one; return which."""
+        """Note that the journal is about to be trimmed. Return the number of the trim: `number`, or a greater one."""
         later = "CASE WHEN trims >= %s THEN trims + 1 ELSE %s END"
         sql = f"UPDATE {JOURNALS} SET trims = {later} WHERE journal = %s RETURNING trims"  # noqa: S608
         self.id_for(journal)
@@ -54,7 +54,7 @@ class TaskDatabase:
 
     @outside_of_event_loops
     def catch_up(self, journal: str, number: int) -> bool:
-        """Whether the database knew of an earlier trim only: so it is an older copy. From now on it knows of this one."""
+        """Whether the database knew only of an earlier trim: it is an older copy. From now on it knows of this one."""
         sql = f"UPDATE {JOURNALS} SET trims = %s WHERE journal = %s AND trims < %s RETURNING trims"  # noqa: S608
         with own_connection() as connection, table_of(connection).turn():
             return bool(table_of(connection).run(sql, (number, journal, number)))

@@ -1,4 +1,4 @@
-"""What a worker calls: each takes plain values and makes one write to the log, once however often it is called again."""
+"""The functions that workers call. Each takes plain values and makes one write to the log, once across all attempts."""
 
 import os
 from functools import lru_cache
@@ -17,54 +17,54 @@ from notifications.task_database import TaskDatabase
 logger = getLogger(__name__)
 
 APPEND, REPLACE = "append", "replace"
-SHOWN = 200  # characters of a text in the service's output
+SHOWN = 200  # characters of a text that the service's output shows
 
 NOT_ITS_OWN = (
-    "It wrote to the log from a bare thread, a pool, a child process, or after its end: such a write stands at least once, "
-    "and once only if it is given a key."
+    "It wrote to the log from a bare thread, a pool or a child process, or after its end. A retry may repeat such a write "
+    "unless it has a key."
 )
 MAYBE_FOR_ANOTHER = (
-    "A thread, a pool or a child process that it has left behind wrote to the log, perhaps for another task: such a write "
-    "stands at least once."
+    "A thread, a pool or a child process that it left running wrote to the log, perhaps for another task. A retry may "
+    "repeat such a write."
 )
 
 
 def write_notification(email: str, message: str = "", *, key: str | None = None) -> str | None:
-    """Replace the log with one notification, without a newline at its end. Returns what else became of it, if so.
+    """Replace the log's text with one notification and no newline. Return why it was not written, or None.
 
-    `key`: as for `write_log`. A replacement by a newer task is never undone.
+    `key`: as for `write_log`. An older task never undoes the replacement of a newer one.
     """
     return _write(REPLACE, f"notification for {email}: {message}", key)
 
 
 def write_log(message: str, *, key: str | None = None) -> str | None:
-    """Append `message` to the log, as it is. Returns what else became of it, if so.
+    """Append `message` to the log unchanged. Return why it was not written, or None.
 
-    With a `key`, the task writes it exactly once, whatever the message, the order and the branch of a later attempt.
-    Without one, a message stands in the log as often as the attempt that wrote it most often.
+    With a `key`, the task writes exactly once under it, whatever the message, order and branch of a later attempt.
+    Without a key, a message stands in the log as often as the attempt wrote it that wrote it most often.
 
-    Raises TypeError or ValueError for a key that is no text or empty, OSError when the log can't be written to.
+    Raises TypeError or ValueError for a key that is not a string or empty, OSError when the log can't be written to.
     """
     return _write(APPEND, message, key)
 
 
 def open_log() -> None:
-    """In a new worker: make the log ours, and read what stands in it; say so if the database has forgotten tasks of ours."""
+    """In a new worker: hold the log and read the journal. Warn if the database was restored from before a trim."""
     log = _log_file(settings.NOTIFIER_LOG_FILE)
     log.open()
     if restored := log.forgotten_trim():
         logger.warning(
             "The database was restored from a copy that was made before the journal's trim %d. Tasks that had ended since then "
-            "and that the copy brings back may write again what they had written.",
+            "and that the copy brings back may repeat their writes.",
             restored,
         )
 
 
 def _write(kind: str, text: str, key: str | None) -> str | None:
     if key is not None and not isinstance(key, str):
-        raise TypeError(f"The key {key!r} is no text: write key=str(…).")
+        raise TypeError(f"The key {key!r} is not a string: write key=str(…).")
     if key == "":
-        raise ValueError("The key is empty: name what is written, such as an order's number.")
+        raise ValueError("The key is empty: name the thing that is written, for example by an order number.")
     attempt = current_attempt()
     task = attempt or task_of_caller()
     content = text.encode()
@@ -80,7 +80,7 @@ def _write(kind: str, text: str, key: str | None) -> str | None:
 
 
 def identify(task: RunningTask | None, kind: str, text: bytes, key: str | None) -> Identity:
-    """Which write of the task this is, called by `task_of_caller`. Outside of a task it is one that never comes again."""
+    """Which write of the task this is; `task` comes from `task_of_caller`. Outside of a task, each write is a new one."""
     if task is None:
         if starter := starter_of_caller():
             starter.note(MAYBE_FOR_ANOTHER)
@@ -101,7 +101,7 @@ def identify(task: RunningTask | None, kind: str, text: bytes, key: str | None) 
 
 @lru_cache(maxsize=8)
 def _log_file(path: Path) -> LogFile:
-    """This process's writer."""
+    """The one writer of this process for a log."""
     durable = settings.NOTIFIER_DURABILITY == "power"
     journal = settings.DATA_DIR / "journal" / "log"
     return LogFile(Path(os.path.abspath(path)), journal_path=journal, durable=durable, database=TaskDatabase())

@@ -1,4 +1,4 @@
-"""The routes of the two programs: `/basic/…` is always there; NOTIFIER_ROOT says which of them has the bare path."""
+"""The routes of the two programs. `/basic/…` always exists; NOTIFIER_ROOT says which program has the bare path."""
 
 from django.conf import settings
 from django.urls import URLPattern, include, path, re_path
@@ -8,7 +8,7 @@ from notifications.http import View
 
 
 def routes(view: View) -> list[URLPattern]:
-    """A program's one route, and the redirect that FastAPI makes of its trailing slashes."""
+    """A program's route, and FastAPI's redirect for the same path with trailing slashes."""
     return [
         path("send-notification/<str:email>", view),
         re_path(r"^send-notification/[^/]+/+\Z", views.redirect_without_slash),

@@ -1,4 +1,4 @@
-"""The endpoints: read the request, refuse it or hand its writes over, answer at once."""
+"""The endpoints: each reads the request, refuses it or enqueues its writes, and answers at once."""
 
 import logging
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 @csrf_exempt
 @post_only
 async def send_basic_notification(request: HttpRequest, email: str) -> HttpResponse:
-    """Replace the log with one notification for `email`."""
+    """Enqueue a task that replaces the log's text with one notification for `email`."""
     if problems := control_character_problems(email=("path", email)):
         return error(422, problems)
     tasks = BackgroundTasks(name=f"notification for {email}")
@@ -34,7 +34,7 @@ async def send_basic_notification(request: HttpRequest, email: str) -> HttpRespo
 @csrf_exempt
 @post_only
 async def send_notification(request: HttpRequest, email: str) -> HttpResponse:
-    """Append a message to `email` to the log, after the query `q` if there is one."""
+    """Enqueue a task that appends the query `q`, if there is one, and a message to `email`."""
     q = last_query_value(request, "q")
     if problems := control_character_problems(email=("path", email), q=("query", q)):
         return error(422, problems)
@@ -45,22 +45,22 @@ async def send_notification(request: HttpRequest, email: str) -> HttpResponse:
 
 
 def log_query(tasks: BackgroundTasks, q: str | None) -> None:
-    """Add the write that a query asks for: the part that FastAPI's tutorial makes a dependency."""
+    """Add the write for a query: the part that is a dependency in FastAPI's tutorial."""
     if q:
         tasks.add_task(write_log, f"found query: {q}\n")
 
 
 async def answer_when_queued(tasks: BackgroundTasks, message: str) -> HttpResponse:
-    """Answer 200 once the tasks are committed to the queue, 503 when they may not be."""
+    """Answer 200 once the tasks are committed to the queue, and 503 when the commit may have failed."""
     try:
         await tasks.aenqueue()
     except DatabaseError:
-        logger.exception("A request was answered with 503: its tasks could not be queued")
+        logger.exception("A request was answered with 503 because its tasks could not be enqueued")
         return error(503, "The queue can't be written to at the moment. Please try again.", {"Retry-After": "1"})
     return JSON({"message": message})
 
 
 @csrf_exempt
 async def redirect_without_slash(request: HttpRequest) -> HttpResponse:
-    """Send the client, whatever its method, to the same path without its trailing slashes."""
+    """Redirect any method to the same path without its trailing slashes."""
     return redirect_to_path(request, request.path.rstrip("/"))

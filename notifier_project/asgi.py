@@ -1,4 +1,4 @@
-"""The ASGI application: `uvicorn notifier_project.asgi:application`, or any other server."""
+"""The ASGI application, for any ASGI server: `uvicorn notifier_project.asgi:application`."""
 
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,17 +16,17 @@ from notifier_project.clients import ClientsHandler, Scope, Send, respond
 
 Receive = Callable[[], Awaitable[Any]]
 
-# Paths that are answered by all of Django: middleware, sessions, forms. In a thread, one after the other in each process.
+# All of Django answers these paths: middleware, sessions, forms. Each process answers them in one thread, one at a time.
 FOR_PEOPLE = (settings.ADMIN_PATH, settings.STATIC_URL)
-ONE_THREAD = ThreadSensitiveContext()  # Django would have a thread for each request, and a database connection for each thread
+ONE_THREAD = ThreadSensitiveContext()  # without it, each request has a thread, and each thread a database connection
 
 for_people = get_asgi_application()
 for_clients = ClientsHandler()
-import_module(settings.ROOT_URLCONF)  # so that the first request need not wait for all that it names
+import_module(settings.ROOT_URLCONF)  # now, so that the first request does not wait for these imports
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """The service. Raises ValueError for what is no HTTP; a server takes that for "no lifespan events, no WebSockets"."""
+    """Answer one HTTP request. Raises ValueError for lifespan and WebSocket scopes: servers take that as "not supported"."""
     if scope["type"] != "http":
         raise ValueError(f"This is an application for HTTP, not for {scope['type']}")
     SyncToAsync.thread_sensitive_context.set(ONE_THREAD)
@@ -39,7 +39,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _refusal(headers: Mapping[bytes, bytes]) -> HttpResponse | None:
-    """What is said to a body that may be longer than any form: Django stores all of it before it looks at anything else."""
+    """The response to a body that may be longer than any form. Django would store all of it before it checks anything."""
     if b"transfer-encoding" in headers:
         return JsonResponse({"detail": "Length Required"}, status=411)
     longest = settings.DATA_UPLOAD_MAX_MEMORY_SIZE

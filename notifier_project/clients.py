@@ -1,4 +1,4 @@
-"""Django for programs: the handler of all that isn't for people."""
+"""The handler for clients: it answers every path but the admin's and the static files'."""
 
 import functools
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,14 +17,14 @@ Scope = dict[str, Any]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Answer = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
-MOST_HOSTS = 100  # Host headers that are not looked at again: some 4 µs of a POST
+MOST_HOSTS = 100  # Host headers that are remembered as allowed; it saves some 4 µs for each POST
 
 
 class UnreadBody:
-    """What stands in for a request's body."""
+    """Stands in for a request's body, which is never read."""
 
     def read(self, *_: object) -> NoReturn:
-        """What Django calls for `request.body`."""
+        """Refuse: Django calls this for `request.body`."""
         raise NotImplementedError("Bodies are not read here: add the path to FOR_PEOPLE in notifier_project/asgi.py")
 
 
@@ -32,25 +32,25 @@ UNREAD = cast("IO[bytes]", UnreadBody())
 
 
 class ClientsRequest(ASGIRequest):
-    """A request of a program. Its method is as it came: names of methods are case-sensitive (RFC 9110, section 9.1)."""
+    """A client's request. It keeps the method as the client sent it: methods are case-sensitive (RFC 9110, section 9.1)."""
 
     def __init__(self, scope: Scope) -> None:
-        if not scope["query_string"].isascii():  # which ASGIRequest would refuse, and Starlette doesn't
+        if not scope["query_string"].isascii():  # ASGIRequest would refuse it, and Starlette accepts it
             scope["query_string"] = quote(scope["query_string"], safe="!#$%&'()*+,-./:;<=>?@[\\]^_`{|}~").encode()
         super().__init__(scope, UNREAD)
         self.method = scope["method"]
 
     def _set_content_type_params(self, meta: Mapping[str, Any]) -> None:
-        """Leave it alone: it speaks of the body, and what is wrong with it would be an error."""
+        """Do nothing: the content type describes the body, which is not read, and Django would refuse a malformed one."""
 
 
 @functools.cache
 def _in_loop(view: Callable[..., Any]) -> Callable[..., Awaitable[HttpResponse]]:
-    """A view as the loop can call it: one that is no coroutine function runs in the thread of the admin's."""
+    """A view that the event loop can await: a synchronous view runs in the thread that also serves the admin."""
 
     @functools.wraps(view)
     def in_thread(*arguments: Any, **named: Any) -> HttpResponse:
-        close_old_connections()  # what Django does by the signals that clients' requests don't send
+        close_old_connections()  # Django does this on signals that clients' requests don't send
         response: HttpResponse = view(*arguments, **named)
         return response
 
@@ -58,10 +58,10 @@ def _in_loop(view: Callable[..., Any]) -> Callable[..., Awaitable[HttpResponse]]
 
 
 class ClientsHandler(BaseHandler):
-    """Django for programs: what they send and get passes no middleware and sends no signals, and no body is read.
+    """Django without middleware and request signals. It reads no request bodies.
 
-    Sessions, messages, CSRF and headers for browsers are the admin's. A POST is much quicker without them
-    (docs/tried.md), and its answer has the headers that FastAPI's has.
+    Only the admin needs sessions, messages, CSRF and headers for browsers. Without them, a POST is much faster
+    (docs/tried.md), and its response has the same headers as FastAPI's.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class ClientsHandler(BaseHandler):
         try:
             return await _in_loop(view)(request, *arguments, **named)
         except DatabaseError:
-            await sync_to_async(close_old_connections)()  # of an `async` view's own queries
+            await sync_to_async(close_old_connections)()  # those of an `async` view's own queries
             raise
 
     async def __call__(self, scope: Scope, send: Send) -> None:
@@ -92,7 +92,7 @@ def _encoded(name: str, value: str) -> tuple[bytes, bytes]:
 
 
 async def respond(response: HttpResponse, send: Send) -> None:
-    """Send an answer that has all of its content (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
+    """Send a response whose content is complete (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
     headers = [_encoded(name, value) for name, value in response.items()]
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
     await send({"type": "http.response.body", "body": response.content})

@@ -1,4 +1,4 @@
-"""The secret key of an installation: made once, kept in the data folder."""
+"""The secret key of an installation. It is made once and kept in the data folder."""
 
 import os
 import secrets
@@ -7,15 +7,15 @@ from pathlib import Path
 
 
 def read_or_create(path: Path) -> str:
-    """Return the key in `path`; on the first call ever, make one (mode 0600).
+    """Return the key in `path`. The first call makes it (mode 0600).
 
-    Web and workers may call this at the same moment, in any order: a complete file appears under `path`
-    by link(2), which fails for all but the first, so that every process reads the same key.
+    Web processes and workers may call this at the same moment. link(2) puts a complete file at `path` and fails for all
+    but the first process, so every process reads the same key.
 
-    Raises OSError when the folder can't be written to and holds no key yet.
+    Raises OSError when the folder holds no key and can't be written to.
     """
     if not path.exists():
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".secret-key-")  # 0600 by mkstemp
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".secret-key-")  # with mode 0600
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_urlsafe(50))
             file.flush()

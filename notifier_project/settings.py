@@ -1,4 +1,4 @@
-"""Every setting of the service. Its environment variables are listed in README.md and by `scripts/serve --help`.
+"""Every setting of the service. README.md and `scripts/serve --help` list the environment variables.
 
 A wrong value stops the start with a line that names the variable: see `_refuse`.
 """
@@ -13,14 +13,14 @@ from environs import Env, EnvError, ValidationError, validate
 
 from notifier_project import (
     secret_key,
-    sqlite,  # noqa: F401 - before Django looks for it
+    sqlite_driver,  # noqa: F401 - before Django imports sqlite3
 )
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
 class _Environment(Env):
-    """The environment, in which an empty variable counts as unset."""
+    """The environment. An empty variable counts as unset."""
 
     def _get_value(self, env_key: str, default: Any) -> Any:
         return super()._get_value(env_key, default) or default
@@ -31,7 +31,7 @@ def _refuse(variable: str, remedy: str) -> NoReturn:
 
 
 def _path(variable: str, default: str) -> Path:
-    """A path; a relative one is relative to the project, for web and workers alike."""
+    """A path. A relative one starts at the project's folder, for web processes and workers alike."""
     try:
         return BASE_DIR / Path(env.str(variable, default)).expanduser()
     except RuntimeError as error:
@@ -39,14 +39,14 @@ def _path(variable: str, default: str) -> Path:
 
 
 def _are_host_names(values: list[str]) -> None:
-    """Refuse what could never match a Host header, such as a URL."""
+    """Refuse a value that can never match a Host header, such as a URL."""
     for value in values:
         if not re.fullmatch(r"\*|\.?[\w.-]+|\[[0-9A-Fa-f:.]+\]", value):
-            raise ValidationError(f"{value!r} is no host name; write names without scheme, port and path.")
+            raise ValidationError(f"{value!r} is not a host name; write names without scheme, port and path.")
 
 
 def _database(url: str) -> dict[str, Any]:
-    """The connection that a DATABASE_URL names; an empty one names SQLite in the data folder."""
+    """The connection that DATABASE_URL names. An empty one stands for SQLite in the data folder."""
     try:
         database: dict[str, Any] = dict(dj_database_url.parse(url)) if url else {"ENGINE": _SQLITE, "NAME": "db.sqlite3"}
     except (ValueError, KeyError) as error:
@@ -56,28 +56,28 @@ def _database(url: str) -> dict[str, Any]:
         if database["NAME"] in ("", ":memory:"):
             _refuse("DATABASE_URL", "web and workers can't share a database in memory; name a file: sqlite:///file")
         database["NAME"] = (BASE_DIR if url else DATA_DIR) / database["NAME"]
-        database["TEST"] = {"NAME": DATA_DIR / "test.sqlite3"}  # a real file, as in production
+        database["TEST"] = {"NAME": DATA_DIR / "test.sqlite3"}  # a file, as in production
         database["OPTIONS"] = {
-            # Take the write lock at BEGIN: a transaction that reads first and then writes can't wait for it
+            # Take the write lock at BEGIN: a transaction that reads before it writes can't wait for the lock later
             # (https://www.sqlite.org/lang_transaction.html).
             "transaction_mode": "IMMEDIATE",
-            # NORMAL with WAL: a crash of any program loses nothing, a power cut may cost the last moments; FULL closes
-            # that with an fsync for each commit (https://www.sqlite.org/pragma.html#pragma_synchronous).
-            # The upkeep process brings the log into the database (durable_queue/store/sqlite/checkpoints.py), so that no
-            # request has to wait for that; a commit does it only beyond 40,000 pages (160 MB), when upkeep has not.
+            # NORMAL with WAL: a crash of a program loses nothing, but a power cut may lose the latest commits. FULL
+            # prevents that with an fsync for each commit (https://www.sqlite.org/pragma.html#pragma_synchronous).
+            # The upkeep process runs the checkpoints (durable_queue/store/sqlite/checkpoints.py), so that no request
+            # waits for one. A commit runs one only if upkeep has let the write-ahead log grow to 40,000 pages (160 MB).
             "init_command": f"PRAGMA journal_mode=WAL; PRAGMA synchronous={_SYNCHRONOUS[NOTIFIER_DURABILITY]};"
             "PRAGMA wal_autocheckpoint=40000",
-            "timeout": 2,  # seconds to wait for another writer; after that a POST is answered with 503
+            "timeout": 2,  # seconds to wait for another writer; then a POST gets a 503
         }
     elif database["ENGINE"] == _POSTGRESQL:
         if not database["NAME"]:
             _refuse("DATABASE_URL", "names no database; write postgres://user:password@host:5432/name")
-        # After a restart of the server the admin's next request opens a new connection. A POST does so after one 503.
+        # After PostgreSQL was restarted, the admin's next request opens a new connection. A POST does so after one 503.
         database["CONN_HEALTH_CHECKS"] = True
         database["OPTIONS"] = {
             "connect_timeout": 2,
             "tcp_user_timeout": 10_000,
-            # A server that is gone without a word is noticed after 11 s, and not after two hours.
+            # A server that vanished without closing the connection is noticed after 11 s instead of two hours.
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 3,
@@ -94,13 +94,13 @@ _SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
 
 env = _Environment(eager=True)
 try:
-    # Where things are kept.
+    # Where the service keeps its data.
     DATA_DIR = _path("NOTIFIER_DATA_DIR", "var")
     NOTIFIER_LOG_FILE = _path("NOTIFIER_LOG_FILE", "log.txt")
     NOTIFIER_DURABILITY = env.str("NOTIFIER_DURABILITY", "process", validate=validate.OneOf(["process", "power"]))
     DATABASE_URL = env.str("DATABASE_URL", "")
 
-    # What is served.
+    # What it serves.
     HOST = env.str("HOST", "127.0.0.1")
     PORT = env.int("PORT", 8000, validate=validate.Range(1, 65535))
     NOTIFIER_ROOT = env.str("NOTIFIER_ROOT", "query", validate=validate.OneOf(["query", "basic"]))
@@ -109,7 +109,7 @@ try:
     )
     HTTPS = env.bool("NOTIFIER_HTTPS", False)
 
-    # Who does the work, and for how long.
+    # How many processes there are, and how long a stop and the history last.
     NOTIFIER_WEB_WORKERS = env.int("NOTIFIER_WEB_WORKERS", 2, validate=validate.Range(1, 64))
     NOTIFIER_QUEUE_WORKERS = env.int("NOTIFIER_QUEUE_WORKERS", 2, validate=validate.Range(1, 256))
     NOTIFIER_QUEUE_THREADS = env.int("NOTIFIER_QUEUE_THREADS", 40, validate=validate.Range(1, 1000))
@@ -117,7 +117,7 @@ try:
     NOTIFIER_STOP_GRACE = env.int("NOTIFIER_STOP_GRACE", 10, validate=validate.Range(1, 3600))
     NOTIFIER_HISTORY_DAYS = env.int("NOTIFIER_HISTORY_DAYS", 30, validate=validate.Range(1, 36500))
 
-    # Signs sessions and queued tasks: who knows it can log in, and have the workers run code.
+    # Signs sessions and payloads. With it, an attacker can log in, and make the workers run any code.
     SECRET_KEY = env.str("SECRET_KEY", "", validate=validate.Length(min=32))
 except EnvError as error:
     said = re.sub(r"\['(.*)'\]", r"\1", str(error))
@@ -145,7 +145,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
 ]
 
-# For the admin; what clients send passes none of it: notifier_project/asgi.py
+# Only for the admin. Clients' requests pass no middleware: notifier_project/asgi.py
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
@@ -191,7 +191,7 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = False
 
-# The admin's files come straight from their packages: nothing to collect, so nothing that can be forgotten or stale.
+# The admin's static files are served from their packages: without `collectstatic`, they can't be missing or stale.
 STATIC_URL = "/static/"
 SERVESTATIC_USE_FINDERS = True
 SERVESTATIC_AUTOREFRESH = False
@@ -201,13 +201,13 @@ if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
 
-# Shared by every process of the installation, which the default cache (memory of one process) is not:
-# django-q2 keeps what `qinfo` and `qmonitor` show in it, and cached results.
+# All processes of the installation share this cache. django-q2 keeps cached results in it, and the figures that `qinfo` and
+# `qmonitor` show. Django's default cache would be in the memory of one process.
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
         "LOCATION": DATA_DIR / "cache",
-        "OPTIONS": {"MAX_ENTRIES": 1_000_000},  # beyond it, entries are dropped at random: parts of an `Iter`, say
+        "OPTIONS": {"MAX_ENTRIES": 1_000_000},  # beyond it, Django drops entries at random, such as parts of an `Iter`
     }
 }
 
@@ -221,9 +221,9 @@ Q_CLUSTER = {
     "threads": NOTIFIER_QUEUE_THREADS,
     "coroutines": NOTIFIER_QUEUE_COROUTINES,
     "timeout": 60,  # seconds that one task may take
-    "retry": 90,  # not used by our broker, whose leases don't run out; django-q2 wants it above the timeout
+    "retry": 90,  # unused, because leases don't expire; django-q2 requires it to be above the timeout
     "max_attempts": 10,
-    "save_limit": 0,  # keep every result; old ones are pruned by age
+    "save_limit": 0,  # keep every result; pruning deletes old ones by their age
     "recycle": 100_000,  # tasks after which a worker process is replaced
     "catch_up": False,
     "label": "Background tasks",
@@ -241,7 +241,7 @@ LOGGING = {
     "loggers": {
         "django": {"handlers": [], "propagate": True},
         "notifications": {"level": "INFO"},
-        # Refused requests are the client's concern: it has its 4xx.
+        # A refused request concerns only the client, which has its 4xx.
         "django.request": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},
     },

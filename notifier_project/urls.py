@@ -1,4 +1,4 @@
-"""The root URL table: the notification routes and the admin. All else is answered with JSON."""
+"""The root URL table: the notification routes and the admin. Every other path gets an error in JSON."""
 
 from django.conf import settings
 from django.contrib import admin

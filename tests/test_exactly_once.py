@@ -192,7 +192,7 @@ def test_writer__stopped_and_replaced_then_continued(memory: Path, work: Callabl
         if os.WIFEXITED(os.waitpid(pid, os.WUNTRACED)[1]):
             break
         scene = stage.scene
-        scene.patience = 0.0
+        scene.lock_wait = 0.0
         write = scene.writer().append if work is Stage.append else scene.writer().replace
         with suppress(TimeoutError):
             replaced += write(LINE, identity=KEY) is Outcome.WRITTEN
@@ -311,7 +311,7 @@ def test_journal__killed_at_each_line_of_a_trimming(memory: Path) -> None:
 
 def test_writer__two_of_them_beside_rotation(memory: Path) -> None:
     """20,000 lines while the log is renamed all the time: none lost, none doubled, none split."""
-    scene = Scene(memory / "scene", patience=30)
+    scene = Scene(memory / "scene", lock_wait=30)
     total, width = 10_000, len(b"writer 0 line 00000\n")
 
     def write(number: int) -> Job:

@@ -256,7 +256,7 @@ def test_write__no_room_for_the_journal(scene: Scene) -> None:
 
 
 def test_write__the_lock_is_held_for_too_long(scene: Scene) -> None:
-    scene.patience = 0.05
+    scene.lock_wait = 0.05
     scene.writer().append(OLD, identity=key(1))
     held = journal.Journal(scene.journal)
     try:
@@ -274,7 +274,7 @@ def test_write__within_a_write(scene: Scene) -> None:
     genuine, said = os.write, []
 
     def write(fd: int, text: bytes) -> int:
-        with pytest.raises(RuntimeError, match="in the middle of another one") as refused:
+        with pytest.raises(RuntimeError, match="in the middle of another write") as refused:
             writer.append(b"nested\n", identity=key(2))
         said.append(refused)
         return genuine(fd, text)
@@ -291,7 +291,7 @@ def test_write__within_a_write(scene: Scene) -> None:
 
 def test_journal__is_not_shared_with_a_forked_child(tmp_path: Path) -> None:
     """What a child inherits is the parent's lock: it opens one of its own."""
-    held = journal.Journal(tmp_path / "journal", patience=0.0)
+    held = journal.Journal(tmp_path / "journal", lock_wait=0.0)
     try:
         held.take(lambda intent: b"v")
         child = os.fork()

@@ -90,7 +90,7 @@ def test_legacy__is_forgotten_when_its_tasks_have_ended(scene: Scene) -> None:
 
 
 def test_legacy__is_read_under_its_lock(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(legacy, "PATIENCE", 0.05)
+    monkeypatch.setattr(legacy, "LOCK_WAIT_SECONDS", 0.05)
     with scene.journal.with_name(NAME).open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(TimeoutError, match=NAME):

@@ -17,7 +17,7 @@ from tests.support.log_writer import kill, start
 
 @pytest.fixture(autouse=True)
 def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owner, "PATIENCE", 0.1)
+    monkeypatch.setattr(owner, "TAKEOVER_WAIT_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def one(tmp_path: Path, log: Path) -> Iterator[LogFile]:
 @pytest.mark.parametrize("method", ["append", "replace"])
 def test_owner__a_second_data_folder_is_refused(tmp_path: Path, log: Path, one: LogFile, method: str) -> None:
     two = LogFile(log, journal_path=journal(tmp_path, "two"))
-    with pytest.raises(OwnedError, match=f"{tmp_path}/one, so {tmp_path}/two"):
+    with pytest.raises(OwnedError, match=f"{tmp_path}/one, and can't be used by {tmp_path}/two"):
         getattr(two, method)(LINE, identity=key(2))
     assert log.read_bytes() == FIRST
     assert other_owner(log, journal(tmp_path, "two")) == str(tmp_path / "one")
@@ -70,7 +70,7 @@ def test_owner__is_taken_over_when_nobody_holds_it(
     assert other_owner(log, journal(tmp_path, "two")) is None
     two = LogFile(log, journal_path=journal(tmp_path, "two"))
     assert two.append(LINE, identity=key(2)) is Outcome.WRITTEN
-    assert f"written to from the data folder {tmp_path}/one, and is from now on from {tmp_path}/two" in caplog.text
+    assert f"belonged to the data folder {tmp_path}/one, and belongs to {tmp_path}/two from now on" in caplog.text
     with pytest.raises(OwnedError):
         one.append(LINE, identity=key(3))
 
@@ -116,7 +116,7 @@ def test_owner__no_such_file_can_be_made(tmp_path: Path, log: Path, caplog: pyte
     for number in (1, 2):
         assert writer.append(LINE, identity=key(number)) is Outcome.WRITTEN
         log.unlink()
-    assert caplog.text.count("Nothing tells other data folders") == 1
+    assert caplog.text.count("can't be marked as in use by this data folder") == 1
 
 
 @pytest.mark.parametrize("content", ["", "garbage", '{"journal": 1}', "[]"])

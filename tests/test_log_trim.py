@@ -269,7 +269,7 @@ def hold_the_lock(writer: LogFile) -> tuple[threading.Thread, threading.Event]:
 
 
 def test_threads__one_holds_the_lock_for_too_long(scene: Scene) -> None:
-    scene.patience = 0.05
+    scene.lock_wait = 0.05
     writer = scene.writer()
     thread, done = hold_the_lock(writer)
     with pytest.raises(TimeoutError, match="by another thread"):

@@ -49,7 +49,7 @@ def connected(client: Client) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "PATIENCE", 0.2)
+    monkeypatch.setattr(web, "HEAD_WAIT_SECONDS", 0.2)
 
 
 @pytest.mark.parametrize("sent", [b"", REQUEST[:20]], ids=["nothing", "half a request"])
@@ -102,11 +102,11 @@ def test_connection__any_method(method: bytes, before: bytes) -> None:
 
 
 def test_connection__endless_headers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "PATIENCE", 30.0)
+    monkeypatch.setattr(web, "HEAD_WAIT_SECONDS", 30.0)
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         writer.write(REQUEST[:-2])
-        for number in range(3 * web.LONGEST_HEAD // 1000):
+        for number in range(3 * web.HEAD_LIMIT // 1000):
             writer.write(b"X-%d: %s\r\n" % (number, b"x" * 1000))
         with suppress(ConnectionError):  # closed before it had read all, it may reset the connection, and its answer is lost
             return await reader.read()
@@ -164,7 +164,7 @@ async def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def test_listener__leaves_connections_to_a_process_that_is_late(shared: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "PAUSE", 0.05)
+    monkeypatch.setattr(web, "SHARE_PAUSE_SECONDS", 0.05)
 
     async def share() -> tuple[int, int]:
         early = Process(shared)
@@ -185,7 +185,7 @@ def test_listener__leaves_connections_to_a_process_that_is_late(shared: socket.s
 
 
 def test_listener__does_not_pause_for_one_client(shared: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "PAUSE", 60.0)
+    monkeypatch.setattr(web, "SHARE_PAUSE_SECONDS", 60.0)
 
     async def connect_in_turn() -> None:
         process = Process(shared)

@@ -13,7 +13,7 @@ from typing import NoReturn
 import pytest
 
 from notifications.log.identity import Identity, mark_of_text
-from notifications.log.interrupted_appends import WINDOW
+from notifications.log.interrupted_appends import SEARCH_WINDOW
 from notifications.log.journal import TRIM_FROM
 from notifications.log.log_file import LogFile
 from notifications.log.owner import owner_path
@@ -79,7 +79,7 @@ def test_append__interrupted_behind_more_than_the_window(scene: Scene) -> None:
 
         def write(fd: int, text: bytes) -> NoReturn:
             with scene.log.open("ab") as log:
-                log.write(b"y" * (WINDOW + len(LINE)) + b"\n")
+                log.write(b"y" * (SEARCH_WINDOW + len(LINE)) + b"\n")
             genuine(fd, text)
             kill()
             raise AssertionError

@@ -1,1 +1,1 @@
-"""The exactly-once writer of the log file. Knows no Django: docs/exactly-once.md goes through it step by step."""
+"""The exactly-once writer of the log file. It imports no Django. docs/exactly-once.md explains it step by step."""

@@ -1,4 +1,4 @@
-"""What became of an append whose writer was killed, or thrown out by an exception: the log's own bytes tell."""
+"""Find out from the log's bytes whether an append happened whose writer was killed or stopped by an exception."""
 
 import os
 import stat
@@ -9,29 +9,29 @@ from notifications.log.disk import read_all
 from notifications.log.records import File, Intent
 
 LOOK = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
-WINDOW = 1 << 20  # bytes after the noted place in which the text is looked for: others may append, too
+SEARCH_WINDOW = 1 << 20  # bytes after the noted size that are searched for the text: other programs may append as well
 
 
 def stands_appended(intent: Intent, log: Path, *, since: int, durable: bool) -> bool:
-    """Whether the intent's text stands in the log, or in what rotation made of it. A torn one is cut off.
+    """Whether the intent's text stands in the log, or in the file to which it was rotated. Cut off a torn text.
 
-    `log`: its path, without symbolic links. `since`: when the intent was noted (in ns, by the file system's clock).
+    `log`: the log's path, without symbolic links. `since`: when the intent was noted (in ns, by the file system's clock).
     """
     return any(_stands(path, intent, durable=durable) for path in places(intent.file, log, since=since))
 
 
 def is_same(status: os.stat_result, file: File) -> bool:
-    """Whether this is the file that an intent was about."""
+    """Whether this is the file that the intent names."""
     return (status.st_dev, status.st_ino) == file[:2]
 
 
 def places(file: File, log: Path, *, since: int) -> list[Path]:
-    """Where an intent's file is now: at the log's path, or next to it under another name.
+    """The paths at which an intent's file may be now: the log's path, or another name in the same folder.
 
-    Only when it is gone, empty, or shorter than it was noted (logrotate's `copytruncate`): in a copy made since.
+    When the file is gone, empty, or shorter than the noted size (logrotate's `copytruncate`): the copies made since.
     """
     names: list[str] = []
-    with suppress(OSError):  # a folder that may be entered and not read
+    with suppress(OSError):  # the service may enter the folder, but not list it
         names = os.listdir(log.parent)
     copies: list[Path] = []
     for path in [log, *(log.with_name(name) for name in names if name != log.name)]:
@@ -53,11 +53,11 @@ def _stands(path: Path, intent: Intent, *, durable: bool) -> bool:
         if not stat.S_ISREG(os.fstat(log).st_mode):
             return False
         text, (_, _, size) = intent.text, intent.file
-        rest = read_all(log, len(text) + WINDOW, size)
+        rest = read_all(log, len(text) + SEARCH_WINDOW, size)
         if rest.startswith(text) or (text.endswith(b"\n") and b"\n" + text in rest):
             return True
         if rest and _is_torn(rest, text, durable=durable) and os.fstat(log).st_size == size + len(rest):
-            with suppress(OSError):  # the file may be an append-only one
+            with suppress(OSError):  # the file may have the attribute append-only
                 os.ftruncate(log, size)
         return False
     finally:
@@ -65,7 +65,7 @@ def _stands(path: Path, intent: Intent, *, durable: bool) -> bool:
 
 
 def _is_torn(rest: bytes, text: bytes, *, durable: bool) -> bool:
-    """Whether `rest`, all that follows the noted place, is a part of the text whose writer was stopped."""
+    """Whether `rest`, all bytes after the noted size, is a beginning of the text whose writer was stopped."""
     if durable and len(rest) <= len(text):
-        rest = rest.rstrip(b"\0")  # a power cut may leave the length, and not the bytes
+        rest = rest.rstrip(b"\0")  # a power cut may leave the new length without the bytes
     return len(rest) < len(text) and text.startswith(rest)

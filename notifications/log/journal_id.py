@@ -1,4 +1,4 @@
-"""The id of a data folder's journal, in a file next to it. A journal that was deleted and started again keeps it."""
+"""The id of a data folder's journal, in a file of its own: a journal that was deleted and begun again keeps the id."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from uuid import uuid4
 
 
 def read_or_make_id(path: Path) -> str:
-    """The 32 hexadecimal digits in this file, which is made when there is none. Raises OSError."""
+    """The 32 hexadecimal digits in this file, which is made when it does not exist. Raises OSError."""
     found = read_id(path)
     if found:
         return found
@@ -18,7 +18,7 @@ def read_or_make_id(path: Path) -> str:
         try:
             os.link(temporary, path)
         except OSError:
-            if read_id(path) in (None, ""):  # what is there is no id, or the file system knows no links
+            if read_id(path) in (None, ""):  # the file holds no id, or the file system has no hard links
                 os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -26,7 +26,7 @@ def read_or_make_id(path: Path) -> str:
 
 
 def read_id(path: Path) -> str | None:
-    """The id in this file; None when there is no such file, "" when it holds something else. Raises OSError."""
+    """The id in this file; None when the file does not exist, "" when it holds something else. Raises OSError."""
     try:
         text = path.read_text("ascii", errors="replace")
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""The journals of version 0.1: read once, when this version begins its own. They stay as they are.
+"""The journals of version 0.1. This version reads them once, when it begins its own journal, and doesn't change them.
 
-There was one for each spelling of the log's path, and the name of a write was its place: task, call, and how many writes
-the call had made before. Records that hold their text become identities of today; of those that an earlier trim had
-bared to their names, the places are kept until their tasks end.
+Version 0.1 had a journal for each spelling of the log's path. It identified a write by its place: the task, the call, and
+the number of earlier writes in the call. A record that holds its text gives an identity of this version. A record that a
+trim had reduced to its place gives only the place, which is kept until its task ends.
 """
 
 import fcntl
@@ -28,7 +28,8 @@ APPEND, REPLACE, NEWEST, OLD_KEPT = b"a", b"r", b"n", b"k"
 WRITTEN, VOID, READY = b"w", b"v", b"y"
 RECORD = struct.Struct("<cIc24sQQQI")
 CHECKED = struct.calcsize("<cI")
-PATIENCE = 8.0  # seconds to wait for the lock of one
+LOCK_WAIT_SECONDS = 8.0  # for the lock of one old journal
+LOCK_PAUSE_SECONDS = 0.01  # between two tries
 
 
 class _Record(NamedTuple):
@@ -41,14 +42,14 @@ class _Record(NamedTuple):
 
 @dataclass
 class Known:
-    """What the old journals knew."""
+    """The writes that the old journals knew."""
 
     identities: set[bytes] = field(default_factory=set)
     places: set[bytes] = field(default_factory=set)
     newest: bytes = NO_TASK
 
     def records(self, database: bytes) -> bytes:
-        """The same as records of today. `database`: where the tasks are."""
+        """The same writes as records of this version. `database`: the id of their tasks' database."""
         found = [newest(self.newest)] if self.newest != NO_TASK else []
         if self.identities:
             found.append(packed_settled(KEPT, b"".join(self.identities), database=database))
@@ -58,7 +59,7 @@ class Known:
 
 
 def read_old_journals(folder: Path, log: Path) -> Known:
-    """What the journals in this folder knew. `log`: its path, without symbolic links. Raises TimeoutError and OSError."""
+    """Read the old journals in a folder. `log`: the log's path, without symbolic links. Raises TimeoutError and OSError."""
     known = Known()
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if JOURNAL.match(path.name):
@@ -78,14 +79,14 @@ def _read_journal(path: Path, log: Path, known: Known) -> None:
 
 
 def _lock(journal: int, path: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
     while True:
         try:
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{path} was locked by another process for {PATIENCE:g} s") from None
-            time.sleep(0.01)
+                raise TimeoutError(f"{path} was locked by another process for {LOCK_WAIT_SECONDS:g} s") from None
+            time.sleep(LOCK_PAUSE_SECONDS)
         else:
             return
 
@@ -96,7 +97,7 @@ def _parsed(buffer: bytes) -> Iterator[_Record]:
         state, checksum, kind, place, device, inode, size, length = RECORD.unpack_from(buffer, at)
         start, end = at + RECORD.size, at + RECORD.size + length
         if end > len(buffer) or crc32(buffer[at + CHECKED : end]) != checksum:
-            return  # its writer was killed, or the disk full: it had not touched the log
+            return  # the writer was killed, or the disk was full; it had not touched the log yet
         yield _Record(state, kind, place, (device, inode, size), buffer[start:end])
         at = end
 
@@ -120,11 +121,11 @@ def _take_in(records: list[_Record], log: Path, touched: int, known: Known) -> N
 
 
 def _stands(record: _Record, log: Path, touched: int) -> bool:
-    """Whether a write that was interrupted is in the log."""
+    """Whether an interrupted write stands in the log."""
     if record.kind == APPEND:
         intent = Intent(0, record.state, record.kind, b"", b"", record.file, record.text)
         return stands_appended(intent, log, since=touched, durable=True)
-    # A replacement's record doesn't say which file was to become the log, only that it was complete.
+    # A replacement's record doesn't name the file that was to become the log; it only says that the file was complete.
     text = record.text.partition(b"\0")[2]
     temporary = log.with_name(f".{log.name}.notifier")
     return record.state == READY and not temporary.exists() and _begins_with(log, record.file, text, touched)

@@ -1,6 +1,6 @@
-"""Write to a log that others may read, rotate or delete at any time, and each thing once. Knows no Django.
+"""Write each text once to a log that other programs may read, rotate or delete at any time.
 
-The log's format leaves no room for ids. The proof of what stands in the log is kept in notifications/log/journal.py.
+The log's format leaves no room for ids, so the journal (notifications/log/journal.py) records what stands in the log.
 docs/exactly-once.md goes through each point at which a writer may be killed.
 """
 
@@ -8,36 +8,33 @@ import os
 import stat
 import sys
 import threading
-import time
 from collections.abc import Callable
-from logging import getLogger
 from pathlib import Path
 from types import FrameType
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from notifications.log import legacy, owner
-from notifications.log.disk import NEW_FILE_MODE, sync_folder
-from notifications.log.identity import FRESH, TASK, Identity, made_at
+from notifications.log.disk import NEW_FILE_MODE, sync_folder, write_once
+from notifications.log.identity import FRESH, TASK, Identity
 from notifications.log.interrupted_appends import stands_appended
-from notifications.log.journal import PATIENCE, Journal
-from notifications.log.journal_id import read_or_make_id
-from notifications.log.protocols import Attempt, AttemptLostError, Database, Outcome
+from notifications.log.journal import Journal
+from notifications.log.locked_file import LOCK_WAIT_SECONDS
+from notifications.log.protocols import Attempt, Database, Outcome
 from notifications.log.records import APPEND, NO_DATABASE, VOID, WRITTEN, Intent
 from notifications.log.replacement import Replacement
+from notifications.log.trimming import Trimming
 
-logger = getLogger(__name__)
-
-# Each write opens the log again. A log that was renamed, deleted or truncated in between simply continues.
-# O_NONBLOCK: a FIFO without a reader is an error at once (ENXIO), not a worker that hangs; files don't mind it.
+# Each write opens the log again, so that it goes on after the log was renamed, deleted or truncated.
+# O_NONBLOCK: a FIFO without a reader is an error at once (ENXIO), and the worker doesn't hang. Regular files ignore it.
 TO_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class _OfThread(threading.local):
-    is_writing = False  # or an exception kept us from noting that it is over
+    is_writing = False  # it may stay True when an exception comes between a write's end and the assignment
 
 
 class LogFile:
-    """A log that any number of processes of one host write to, with any number of threads each."""
+    """A log to which any number of processes on one host write, each with any number of threads."""
 
     def __init__(
         self,
@@ -46,44 +43,43 @@ class LogFile:
         journal_path: Path,
         durable: bool = False,
         database: Database | None = None,
-        patience: float = PATIENCE,
+        lock_wait: float = LOCK_WAIT_SECONDS,
     ) -> None:
-        """`durable`: what is written outlives a power cut as well, at the cost of two or more fsync(2) a write.
+        """`durable`: what is written survives a power cut as well. Each write costs two or more fsync(2) then.
 
-        `database`: with it, the journal is trimmed. `patience`: seconds to wait for other writers.
+        `database`: with it, the journal is trimmed. `lock_wait`: seconds to wait for other writers.
         """
         self.path = path
         self._name = os.fspath(path)
-        self._journal = Journal(journal_path, durable=durable, patience=patience)
+        self._journal = Journal(journal_path, durable=durable, lock_wait=lock_wait)
         self._replacement = Replacement(self._journal, durable=durable)
         self._durable = durable
-        self._database = database
-        self._database_id = NO_DATABASE
+        self._trimming = Trimming(self._journal, database)
         self._hold: owner.Hold | None = None
-        self._held = (0, 0)  # device and inode of the log when it was last seen to be ours
+        self._held = (0, 0)  # device and inode of the log that `_hold` was last taken for
         self._own = _OfThread()
-        self._vouched: WeakKeyDictionary[Attempt, int] = WeakKeyDictionary()
         _log_files.add(self)
 
     def append(self, text: bytes, *, identity: Identity, attempt: Attempt | None = None) -> Outcome:
-        """Add `text` at the end, in one write(2), once for each identity.
+        """Append `text` in one write(2), once for each identity.
 
-        Raises OSError (TimeoutError and OwnedError among them), AttemptLostError, what the database raises, and RuntimeError
-        in the middle of another write of the same thread; then nothing of it stands in the log.
+        Raises OSError (including TimeoutError and OwnedError), AttemptLostError, what the database raises, and RuntimeError
+        in the middle of another write of the same thread. After any of these, nothing of the text stands in the log.
         """
         return self._write(self._append, text, identity, attempt)
 
     def replace(self, text: bytes, *, identity: Identity, attempt: Attempt | None = None) -> Outcome:
-        """Put `text` in the place of all that the log holds, unless a newer task has written, by either method.
+        """Replace the log's whole text with `text`, unless a newer task has written, by either method.
 
-        A reader sees the old text or the new one, whole; a symbolic link is followed; permissions and owner are kept.
-        Where nothing can be renamed over the log, it is overwritten. Raises as `append`, and then the log is as it was.
+        A reader sees either the old text or the new one. Symbolic links are followed; permissions and owner are kept.
+        A log over which nothing can be renamed is overwritten. Raises what `append` raises, and then leaves the log as
+        it was.
         """
         return self._write(self._replace, text, identity, attempt)
 
     def open(self) -> None:
-        """Get ready to write: make the log ours, and read the journal. Raises as `append`."""
-        self._name_database()
+        """Get ready to write: read the journal, and hold the log for this data folder. Raises what `append` raises."""
+        self._trimming.name_database()
         try:
             self._journal.take(self._decide, self._old_records)
             target = self._real_path()
@@ -93,19 +89,18 @@ class LogFile:
             self._journal.let_go()
 
     def forgotten_trim(self) -> int:
-        """Once it is open: the number of a trim that the database has forgotten, since it was restored from an older copy.
+        """Return the number of a trim that the database, restored from an older copy, has forgotten; 0 if there is none.
 
-        0 when it has not; it is said once.
+        Call `open` before. Each trim is returned once.
         """
-        trims = self._journal.databases.get(self._database_id, 0)
-        return trims if trims and self._database and self._database.catch_up(self._journal_id(), trims) else 0
+        return self._trimming.forgotten_trim()
 
     def after_fork(self) -> None:
-        """In a forked child: nothing that the parent holds is ours."""
+        """In a forked child: it holds nothing of what its parent holds."""
         self._hold, self._held = None, (0, 0)
 
     def close(self) -> None:
-        """Close the journal and let go of the log; both are opened again when needed."""
+        """Close the journal and let go of the log. The next write opens both again."""
         self._journal.close()
         self.after_fork()
 
@@ -114,8 +109,8 @@ class LogFile:
     ) -> Outcome:
         if self._own.is_writing and _is_called_by(LogFile._write_alone):
             raise RuntimeError(
-                f"A write to {self.path} was asked for in the middle of another one of the same thread, from a signal handler, "
-                "a logging handler or a destructor. Note it there, and write it later."
+                f"A signal handler, a logging handler or a destructor tried to write to {self.path} in the middle of "
+                "another write of the same thread. Store the text there, and write it later."
             )
         try:
             self._own.is_writing = True
@@ -128,13 +123,13 @@ class LogFile:
     ) -> Outcome:
         name = identity.task + identity.mark
         is_fresh = identity.mark == FRESH
-        if self._database_id == NO_DATABASE and not is_fresh:
-            self._name_database()
+        if self._trimming.database_id == NO_DATABASE and not is_fresh:
+            self._trimming.name_database()
         try:
             self._journal.take(self._decide, self._old_records)
-            if attempt and attempt.claimed <= self._journal.learned:
-                self._vouch(attempt)
-            is_known = not is_fresh and self._journal.has(identity, name)
+            if attempt and attempt.claimed <= self._journal.known.learned:
+                self._trimming.vouch(attempt)
+            is_known = not is_fresh and self._journal.known.has(identity, name)
             outcome = Outcome.WRITTEN_BEFORE if is_known else put(text, name)
         except OSError as error:
             if error.errno and not error.filename:
@@ -142,50 +137,17 @@ class LogFile:
             raise
         finally:
             self._journal.let_go()
-        if self._journal.overgrown and self._database and not self._database.is_ours_alone():
-            self._trim(self._database)
+        if self._journal.overgrown:
+            self._trimming.trim(self._decide)
         return outcome
-
-    def _name_database(self) -> None:
-        # Where that would wait for the caller, this write is remembered for good.
-        if self._database and self._database_id == NO_DATABASE and not self._database.is_ours_alone():
-            self._database_id = self._database.id_for(self._journal_id())
-
-    def _vouch(self, attempt: Attempt) -> None:
-        """Before an attempt whose task was claimed before the last trim may write, ask whether its task is still its own.
-
-        Another worker may have ended the task meanwhile, and what that one wrote been forgotten by the trim.
-        """
-        trims = self._journal.trims
-        if self._vouched.get(attempt, -1) == trims:
-            return
-        if not attempt.is_held():
-            raise AttemptLostError("This attempt was taken for dead, and its task was given to another worker.")
-        self._vouched[attempt] = trims
-
-    def _trim(self, database: Database) -> None:
-        journal = self._journal
-        journal.overgrown = False
-        try:
-            ended = database.ended(journal.tasks_of(self._database_id))
-            # Before the trim: a database with an older number than the journal's is one from before it, restored.
-            number = database.note_trim(self._journal_id(), journal.trims + 1)
-            journal.trim(number, self._database_id, ended, self._decide)
-        except Exception:
-            logger.exception("The journal %s could not be trimmed; it will be tried again", journal.path)
-        finally:
-            journal.let_go()
-
-    def _journal_id(self) -> str:
-        return read_or_make_id(self._journal.path.with_name("id"))
 
     def _old_records(self) -> bytes:
         known = legacy.read_old_journals(self._journal.path.parent, self._real_path())
         if known.identities or known.places:
-            self._name_database()
-        return known.records(self._database_id)
+            self._trimming.name_database()
+        return known.records(self._trimming.database_id)
 
-    # Whose log it is.
+    # The log's owner.
 
     def _make_ours(self, target: Path) -> None:
         if self._hold is None:
@@ -203,9 +165,9 @@ class LogFile:
                     self._make_ours(self._real_path())
                     self._held = (status.st_dev, status.st_ino)
                 seen = (status.st_dev, status.st_ino, status.st_size)
-                self._add(log, self._journal.begin(APPEND, self._database_id, identity, seen, text))
+                self._add(log, self._journal.begin(APPEND, self._trimming.database_id, identity, seen, text))
             else:
-                _pour(log, text)
+                write_once(log, text)
         finally:
             os.close(log)
         return Outcome.WRITTEN
@@ -222,13 +184,13 @@ class LogFile:
                     sync_folder(self._real_path().parent)
         except OSError:
             self._take_back(log, written)
-            # By its bytes, not by `written`: the error may be a signal handler's, and have come before that was known.
+            # Decided by the log's bytes: a signal handler may have raised the error before `written` was assigned.
             self._journal.settle(intent, self._decide(intent))
             raise
         self._journal.settle(intent, WRITTEN)
 
     def _take_back(self, log: int, written: int) -> None:
-        """Cut off what this process has just appended, unless somebody has appended since."""
+        """Cut off what this process has just appended, unless another program has appended since."""
         end = os.lseek(log, 0, os.SEEK_CUR)
         if written and os.fstat(log).st_size == end:
             os.ftruncate(log, end - written)
@@ -236,7 +198,7 @@ class LogFile:
     # Replacing.
 
     def _replace(self, text: bytes, identity: bytes) -> Outcome:
-        if self._is_superseded(identity[:TASK]):
+        if self._journal.is_superseded(identity[:TASK]):
             return Outcome.SUPERSEDED
         target = self._real_path()
         try:
@@ -246,22 +208,13 @@ class LogFile:
         if before and not stat.S_ISREG(before.st_mode):
             return self._append(text, identity)
         self._make_ours(target)
-        self._replacement.put(target, before, text, database=self._database_id, identity=identity)
+        self._replacement.put(target, before, text, database=self._trimming.database_id, identity=identity)
         return Outcome.WRITTEN
-
-    def _is_superseded(self, task: bytes) -> bool:
-        newest = self._journal.newest
-        if not made_at(task) or task >= newest:
-            return False
-        if made_at(newest) > time.time_ns() // 1_000_000:
-            self._journal.forget_newest()  # the clock was set back: no telling which one is newer
-            return False
-        return True
 
     def _real_path(self) -> Path:
         return self.path.resolve()
 
-    # What became of an interrupted write.
+    # Interrupted writes.
 
     def _decide(self, intent: Intent) -> bytes:
         target, since = self._real_path(), self._journal.touched
@@ -273,25 +226,19 @@ class LogFile:
 
 
 def _is_called_by(function: Callable[..., object]) -> bool:
-    """Whether a call of this function goes on in the calling thread."""
+    """Whether the calling thread is inside a call of this function."""
     frame: FrameType | None = sys._getframe(1)
     while frame and frame.f_code is not function.__code__:
         frame = frame.f_back
     return frame is not None
 
 
-def _pour(log: int, text: bytes) -> None:
-    """Write to what is no regular file: it can't be looked at afterwards, so this is done at least once."""
-    if (written := os.write(log, text)) < len(text):
-        raise OSError(f"It took only {written} of {len(text)} bytes")
-
-
 _log_files: "WeakSet[LogFile]" = WeakSet()
 
 
-def _start_afresh() -> None:
+def _after_fork() -> None:
     for log_file in tuple(_log_files):
         log_file.after_fork()
 
 
-os.register_at_fork(after_in_child=_start_afresh)
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,6 +1,7 @@
-"""Which journal a log belongs to: a file next to the log says so, and each process that writes holds a shared lock on it.
+"""The owner of a log: a file next to the log names the journal, and each writing process holds a shared lock on that file.
 
-Two journals for one log know nothing of each other, so that a retry may write again what the other one knows to stand.
+Two journals for one log know nothing of each other's writes, so a retry under one of them could write again what the
+other has recorded.
 """
 
 import fcntl
@@ -18,41 +19,41 @@ from notifications.log.journal_id import read_id, read_or_make_id
 logger = getLogger(__name__)
 
 FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-PATIENCE = 1.0  # seconds in which another process of ours, which is taking the log over too, gets done
-PAUSE = 0.01
-LONGEST = 10_000  # bytes of such a file that are read
+TAKEOVER_WAIT_SECONDS = 1.0  # for another process of this data folder to finish taking over the log
+TAKEOVER_PAUSE_SECONDS = 0.01  # between two tries
+OWNER_FILE_LIMIT = 10_000  # bytes of an owner file that are read
 
 
 class OwnedError(OSError):
-    """The log belongs to another data folder, whose processes are writing to it."""
+    """The log belongs to another data folder, and a process of that folder is writing to it."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A journal, as the file next to the log names it."""
+    """A journal, as the owner file next to the log names it."""
 
     journal: str  # its id
     folder: str  # the data folder, for people
     inode: int  # of the journal's folder: a copy of a data folder has the same id
 
     def is_same(self, other: "Owner | None") -> bool:
-        """Whether the other is this very journal; its folder may have been moved, or mounted elsewhere."""
+        """Whether the other is the same journal. Its folder may have been moved, or mounted elsewhere."""
         return other is not None and (self.journal, self.inode) == (other.journal, other.inode)
 
 
 def owner_path(log: Path) -> Path:
-    """The file next to the log (its path without symbolic links) that names its owner."""
+    """The path of the owner file. `log`: the log's path, without symbolic links."""
     return log.with_name(f".{log.name}.owner")
 
 
 def owner_of(journal: Path) -> Owner:
-    """The journal as the owner file next to the log names it. Raises OSError."""
+    """This journal as the owner of a log. Raises OSError."""
     name = read_or_make_id(journal.with_name("id"))
     return Owner(journal=name, folder=str(journal.parent.parent.resolve()), inode=journal.parent.stat().st_ino)
 
 
 def other_owner(log: Path, journal: Path) -> str | None:
-    """The data folder of another journal from which the log is being written to at this moment. Changes nothing."""
+    """The other data folder whose processes are writing to the log now, or None. Changes nothing."""
     me = owner_of(journal) if read_id(journal.with_name("id")) else None
     log = log.resolve()
     if not may_be_owned(log):
@@ -71,7 +72,7 @@ def other_owner(log: Path, journal: Path) -> str | None:
 
 
 def may_be_owned(log: Path) -> bool:
-    """Whether a log at this path can have an owner: it is a regular file, or will be one."""
+    """Whether a log at this path can have an owner: it is a regular file, or does not exist yet."""
     try:
         return stat.S_ISREG(log.stat().st_mode)
     except FileNotFoundError:
@@ -79,10 +80,10 @@ def may_be_owned(log: Path) -> bool:
 
 
 class Hold:
-    """This process's hold on the log that it writes to."""
+    """This process's hold on the log to which it writes."""
 
     def __init__(self, me: Owner) -> None:
-        """Hold nothing yet."""
+        """Hold nothing yet. `me`: the owner for which a log will be held."""
         self.me = me
         self._log: Path | None = None
         self._file = -1
@@ -94,7 +95,7 @@ class Hold:
     def take(self, log: Path) -> None:
         """Hold this log (its path without symbolic links) from now on. Raises OwnedError when another journal's writer does.
 
-        Where the log's folder takes no new name, that is said once, and the log is written to all the same.
+        When the log's folder accepts no new name, this logs a warning, once, and writes go on without a hold.
         """
         if log == self._log:
             return
@@ -105,19 +106,19 @@ class Hold:
             raise
         except OSError as error:
             if not self._warned:
-                logger.warning("Nothing tells other data folders that %s is in use: %s", log, error)
+                logger.warning("The log %s can't be marked as in use by this data folder: %s", log, error)
             self._warned = True
         self._log = log
 
     def release(self) -> None:
-        """Hold nothing any more."""
+        """Hold nothing any longer."""
         file, self._file, self._log = self._file, -1, None
         if file >= 0:
             os.close(file)
 
     def _held(self, log: Path) -> int:
         path = owner_path(log)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TAKEOVER_WAIT_SECONDS
         while True:
             file = _open(path)
             try:
@@ -136,7 +137,7 @@ class Hold:
                 os.close(file)
                 raise
             os.close(file)
-            time.sleep(PAUSE)
+            time.sleep(TAKEOVER_PAUSE_SECONDS)
 
     def _take_over(self, file: int, before: Owner | None, log: Path) -> None:
         os.ftruncate(file, 0)
@@ -144,8 +145,8 @@ class Hold:
         fcntl.flock(file, fcntl.LOCK_SH)
         if before and before.journal != self.me.journal:
             logger.warning(
-                "%s was written to from the data folder %s, and is from now on from %s, whose journal doesn't know what stands "
-                "in it: a task of that folder which comes back may write again what it had written.",
+                "The log %s belonged to the data folder %s, and belongs to %s from now on. The new folder's journal doesn't "
+                "know what stands in the log: a task of the old folder that comes back may repeat its writes.",
                 log,
                 before.folder,
                 self.me.folder,
@@ -153,8 +154,8 @@ class Hold:
 
 
 def _in_use(found: Owner | None, me: Owner) -> str:
-    other = found.folder if found else "that is not known"
-    return f"is written to from the data folder {other}, so {me.folder} can't be a second one; use one folder for both"
+    other = found.folder if found else "(unknown)"
+    return f"is in use by the data folder {other}, and can't be used by {me.folder} as well: use one data folder for both"
 
 
 def _open(path: Path) -> int:
@@ -162,7 +163,7 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | FLAGS, 0o644)
     except PermissionError as error:
         try:
-            return os.open(path, os.O_RDONLY | FLAGS)  # another user's: its lock can be shared
+            return os.open(path, os.O_RDONLY | FLAGS)  # another user's file: its lock can still be shared
         except FileNotFoundError:
             raise error from None
 
@@ -176,7 +177,7 @@ def _lock(file: int, kind: int) -> bool:
 
 
 def _read(file: int) -> Owner | None:
-    """The owner that the file names; None when it is empty, or holds something else."""
+    """The owner that the file names; None when the file is empty, or holds something else."""
     with suppress(ValueError, TypeError, RecursionError):
-        return Owner(**json.loads(os.pread(file, LONGEST, 0)))
+        return Owner(**json.loads(os.pread(file, OWNER_FILE_LIMIT, 0)))
     return None

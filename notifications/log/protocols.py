@@ -1,4 +1,4 @@
-"""What the log needs of the attempts that write and of their database, and what it answers."""
+"""The interfaces that the log file uses (an attempt, the tasks' database), and the outcomes of a write."""
 
 from collections.abc import Collection
 from enum import Enum
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Outcome(Enum):
-    """What became of a write."""
+    """The outcome of a write."""
 
     WRITTEN = "written"
     WRITTEN_BEFORE = "it stood in the log already"
@@ -14,32 +14,32 @@ class Outcome(Enum):
 
 
 class AttemptLostError(RuntimeError):
-    """The attempt that wants to write was taken for dead, and its task was given to another worker."""
+    """The attempt's worker was taken for dead, and its task was given to another worker."""
 
 
 class Attempt(Protocol):
-    """One attempt at a task, as long as it goes on."""
+    """A running attempt of a task."""
 
-    claimed: float  # when (monotonic) its worker asked for the task
+    claimed: float  # when (monotonic) its worker set out to claim the task
 
     def is_held(self) -> bool:
-        """Whether the attempt's worker still holds the task. Raises when nobody can tell."""
+        """Whether the lease of the attempt's worker still holds the task. Raises when the database can't be asked."""
 
 
 class Database(Protocol):
-    """The database that the tasks are in: it knows which of them can come back. Each raises when it can't tell."""
+    """The database that holds the tasks: it knows which of them can come back. Each method raises when it can't tell."""
 
     def is_ours_alone(self) -> bool:
-        """Whether the caller has it locked, so that a trim would wait for the caller."""
+        """Whether the caller has locked the database, so that a trim would wait for its own caller."""
 
     def id_for(self, journal: str) -> bytes:
-        """The database's name (8 bytes), another one for each database, as kept for this journal."""
+        """The database's id for this journal (8 bytes). Each database has a different one."""
 
     def ended(self, tasks: Collection[bytes]) -> Collection[bytes]:
-        """Of these tasks (16 bytes each) the ones that can't come back."""
+        """The tasks among these (16 bytes each) that can't come back."""
 
     def note_trim(self, journal: str, number: int) -> int:
-        """Note that the journal is about to be trimmed for this time; return the number, or a greater one that it gets."""
+        """Note the number of the trim that is about to happen. Return the number that it gets: this one or a greater one."""
 
     def catch_up(self, journal: str, number: int) -> bool:
-        """Whether the database knew of an earlier trim only; from now on it knows of this one."""
+        """Whether the database knew only of an earlier trim than this. From now on it knows of this one."""

@@ -1,4 +1,4 @@
-"""Put a text in the place of all that the log holds: by a rename, or, where that can't be, over the old text."""
+"""Replace the log's whole text: rename a new file over the log, or overwrite it where a rename is impossible."""
 
 import errno
 import os
@@ -15,21 +15,21 @@ CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 WRITE_OVER = os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK
 LOOK = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
-# A folder or file system that takes no new name next to the log, or a log that is a mount point of its own.
+# The log's folder or file system accepts no new name, or the log itself is a mount point.
 CANNOT_RENAME = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV, errno.ENAMETOOLONG}
 
 
 class Replacement:
-    """Replaces a log's text, under the journal's lock, which the caller holds."""
+    """Replaces a log's text. The caller holds the journal's lock."""
 
     def __init__(self, journal: Journal, *, durable: bool) -> None:
         self._journal = journal
         self._durable = durable
 
     def put(self, target: Path, before: os.stat_result | None, text: bytes, *, database: bytes, identity: bytes) -> None:
-        """Replace the text of `target`, which is no symbolic link, and a regular file or nothing (`before` is None).
+        """Replace the text of `target`: a regular file, not a symbolic link, or a missing file (`before` is None).
 
-        Raises OSError, and then the log is as it was.
+        When this raises OSError, the log is as it was.
         """
         try:
             self._rename_over(target, before, text, database, identity)
@@ -39,7 +39,7 @@ class Replacement:
             self._overwrite(target, before, text, database, identity)
 
     def stands(self, intent: Intent, target: Path, *, since: int) -> bool:
-        """Whether an interrupted replacement has happened; one that was overwriting the log is done over.
+        """Whether an interrupted replacement has happened. An interrupted overwriting is repeated, and has happened then.
 
         `since`: when the intent was noted (in ns, by the file system's clock).
         """
@@ -53,10 +53,10 @@ class Replacement:
         with suppress(OSError):
             is_there = intent.file == NO_FILE or is_same(temporary.stat(), intent.file)
         if is_there or intent.file == NO_FILE:
-            with suppress(OSError):  # it may be another user's; that it has this name says enough
+            with suppress(OSError):  # it may be another user's file; its name alone proves that it was not renamed
                 temporary.unlink()
             return False
-        # The inode alone would not tell: its number is given to the next file at once.
+        # The inode alone proves nothing: the file system gives its number to the next new file.
         return any(_begins_with(path, intent.text) for path in places(intent.file, target, since=since))
 
     def _rename_over(self, target: Path, before: os.stat_result | None, text: bytes, database: bytes, identity: bytes) -> None:
@@ -70,12 +70,12 @@ class Replacement:
         except OSError:
             with suppress(OSError):
                 temporary.unlink()
-            self._journal.withdraw(intent)  # not settled: a record that was half renewed would hide those after it
+            self._journal.withdraw(intent)  # not settled: a half-overwritten record would hide the records after it
             raise
         self._journal.settle(intent, WRITTEN)
 
     def _complete_file(self, path: Path, before: os.stat_result | None, text: bytes) -> File:
-        """Make the file that is to become the log."""
+        """Make the file that will become the log."""
         with suppress(FileNotFoundError):
             path.unlink()
         file = os.open(path, CREATE, 0o600 if before else NEW_FILE_MODE)
@@ -105,9 +105,9 @@ class Replacement:
         self._journal.settle(intent, WRITTEN)
 
     def _write_over(self, target: Path, intent: Intent) -> bool:
-        """Write over the log's text where it is; return whether this is the log that the intent saw.
+        """Overwrite the log's text in place. Return False, and write nothing, when this is not the intent's file.
 
-        A killed writer's work is done over by the next one. Raises OSError: no room, and then the log is as it was.
+        After a kill, the next writer repeats this. When the disk is full, it raises OSError and leaves the log as it was.
         """
         text, (_, _, size) = intent.text, intent.file
         log = os.open(target, WRITE_OVER)
@@ -115,7 +115,7 @@ class Replacement:
             if not is_same(os.fstat(log), intent.file):
                 return False
             try:
-                write_all(log, text[size:], size)  # first what may find no room, and can be taken back
+                write_all(log, text[size:], size)  # first the part that needs room on the disk, because it can be taken back
             except OSError:
                 os.ftruncate(log, size)
                 raise

@@ -1,1 +1,1 @@
-"""What starts the service, and keeps it alive."""
+"""The processes that start the service, keep it alive and answer requests."""

@@ -1,7 +1,7 @@
-"""The service's process manager: supervisord (http://supervisord.org), with three gaps closed.
+"""The service's process manager: supervisord (http://supervisord.org) with three changes.
 
-It hears signals at once instead of at its next look (up to 1 s later), a second one ends it without waiting,
-and when it is killed, its programs stop too.
+It handles a signal at once, not up to 1 s later. A second SIGTERM or SIGINT ends it without waiting. When it is killed,
+its programs stop too.
 """
 
 import os
@@ -9,7 +9,7 @@ import signal
 import sys
 
 if __name__ == "__main__":
-    # A stop may come from here on: nothing runs yet.
+    # The service may be stopped from here on; no program runs yet.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
 
@@ -23,7 +23,7 @@ from supervisor.medusa import asyncore_25 as asyncore  # type: ignore[import-unt
 from supervisor.options import ServerOptions  # type: ignore[import-untyped]
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
-PAUSE = 1.0  # seconds; what dies twice in so long waits for supervisord's own pace
+RESTART_PAUSE_SECONDS = 1.0  # a program that dies again sooner is restarted at supervisord's own pace
 
 
 def manage(configuration: Path) -> None:
@@ -34,15 +34,15 @@ def manage(configuration: Path) -> None:
     signals = Signals()
     asyncore.socket_map[signals.descriptor] = signals
     options = ServerOptions()
-    user = ["--user", "root"] if os.getuid() == 0 else []  # without it, supervisord warns of root
+    user = ["--user", "root"] if os.getuid() == 0 else []  # otherwise supervisord warns that it runs as root
     options.realize(["--configuration", str(configuration), *user], doc=supervisord.__doc__)
     options.first, options.test = True, False
-    # Not supervisord.main, which starts all over after SIGHUP: when the terminal is closed, the service ends.
+    # Not supervisord.main, which starts again after SIGHUP: when the terminal is closed, the service must end.
     supervisord.go(options)
 
 
 class Signals:
-    """What supervisord's loop waits on besides its programs' output (asyncore's interface): a byte for each signal."""
+    """A pipe that gets a byte for each signal. supervisord's loop waits on it, by asyncore's interface."""
 
     def __init__(self) -> None:
         self.descriptor, self._wakeup = os.pipe()
@@ -50,46 +50,46 @@ class Signals:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         self._restarted = 0.0
-        self._look_again()  # the first look comes at once
+        self._look_again()  # for the first round of the loop
         self.stop_wishes = 0
 
     def readable(self) -> bool:
-        """Always waited on."""
+        """True: the loop waits for bytes to read."""
         return True
 
     def writable(self) -> bool:
-        """Never written to."""
+        """False: the loop never writes to it."""
         return False
 
     def handle_read_event(self) -> None:
-        """Let the loop go round, once for each signal, since it takes one at a time."""
+        """Read one byte, so that the loop makes one round for each signal: it handles one signal in a round."""
         number = os.read(self.descriptor, 1)[0]
-        if number == signal.SIGCHLD and time.monotonic() - self._restarted > PAUSE:
+        if number == signal.SIGCHLD and time.monotonic() - self._restarted > RESTART_PAUSE_SECONDS:
             self._restarted = time.monotonic()
-            self._look_again()  # this time round the dead program is reaped, the next time started again
+            self._look_again()  # this round reaps the dead program, the next one starts it again
         self.stop_wishes += number in (signal.SIGTERM, signal.SIGINT)
         if self.stop_wishes > 1:
-            raise asyncore.ExitNow  # `prepare_program` has its programs hear of it, and exit without waiting too
+            raise asyncore.ExitNow  # by `prepare_program`, the programs get SIGTERM when the manager exits
 
     def _look_again(self) -> None:
         os.write(self._wakeup, b"\0")
 
 
 def make_output_reopenable() -> None:
-    """Pass output through `cat` where /dev/stdout can't be opened: a socket, as under systemd; another user's terminal."""
+    """Pipe the output through `cat` when /dev/stdout can't be opened: a socket (systemd), or another user's terminal."""
     try:
         with open("/dev/stdout", "ab"):
             pass
     except OSError:
-        cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True)  # noqa: S607 - whichever it is
+        cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True)  # noqa: S607 - any cat will do
         assert cat.stdin is not None  # noqa: S101
         for output in (sys.stdout, sys.stderr):
             os.dup2(cat.stdin.fileno(), output.fileno())
 
 
 def prepare_program(manager: int) -> None:
-    """In a program's process, before it begins: let SIGTERM end it, also when it comes because the manager is dead (Linux)."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the manager's own handler would only note it
+    """In a program's new process: let SIGTERM end it. On Linux, the kernel also sends SIGTERM when the manager dies."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the inherited handler would only note the signal
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != manager:
@@ -97,6 +97,6 @@ def prepare_program(manager: int) -> None:
 
 
 if __name__ == "__main__":
-    # The data folder's lock: the programs don't inherit it, so that it never outlives this process.
+    # The programs don't inherit the data folder's lock, so that it never outlives this process.
     os.set_inheritable(int(os.environ.pop("LOCK")), False)
     manage(Path(sys.argv[1]))

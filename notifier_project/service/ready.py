@@ -1,4 +1,4 @@
-"""Say that the service is ready, once it is. One of the programs in supervisord.conf."""
+"""Print that the service is ready, once it is. A program in supervisord.conf."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from http.client import HTTPConnection, HTTPException
 
 
 def answers(host: str, port: int) -> bool:
-    """Whether a web server answers there, whatever it says."""
+    """Whether a web server answers at this address, with any status."""
     connection = HTTPConnection(host, port, timeout=2)
     try:
         connection.request("HEAD", "/")
@@ -20,9 +20,9 @@ def answers(host: str, port: int) -> bool:
 
 
 def main() -> None:
-    """Wait, for as long as it takes, then speak."""
-    os.close(int(os.environ["WEB_SOCKET"]))  # the web's, which this program has no use for
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nobody listens here
+    """Wait until the service answers, however long it takes, then print the message."""
+    os.close(int(os.environ["WEB_SOCKET"]))  # the web processes' socket: this program doesn't need it
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - this program does not listen
     host = everywhere.get(os.environ["HOST"], os.environ["HOST"])
     while not answers(host, int(os.environ["PORT"])):
         time.sleep(0.05)

@@ -1,6 +1,6 @@
-"""Prepare the service, then become the manager of its processes: what `scripts/serve` ends in.
+"""Prepare the service, then become the manager of its processes. `scripts/serve` ends by running this.
 
-What keeps the service from starting is said in one line, with its remedy.
+When the service can't start, one line gives the reason and the remedy.
 """
 
 import os
@@ -8,7 +8,7 @@ import signal
 import sys
 
 if __name__ == "__main__":
-    # A stop may come from here on. Not by sys.exit, which some imports and callbacks would swallow.
+    # The service may be stopped from here on. Not by sys.exit: some imports and callbacks would swallow its exception.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
 
@@ -30,33 +30,33 @@ from django.db import DatabaseError, connection, connections
 from notifier_project import settings
 
 PASSWORD_FILE = settings.DATA_DIR / "admin-password"
-PORT_WAIT = 3.0  # seconds in which the web processes of a killed manager let go of the port
-BACKLOG = 2048  # connections that wait to be taken, uvicorn's default
-STOP_MARGIN = 10  # seconds beyond the grace, after which the manager kills a program that did not stop
+PORT_WAIT_SECONDS = 3.0  # for the web processes of a killed manager to let go of the port
+BACKLOG = 2048  # connections that may wait to be accepted; uvicorn's default
+STOP_MARGIN_SECONDS = 10  # after the grace, before the manager kills a program that did not stop
 
 
 def main() -> None:
-    """Prepare, then become the manager."""
+    """Prepare the service, then become its manager."""
     os.environ["DJANGO_SETTINGS_MODULE"] = settings.__name__
     lock = take_lock(settings.DATA_DIR / "lock")
     with listen(settings.HOST, settings.PORT) as listener:
         user = prepare()
         set_environment(listener, lock, user)
         keep_only(listener.fileno(), lock)
-        # Another program in the same process: the manager has no use for all that has been loaded here, some 30 MB.
+        # Replace this program: the manager does not need the modules that were loaded here, some 30 MB.
         program = [sys.executable, "-m", "notifier_project.service.manager", str(settings.BASE_DIR / "supervisord.conf")]
         os.execv(program[0], program)  # noqa: S606
 
 
 def keep_only(*descriptors: int) -> None:
-    """Have the manager inherit these, and nothing else that the caller of this program may have left open."""
+    """Let the manager inherit these descriptors, and no others that the caller of this program may have left open."""
     for descriptor in map(int, os.listdir("/dev/fd")):
-        with suppress(OSError):  # the folder's own is closed by now
+        with suppress(OSError):  # the descriptor of /dev/fd itself is closed by now
             os.set_inheritable(descriptor, descriptor < 3 or descriptor in descriptors)  # noqa: PLR2004 - in, out and error
 
 
 def prepare() -> str:
-    """Have the database ready; return the name of the admin's first user."""
+    """Prepare the database. Return the name of the admin's first user."""
     django.setup()
     stop_on_errors()
     try:
@@ -65,14 +65,14 @@ def prepare() -> str:
         user = first_superuser()
     except DatabaseError as error:
         sys.exit(f"DATABASE_URL: the database can't be used: {' '.join(str(error).split())}")
-    except CommandError as error:  # a migration refuses, and says why
+    except CommandError as error:  # a migration refuses, and gives the reason
         sys.exit(str(error))
     connections.close_all()
     return user
 
 
 def take_lock(path: Path) -> int:
-    """Lock the data folder for as long as this process lives; return the lock's descriptor."""
+    """Lock the data folder for as long as this process lives. Return the lock's descriptor."""
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
@@ -91,18 +91,18 @@ def take_lock(path: Path) -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Listen on the address that `host` stands for; clients wait until there is a process that answers."""
+    """Listen on the address that `host` stands for. Clients wait until a process answers."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError):
         sys.exit(f"HOST: there is no address {host!r}; name one of this machine, such as 127.0.0.1")
-    deadline = time.monotonic() + PORT_WAIT
+    deadline = time.monotonic() + PORT_WAIT_SECONDS
     while True:
         try:
             return socket.create_server(address, family=family, backlog=BACKLOG)
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
-                sys.exit(f"HOST: {host} is no address of this machine; name one that is, such as 127.0.0.1")
+                sys.exit(f"HOST: {host} is not an address of this machine; name one that is, such as 127.0.0.1")
             if error.errno != errno.EADDRINUSE:
                 sys.exit(f"PORT: {error.strerror}: {port}; choose another")
             if time.monotonic() > deadline:
@@ -111,34 +111,34 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def stop_on_errors() -> None:
-    """Run Django's system checks, and don't start when one finds an error."""
+    """Run Django's system checks. Exit when one of them finds an error."""
     errors = [message for message in checks.run_checks() if message.is_serious()]
     if errors:
         sys.exit("\n".join(f"{error.msg} {error.hint or ''}".strip() for error in errors))
 
 
 def wait_for_other_hosts() -> None:
-    """Migrate in turn with hosts that start on the same PostgreSQL at this moment: until this connection is closed."""
+    """Wait while another host migrates the same PostgreSQL. Other hosts then wait until this connection is closed."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            # Not in a hurry, unlike a request: another host may be at it, and an index of a long history takes its time.
+            # Long timeouts: another host may be migrating, and building an index of a long history takes time.
             cursor.execute("SET lock_timeout = '5min'; SET statement_timeout = 0")
             cursor.execute("SELECT pg_advisory_lock(hashtext('notifier: migrate'))")
 
 
 def first_superuser() -> str:
-    """The name of the admin's first user, which the first start makes. Raises django.db.DatabaseError."""
+    """The name of the admin's first user. The first start creates it. Raises django.db.DatabaseError."""
     users = get_user_model().objects
     if user := users.filter(is_superuser=True).order_by("pk").first():
         return user.get_username()
     name = os.environ.get("DJANGO_SUPERUSER_USERNAME") or "admin"
     if users.filter(username=name).exists():
-        sys.exit(f"DJANGO_SUPERUSER_USERNAME: there is a user {name} who may not do everything; choose another name")
+        sys.exit(f"DJANGO_SUPERUSER_USERNAME: the user {name} exists and is not a superuser; choose another name")
     PASSWORD_FILE.unlink(missing_ok=True)
     password = os.environ.get("DJANGO_SUPERUSER_PASSWORD")
     if not password:
         password = secrets.token_urlsafe(18)
-        # Before the user: when the start is cut short here, the next one begins again.
+        # Before the user is created: if the start is interrupted here, the next one makes a new password.
         with os.fdopen(os.open(PASSWORD_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(password + "\n")
     users.create_superuser(username=name, password=password)
@@ -146,7 +146,7 @@ def first_superuser() -> str:
 
 
 def ready_message(address: str, user: str) -> str:
-    """What is said once the service answers."""
+    """The message that is printed once the service answers."""
     ip = ipaddress.ip_address(address)
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{ip}]" if ip.version == 6 else address)  # noqa: S104, PLR2004
     url = f"http://{host}:{settings.PORT}"
@@ -167,7 +167,7 @@ def ready_message(address: str, user: str) -> str:
 
 
 def set_environment(listener: socket.socket, lock: int, user: str) -> None:
-    """Set what supervisord.conf refers to, and what web.py asks for; its `python` is the one that runs this."""
+    """Set the variables that supervisord.conf and web.py read. PATH makes its `python` the one that runs this."""
     address: str = listener.getsockname()[0]
     os.environ |= {
         "HOST": address,
@@ -176,7 +176,7 @@ def set_environment(listener: socket.socket, lock: int, user: str) -> None:
         "NOTIFIER_WEB_WORKERS": str(settings.NOTIFIER_WEB_WORKERS),
         "WEB_SOCKET": str(listener.fileno()),
         "LOCK": str(lock),
-        "STOP_LIMIT": str(settings.NOTIFIER_STOP_GRACE + STOP_MARGIN),
+        "STOP_LIMIT": str(settings.NOTIFIER_STOP_GRACE + STOP_MARGIN_SECONDS),
         "READY_MESSAGE": ready_message(address, user),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }

@@ -1,4 +1,4 @@
-"""A process that answers requests: uvicorn, on a socket that others of its kind have too. A program in supervisord.conf."""
+"""A web process: uvicorn, on a socket that all web processes share. A program in supervisord.conf."""
 
 import asyncio
 import functools
@@ -16,73 +16,74 @@ from notifier_project.service.serve import listen
 
 logger = getLogger(__name__)
 
-# What uvicorn's quick parser takes for a method. Others are nobody's but may be sent (RFC 9110, section 9.1), and get a 405.
+# The methods that uvicorn's fast parser knows. A client may send any other (RFC 9110, section 9.1), and gets a 405.
 METHODS = (b"POST ", b"GET ", b"HEAD ", b"OPTIONS ", b"PUT ", b"PATCH ", b"DELETE ", b"TRACE ", b"CONNECT ")
 
-# Bytes of a request's line and headers, beyond what came first. uvicorn's parser has no limit, and gets slow.
-LONGEST_HEAD = 256 * 1024
-PATIENCE = 30.0  # seconds in which a client must have sent a request's line and headers, or the next ones
+# Bytes of a request's line and headers, after the first chunk. uvicorn's fast parser has no limit, and gets slow.
+HEAD_LIMIT = 256 * 1024
+HEAD_WAIT_SECONDS = 30.0  # for a client to send the line and headers of its first, or its next, request
 
-PAUSE = 0.001  # seconds in which other processes may take connections
-FULL_PAUSE = 1.0  # seconds until the next try, when there are too many open files: asyncio's ACCEPT_RETRY_DELAY
+SHARE_PAUSE_SECONDS = 0.001  # for other processes to accept connections
+TOO_MANY_FILES_PAUSE_SECONDS = 1.0  # before the next try when too many files are open: asyncio's ACCEPT_RETRY_DELAY
 
-STOP_GRACE = 3  # seconds (or the tasks' grace, if shorter) that a stop waits for requests: longer, a client is to blame
+# How long a stop waits for requests, unless the tasks' grace is shorter. A request that takes longer has a slow client.
+STOP_WAIT_SECONDS = 3
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's quick protocol, with limits, which leaves connections that begin with an unusual method to its thorough one."""
+    """uvicorn's fast protocol, with limits. Connections that begin with an unusual method get the thorough one."""
 
     has_begun = False
-    head_size: int | None = 0  # bytes so far of what comes before a body; None: it is complete
-    heads = 0  # how many were complete
-    heads_before = 0  # when it was last looked
+    head_size: int | None = 0  # bytes of the request's head so far; None: the head is complete
+    heads = 0  # how many heads were complete
+    heads_before = 0  # how many were complete at the last check
     look: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there; it has to get on."""
+        """Start the time that the client has for its request."""
         super().connection_made(transport)
-        self.look = self.loop.call_later(PATIENCE, self.close_if_stuck)
+        self.look = self.loop.call_later(HEAD_WAIT_SECONDS, self.close_if_stuck)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
+        """Stop the timer: the client is gone."""
         self.look.cancel()
         super().connection_lost(exc)
 
     def close_if_stuck(self) -> None:
-        """Close a connection on which nothing is answered, and no request has become complete for a while."""
+        """Close the connection if it gets no response and no request's head has become complete since the last check."""
         is_answering = self.cycle is not None and not self.cycle.response_complete
         if self.heads == self.heads_before and not is_answering:
             self.transport.close()
             return
         self.heads_before = self.heads
-        self.look = self.loop.call_later(PATIENCE, self.close_if_stuck)
+        self.look = self.loop.call_later(HEAD_WAIT_SECONDS, self.close_if_stuck)
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Count the bytes of a new request's head."""
         self.head_size = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """All before its body is there."""
+        """The request's line and headers are complete."""
         self.head_size = None
         self.heads += 1
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
-        """Take in what the client sent."""
+        """Parse the client's data, unless it is too long or for the thorough protocol."""
         if not self.has_begun and not data.lstrip(b"\r\n").startswith(METHODS):
             self.hand_over(data)
             return
         self.has_begun = True
         if self.head_size is not None:
             self.head_size += len(data)
-            if self.head_size > LONGEST_HEAD:
+            if self.head_size > HEAD_LIMIT:
                 self.send_400_response("The request's line and headers are too long.")
                 return
         super().data_received(data)
 
     def hand_over(self, data: bytes) -> None:
-        """Let the thorough protocol go on, which knows limits of its own."""
+        """Continue with the thorough protocol, which has limits of its own."""
         self.look.cancel()
         self._unset_keepalive_if_required()
         self.connections.discard(self)
@@ -93,21 +94,21 @@ class Protocol(HttpToolsProtocol):
 
 
 class Listener:
-    """Takes connections a few at a time: while more are waiting, with pauses for other processes that share the socket.
+    """Accepts connections a few at a time. While more are waiting, it pauses for other processes that share the socket.
 
-    An event loop's own server goes on as long as there are any: of 32 that came at once, one process of two mostly got them
-    all, before the other was awake.
+    The event loop's own server accepts as long as connections are waiting: of 32 that came at once, one of two processes
+    usually got all, before the other one was awake.
     """
 
     def __init__(
         self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol], connections: Collection[object]
     ) -> None:
-        """`protocol`: makes a connection's. `connections`: those that are open."""
+        """`protocol`: makes the protocol of a connection. `connections`: the open ones."""
         self._loop = asyncio.get_running_loop()
         self._socket = listener
         self._protocol = protocol
         self._connections = connections
-        self._share = 1  # how many at a time: one more after each pause, until no more are waiting
+        self._share = 1  # connections to accept at a time: one more after each pause, until none is waiting
         self._connecting: set[asyncio.Task[object]] = set()
         self._pause: asyncio.TimerHandle | None = None
         listener.setblocking(False)
@@ -121,18 +122,18 @@ class Listener:
                 connection.setblocking(False)
                 self._connect(connection)
         except (BlockingIOError, ConnectionError):
-            self._share = 1  # no more are waiting: another process was quicker; or a client is gone
+            self._share = 1  # none is waiting: another process was faster, or a client is gone
         except OSError as error:
-            logger.error("A connection can't be taken: %s", error)  # too many open files
-            self._pause_for(FULL_PAUSE)
+            logger.error("A connection can't be accepted: %s", error)  # too many open files
+            self._pause_for(TOO_MANY_FILES_PAUSE_SECONDS)
         else:
             if has_some:
                 self._share += 1
-                self._pause_for(PAUSE)
+                self._pause_for(SHARE_PAUSE_SECONDS)
 
     def _connect(self, connection: socket.socket) -> None:
         task = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
-        self._connecting.add(task)  # the loop doesn't keep it
+        self._connecting.add(task)  # the loop keeps no reference to it
         task.add_done_callback(self._connecting.discard)
 
     def _pause_for(self, seconds: float) -> None:
@@ -141,10 +142,10 @@ class Listener:
 
     def _go_on(self) -> None:
         self._loop.add_reader(self._socket, self._take)
-        self._take()  # at once: to find that no more are waiting ends the rush
+        self._take()  # at once, to learn that no more are waiting and reset the share
 
     async def close(self) -> None:
-        """Take no more; return when all that were taken are open."""
+        """Accept no more connections. Return when all accepted ones are open."""
         if self._pause:
             self._pause.cancel()
         self._loop.remove_reader(self._socket)
@@ -152,7 +153,7 @@ class Listener:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with listeners of our own."""
+    """uvicorn's server, with `Listener` instead of the event loop's server."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on the given sockets."""
@@ -163,7 +164,7 @@ class Server(uvicorn.Server):
         self.listeners = [Listener(listener, protocol, self.server_state.connections) for listener in sockets or ()]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more connections, and end those that are open, once they are answered."""
+        """Accept no more connections, and close the open ones once their requests are answered."""
         for listener in self.listeners:
             await listener.close()
         await super().shutdown(sockets)
@@ -176,10 +177,10 @@ def main() -> None:
         http=Protocol,
         ws="none",
         lifespan="off",
-        proxy_headers=False,  # NOTIFIER_HTTPS says whether they can be trusted, and Django reads them
+        proxy_headers=False,  # Django reads them, if NOTIFIER_HTTPS says that they can be trusted
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=min(STOP_GRACE, settings.NOTIFIER_STOP_GRACE),
+        timeout_graceful_shutdown=min(STOP_WAIT_SECONDS, settings.NOTIFIER_STOP_GRACE),
     )
     inherited = os.environ.pop("WEB_SOCKET", None)
     listener = socket.socket(fileno=int(inherited)) if inherited else listen(settings.HOST, settings.PORT)

@@ -66,7 +66,7 @@ class Scene:
 
     folder: Path
     durable: bool = False
-    patience: float = 5.0
+    lock_wait: float = 5.0
     database: Tasks | None = None
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class Scene:
     def writer(self) -> LogFile:
         """A writer that has read nothing yet, as in a new process."""
         return LogFile(
-            self.log, journal_path=self.journal, durable=self.durable, patience=self.patience, database=self.database
+            self.log, journal_path=self.journal, durable=self.durable, lock_wait=self.lock_wait, database=self.database
         )
 
     @property

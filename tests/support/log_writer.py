@@ -16,15 +16,31 @@ from notifications.log import (
     identity,
     interrupted_appends,
     journal,
+    known_writes,
+    locked_file,
     log_file,
     owner,
     records,
     replacement,
+    trimming,
 )
 
 Job = Callable[[], object]
 
-WATCHED = {module.__file__ for module in (disk, identity, interrupted_appends, journal, log_file, owner, records, replacement)}
+WRITER = (
+    disk,
+    identity,
+    interrupted_appends,
+    journal,
+    known_writes,
+    locked_file,
+    log_file,
+    owner,
+    records,
+    replacement,
+    trimming,
+)
+WATCHED = {module.__file__ for module in WRITER}
 # Exit codes.
 FAILED = 3  # the write raised OSError
 BROKEN = 4

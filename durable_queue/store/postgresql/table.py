@@ -168,7 +168,8 @@ def _bounded(rows: str) -> str:
     """Of rows, in the order in which they come, those whose payloads together are not too long, but one at least. Reads none of them."""
     return f"""
         SELECT * FROM (
-            SELECT *, sum(octet_length(payload)) OVER (ROWS UNBOUNDED PRECEDING) AS size, row_number() OVER () AS place_in_batch
+            SELECT *, sum(octet_length(payload)) OVER (ROWS UNBOUNDED PRECEDING) AS size,
+                row_number() OVER () AS place_in_batch
             FROM {rows}
         ) AS measured WHERE size <= {CLAIMED_BYTES} OR place_in_batch = 1
     """  # noqa: S608
