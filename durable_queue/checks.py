@@ -9,15 +9,18 @@ from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 from django.db import connections
 from django_q.conf import Conf
+from django_q.models import OrmQ
 
 from durable_queue.conf import cluster_conf
 from durable_queue.store import indexes
 from durable_queue.store.databases import table_of
+from durable_queue.store.leases import alone_queue
 from durable_queue.task.policy import DEFAULT, RetryPolicy
 
 # The releases that mended the WAL-reset bug, by the branch that they belong to; from the last one on, all have.
 SQLITE_MENDED = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 
+NAME_LENGTH = OrmQ._meta.get_field("key").max_length or 100
 BROKER = "durable_queue.store.broker.Broker"
 
 
@@ -35,6 +38,9 @@ def _problems() -> Iterator[tuple[int, str, str, str]]:
     for key, least in (
         ("grace", 0),
         ("claim", 1),
+        ("threads", 1),
+        ("coroutines", 1),
+        ("connections", 1),
         ("backoff_base", 0),
         ("backoff_factor", 1),
         ("backoff_ceiling", 0),
@@ -49,6 +55,15 @@ def _problems() -> Iterator[tuple[int, str, str, str]]:
             replace(DEFAULT, **policy)
         except (TypeError, ValueError):
             yield 3, "retry_policies", f"has {policy!r} for {path}", f"A policy may say {names}: numbers from 0 on."
+    for key in ("claim", "threads", "coroutines", "connections"):
+        value = getattr(cluster_conf, key)
+        if isinstance(value, float | bool):
+            yield 2, key, f"is {value!r}", "Set it to a whole number."
+    if not isinstance(cluster_conf.alone, list | tuple | set) or not all(isinstance(path, str) for path in cluster_conf.alone):
+        yield 5, "alone", f"is {cluster_conf.alone!r}", 'Set it to a list of dotted paths: ["app.tasks.function"].'
+    if len(alone_queue(Conf.CLUSTER_NAME)) > NAME_LENGTH:
+        longest = NAME_LENGTH - len(alone_queue(""))
+        yield 6, "name", "is too long", f"Shorten it to {longest} characters: the tasks that run alone need the others."
     if Conf.conf.get("compress"):
         yield 4, "compress", "is on", "Remove it: a compressed task can't be found by its id."
 

@@ -28,6 +28,12 @@ def test_q_cluster__another_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("grace", -1, "durable_queue.E002"),
         ("claim", 0, "durable_queue.E002"),
+        ("threads", 0, "durable_queue.E002"),
+        ("threads", 2.5, "durable_queue.E002"),
+        ("coroutines", "many", "durable_queue.E002"),
+        ("connections", 0, "durable_queue.E002"),
+        ("alone", "app.tasks.function", "durable_queue.E005"),
+        ("alone", [len], "durable_queue.E005"),
         ("backoff_factor", "3", "durable_queue.E002"),
         ("retry_policies", {"app.task": {"tries": 3}}, "durable_queue.E003"),
         ("retry_policies", {"app.task": 3}, "durable_queue.E003"),
@@ -41,6 +47,14 @@ def test_q_cluster__wrong_value(monkeypatch: pytest.MonkeyPatch, key: str, value
     assert error.id == id_
     assert f"Q_CLUSTER['{key}']" in error.msg
     assert error.hint
+
+
+def test_q_cluster__a_name_that_leaves_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Conf, "CLUSTER_NAME", "x" * 94)
+    assert not checks.check_q_cluster(None)
+    monkeypatch.setattr(Conf, "CLUSTER_NAME", "x" * 95)
+    (error,) = checks.check_q_cluster(None)
+    assert (error.id, error.hint and "94 characters" in error.hint) == ("durable_queue.E006", True)
 
 
 def test_q_cluster__without_a_folder(tmp_path: Path) -> None:

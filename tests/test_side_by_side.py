@@ -312,6 +312,35 @@ def test_exit__of_a_subtask_of_the_event_loop(cluster: Cluster) -> None:
     assert fetch(after).success
 
 
+@pytest.mark.parametrize("function", ["return_exit", "cancel_itself_at_its_end", "abort_at_its_end"])
+def test_end__that_goes_wrong_is_an_end(cluster: Cluster, function: str) -> None:
+    """Around a task, too, whatever is raised makes an attempt of it, and a death soon after it is charged to it."""
+    with cluster(max_attempts=2):
+        bad = async_task(path(function))
+        wait_until(lambda: fetch(bad), what="it has ended")
+        good = async_task(WAIT, 0.1)
+        wait_until(lambda: fetch(good), what="the queue goes on")
+        wait_until(lambda: not Worker.objects.exclude(lease=None).exists(), what="nothing is held any more")
+    if function != "cancel_itself_at_its_end":
+        assert (fetch(bad).success, fetch(bad).attempt_count) == (False, 2)
+
+
+def test_end__of_a_payload_that_holds_no_calls(cluster: Cluster) -> None:
+    with cluster(max_attempts=1):
+        bad = async_task("durable_queue.run_in_order", 1)
+        wait_until(lambda: fetch(bad), what="it has ended")
+    assert not fetch(bad).success
+
+
+def test_coroutine__cancelled_by_another_task(cluster: Cluster) -> None:
+    with cluster(max_attempts=1):
+        bad = [async_task(AWAIT, 30) for _ in range(3)]
+        time.sleep(1)
+        async_task(path("cancel_all"))
+        all_end()
+    assert not any(fetch(task_id).success for task_id in bad)
+
+
 # Databases.
 
 

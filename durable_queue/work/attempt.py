@@ -9,7 +9,7 @@ import multiprocessing
 import pickle
 import time
 import traceback
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,6 +40,7 @@ class Attempt:
     task: dict[str, Any]
     timeout: int  # seconds, -1 for none
     function: outcomes.Function
+    settlement: Settlement | None = None  # once it has ended
     was_interrupted = False  # at its limit: it may have left anything behind
     _running: RunningTask | None = None
 
@@ -83,7 +84,8 @@ class Attempt:
     def habit_of(self) -> Any:
         """What its habits go by: the path of its function, or of each of its calls."""
         if self.function.itself is run_in_order:
-            return tuple(path for path, *_ in self.task["args"])
+            with suppress(TypeError, ValueError):  # what are no calls fails when it runs
+                return tuple(str(path) for path, *_ in self.task["args"])
         return self.task["path"]
 
     # What runs in a thread.
@@ -172,7 +174,7 @@ class Attempt:
         _report()
         try:
             self._fail(f"{error!r} : {''.join(traceback.format_exception(error))}")
-        except Exception:
+        except BaseException:
             self._fail(f"{type(error).__name__}, which can't be shown")
 
     def _settle(self) -> Settlement:
@@ -181,13 +183,23 @@ class Attempt:
         if task["success"] and not isinstance(task["result"], SIMPLE):
             try:
                 pickle.dumps(task["result"])
-            except Exception as error:
-                self._fail(f"Its result can't be pickled: {error} : {traceback.format_exc()}")
+            except BaseException as error:
+                self._fail(f"Its result can't be pickled: {error!r} : {traceback.format_exc()}")
         mine = self._running
         function = mine.function if mine and mine.function else (task["path"], self.function.itself)
         return self._end(outcomes.settle_finished(self.row, task, self._worker, function))
 
+    def settle_error(self, error: BaseException) -> Settlement:
+        """The settlement of an attempt that came to nothing, because of an error from outside of the task."""
+        try:
+            self._fail_by(error)
+            return self._settle()
+        except Exception as another:
+            reason = f"{type(error).__name__} around the task, and then {type(another).__name__}"
+            return self._end(outcomes.settle_refused(self.row, reason, self._worker))
+
     def _end(self, settlement: Settlement) -> Settlement:
+        self.settlement = settlement
         if self._running:
             running.end(self._running)
         self.slot.finish()

@@ -6,6 +6,7 @@ one thread that no other task uses until it ends. The number of these threads is
 
 import asyncio
 import contextvars
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -79,17 +80,23 @@ class Coroutines:
     def _start_all(self) -> None:
         while self._starting:
             attempt, number, context = self._starting[0]
-            task = asyncio.get_running_loop().create_task(self._run(attempt, number), context=context)
+            task = asyncio.get_running_loop().create_task(self._run(attempt), context=context)
             self._tasks.add(task)  # the loop itself keeps none
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(functools.partial(self._end, attempt, number))
             self._starting.popleft()
 
-    async def _run(self, attempt: Attempt, number: int) -> None:
+    async def _run(self, attempt: Attempt) -> None:
         thread = _TaskThread(self._pool, attempt.task["name"])
         async with ThreadSensitiveContext() as context:
             SyncToAsync.context_to_thread_executor[context] = thread
-            settlement = await attempt.arun()
+            await attempt.arun()
             await thread.clean()
+
+    def _end(self, attempt: Attempt, number: int, task: asyncio.Task[None]) -> None:
+        """It has ended, or was cancelled by another task at any moment, even before it began."""
+        self._tasks.discard(task)
+        error = asyncio.CancelledError("by another task") if task.cancelled() else task.exception()
+        settlement = attempt.settlement or attempt.settle_error(error or RuntimeError("It ended without an outcome"))
         self._slots.append(number)
         self._finish(attempt, settlement)
 

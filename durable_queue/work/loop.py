@@ -104,23 +104,28 @@ class Loop:
         """Run a row's task, or have it run elsewhere; return whether this thread still leads."""
         attempt = Attempt(row, member.slot, str(self.me), self._keeper, self.holdings.claiming)
         member.began = attempt.began
-        settlement = attempt.read()
-        if settlement is None:
-            member.holder.task = attempt.task["name"]
-            if self.coroutines is None:
-                settlement = self._run_here(attempt)
-            elif attempt.function.runs_alone:
-                attempt.leave()
-                self.holdings.run_alone(row)
-                return self._finish(member)
-            elif attempt.function.is_coroutine:
-                self.coroutines.start(attempt)
-                return self._finish(member)
-            else:
-                settlement = self._run_in_thread(attempt, member)
-        self._count()
-        self.holdings.finish(settlement, member.slot)
+        try:
+            settlement = attempt.read() or self._run_where_it_belongs(attempt, member)
+        except BaseException as error:  # from around the task, or by a signal that came late
+            settlement = attempt.settle_error(error)
+        if settlement:
+            self._count()
+            self.holdings.finish(settlement, member.slot)
         return self._finish(member)
+
+    def _run_where_it_belongs(self, attempt: Attempt, member: Member) -> Settlement | None:
+        """Run a task in this thread, and return what became of it; or hand it over, and return None."""
+        member.holder.task = attempt.task["name"]
+        if self.coroutines is None:
+            return self._run_here(attempt)
+        if attempt.function.runs_alone:
+            attempt.leave()
+            self.holdings.run_alone(attempt.row)
+            return None
+        if attempt.function.is_coroutine:
+            self.coroutines.start(attempt)
+            return None
+        return self._run_in_thread(attempt, member)
 
     def _run_here(self, attempt: Attempt) -> Settlement:
         """Run a task in the process's main thread, the only one that runs tasks."""

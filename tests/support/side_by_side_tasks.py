@@ -183,3 +183,34 @@ def write_keyed(text: str, seconds: float) -> None:
     time.sleep(seconds)
     write_log(text, key="a")
     write_log(text, key="b")
+
+
+class ExitsWhenPickled:
+    """A result that ends the program when it is pickled."""
+
+    def __reduce__(self) -> NoReturn:
+        sys.exit(3)
+
+
+def return_exit() -> ExitsWhenPickled:
+    """Return one."""
+    return ExitsWhenPickled()
+
+
+async def cancel_itself_at_its_end() -> None:
+    """End with a wish to be cancelled that nobody has heard yet."""
+    await sync_to_async(time.sleep)(0)
+    mine = asyncio.current_task()
+    assert mine
+    mine.cancel()
+
+
+async def cancel_all() -> None:
+    """Cancel what else runs in this event loop."""
+    for other in asyncio.all_tasks() - {asyncio.current_task()}:
+        other.cancel()
+
+
+def abort_at_its_end() -> None:
+    """Return while another thread of the process hears the signal that kills it."""
+    os.kill(os.getpid(), signal.SIGABRT)

@@ -165,7 +165,7 @@ def _insert(rows: int) -> str:
 
 
 def _bounded(rows: str) -> str:
-    """Of rows, in the order in which they come, those whose payloads together are not too long, but one at least. Reads none of them."""
+    """The first of these rows whose payloads together are not too long, one at least. It reads no payload."""
     return f"""
         SELECT * FROM (
             SELECT *, sum(octet_length(payload)) OVER (ROWS UNBOUNDED PRECEDING) AS size,
