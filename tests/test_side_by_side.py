@@ -2,6 +2,8 @@
 
 import functools
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -425,3 +427,36 @@ def test_recycle__the_successor_starts_at_once(cluster: Cluster) -> None:
         all_end()
     assert fetch(slow).attempt_count == 1
     assert not FailedAttempt.objects.exists()
+
+
+@pytest.mark.parametrize("how", ["stop", "recycle"])
+def test_hook__in_hand_is_finished(cluster: Cluster, how: str) -> None:
+    with cluster() as output:
+        async_task("math.copysign", 1, -1, hook=path("slow_hook"))
+        wait_until(read_notes, what="the hook has begun")
+        if how == "recycle":
+            os.kill(Worker.objects.get().supervisor_pid, signal.SIGHUP)
+            wait_until(lambda: len(read_notes()) == 2, what="the hook has ended")
+    assert [words[0] for words in read_notes()] == ["hook begins", "hook ends"]
+    assert "Traceback" not in output.read_text()
+
+
+def test_hook__that_goes_wrong_costs_no_other(cluster: Cluster) -> None:
+    with cluster(timeout=4):
+        for number in range(40):
+            hook = {5: path("exiting_hook"), 6: path("hanging_hook")}.get(number, path("quick_hook"))
+            async_task(WAIT, 0.3, hook=hook)
+        wait_until(lambda: [words[0] for words in read_notes()].count("quick hook") == 38, what="all others are called")
+
+
+def test_load__goes_to_the_worker_that_has_least(cluster: Cluster) -> None:
+    with cluster(workers=2):
+        wait_until(lambda: Worker.objects.count() == 2, what="both work")
+        time.sleep(0.5)
+        for _ in range(40):
+            async_task(WAIT, 2)
+            time.sleep(0.01)
+        all_end()
+    pids = [run["pid"] for run in results()]
+    assert min(pids.count(pid) for pid in set(pids)) >= 10
+    assert len(set(pids)) == 2

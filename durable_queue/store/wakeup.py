@@ -36,6 +36,10 @@ def _fifo(queue: str) -> Path:
     return cluster_conf.run_dir / f"wakeup-{hashlib.sha256(queue.encode()).hexdigest()[:16]}"
 
 
+# The bit of a hint's number which says that another worker has heard it first, and passed it on.
+PASSED_ON = 1 << 31
+
+
 def wake(queue: str, announced: int = 0) -> None:
     """Wake one of the queue's idle workers on this host, if there is one. Never raises, never waits.
 

@@ -16,6 +16,7 @@ from durable_queue.store.broker import Broker
 from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, alone_queue
 from durable_queue.store.notes import keep_notes
 from durable_queue.work import outcomes
+from durable_queue.work.announcements import is_heard
 from durable_queue.work.notes import Notes
 from durable_queue.work.progress import Slot
 
@@ -51,7 +52,8 @@ class Holdings:
         self.claimed = 0.0  # the moment after it
         self._unsure: _Change | None = None  # what was asked of the database, while it is not known whether that was committed
         self._returning: list[Row] = []  # given back, but the database may not know it yet
-        self._unannounced: deque[LeaseChange] = deque()
+        self.announcing = 0  # how many of the settled ones are being announced
+        self._unannounced: deque[Settlement] = deque()
         self._notes = notes
         self._noted: list[tuple[str, str]] = []  # read, and not in the database yet
         self._lock = threading.Lock()  # held for moments only, while rows change from one state to the next
@@ -102,11 +104,20 @@ class Holdings:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is in hand, and nothing waits for it."""
-        return not (self.in_hand or self.unstarted or self.has_news)
+        return not (self.in_hand or self.unstarted or self.has_news or self._unannounced or self.announcing)
 
-    def next_unannounced(self) -> LeaseChange | None:
-        """What was settled, and not announced yet."""
-        return self._unannounced.popleft() if self._unannounced else None
+    def next_unannounced(self) -> Settlement | None:
+        """What was settled, and is to be announced now; `end_announcement` follows."""
+        if not self._unannounced:
+            return None
+        with self._lock:
+            self.announcing += 1
+            return self._unannounced.popleft()
+
+    def end_announcement(self) -> None:
+        """It has been announced."""
+        with self._lock:
+            self.announcing -= 1
 
     # Transactions.
 
@@ -171,8 +182,7 @@ class Holdings:
         return change
 
     def _note_settled(self, change: LeaseChange) -> None:
-        if change.settled:
-            self._unannounced.append(change)
+        self._unannounced.extend(filter(is_heard, change.settled))
 
     def _settle_one_by_one(self, error: Exception) -> Exception | None:
         """Something among what is finished can't be stored: find it, and have it failed instead. Returns what kept us."""

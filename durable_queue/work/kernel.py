@@ -5,7 +5,6 @@ import functools
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -15,12 +14,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 def host_id() -> str:
     """Where pids mean the same: the host's name, this boot of it, and the pid namespace (containers)."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    parts = [socket.gethostname()]
-    if boot.exists():
-        parts.append(boot.read_text().strip()[:8])
-    if namespace.exists():
-        parts.append(str(namespace.stat().st_ino))
-    return " ".join(parts)
+    return f"{socket.gethostname()} {boot.read_text().strip()[:8]} {namespace.stat().st_ino}"
 
 
 def _stat(pid: int) -> list[str]:
@@ -29,38 +23,29 @@ def _stat(pid: int) -> list[str]:
 
 
 def born(pid: int) -> int:
-    """When a process started, in the kernel's ticks since boot; 0 where the kernel doesn't tell. Raises OSError."""
-    return int(_stat(pid)[19]) if sys.platform == "linux" else 0
+    """When a process started, in the kernel's ticks since boot. Raises OSError."""
+    return int(_stat(pid)[19])
 
 
 def is_alive(pid: int, born_at: int) -> bool:
     """Whether this very process can still do anything: a zombie can't, and a pid may have been given to another."""
-    if sys.platform == "linux":
-        try:
-            fields = _stat(pid)
-        except OSError:
-            return False
-        return fields[0] not in ("Z", "X") and int(fields[19]) == born_at
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        fields = _stat(pid)
+    except OSError:
         return False
-    except PermissionError:
-        return True
-    return True
+    return fields[0] not in ("Z", "X") and int(fields[19]) == born_at
 
 
 def is_stopped(pid: int) -> bool:
     """Whether a process was stopped by SIGSTOP or a debugger."""
     try:
-        return sys.platform == "linux" and _stat(pid)[0] in ("T", "t")
+        return _stat(pid)[0] in ("T", "t")
     except OSError:
         return False
 
 
 def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent dies, or end it now when that has happened already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

@@ -16,8 +16,9 @@ from durable_queue.models import Worker
 from durable_queue.store import wakeup
 from durable_queue.store.broker import Broker
 from durable_queue.store.leases import LeaseLostError, Row, Settlement
+from durable_queue.store.wakeup import PASSED_ON
 from durable_queue.work import task_connections
-from durable_queue.work.announcements import announce, is_heard
+from durable_queue.work.announcements import announce
 from durable_queue.work.attempt import Attempt
 from durable_queue.work.birth import Birth
 from durable_queue.work.coroutines import Coroutines
@@ -31,6 +32,9 @@ from durable_queue.work.stop import Stop
 from durable_queue.work.watch import SETTLE_AFTER, Watch
 
 LINGER = 0.02  # pause (seconds) that lets a batch grow
+LOADED = 4  # tasks in hand, from which on a worker lets others go first
+YIELD = 0.0002  # seconds that it waits for each of them
+MOST_YIELDS = 40
 IDLE_ALONE = 10.0  # seconds without work after which a worker of those that run alone ends
 
 
@@ -192,11 +196,13 @@ class Loop:
         if claim and self.pace.lets_grow(claim) and not self._run_once:
             time.sleep(LINGER)
         hints, self._hints = self._hints, ()
+        if claim and hints:
+            self._let_idle_workers_go_first(hints)
         if holdings.finished and self.pace.last_claim < LINGER_FROM:
             os.sched_yield()  # a process that waits for the task's effect may need this processor: settling is less urgent
         # After a hint there is something to claim, most likely: to look first would only take time.
         if holdings.has_news or (hints and claim):
-            self._settle_and_claim(claim, [number for number in hints if number])
+            self._settle_and_claim(claim, [number & ~PASSED_ON for number in hints if number & ~PASSED_ON])
         elif holdings.unstarted:
             return  # what there was to settle, the watch has settled meanwhile
         else:
@@ -206,6 +212,14 @@ class Loop:
             elif not self._is_drained():
                 holdings.keep_notes()  # a task's threads and children may outlive it
                 self._wait(self.pace.pause if due is None else min(due, self.pace.pause))
+
+    def _let_idle_workers_go_first(self, hints: Sequence[int]) -> None:
+        """Wait the longer for a new task, the more this worker has in hand already: the worker that has least takes it."""
+        load = len(self.holdings.in_hand)
+        if load >= LOADED:
+            if not any(number & PASSED_ON for number in hints):
+                wakeup.wake(self.holdings.broker.queue, hints[-1] | PASSED_ON)
+            time.sleep(YIELD * min(load, MOST_YIELDS))
 
     def _room(self) -> int:
         """How many rows to claim."""
@@ -251,13 +265,15 @@ class Loop:
 
     def _announce(self, member: Member) -> bool:
         """Tell of what was settled; return whether this thread still leads."""
-        while change := self.holdings.next_unannounced():
-            if is_heard(change):
-                member.began = time.monotonic()
-                self.watch.closely()
-                announce(change, member.slot)
-                if not self._finish(member):
-                    return False
+        while settlement := self.holdings.next_unannounced():
+            member.began = time.monotonic()
+            self.watch.closely()
+            try:
+                announce(settlement, member.slot)
+            finally:
+                self.holdings.end_announcement()
+            if not self._finish(member):
+                return False
         return True
 
     # End.
@@ -267,7 +283,7 @@ class Loop:
         holdings = self.holdings
         if holdings.has_news:
             holdings.settle_and_claim()
-        elif holdings.in_hand:
+        elif not holdings.is_empty:
             self._wait(POLL[0])
         else:
             wakeup.wake(holdings.broker.queue)  # a hint may have been for this one

@@ -102,7 +102,7 @@ class Watch:
             return  # in the main thread a task is interrupted at its limit
         for in_hand in self._progress.in_hand:
             if in_hand.is_overdue(now + LATE):
-                limit = f"after {time.time() - in_hand.started:.0f} s"
-                logger.error("Task %s is overdue %s, and can't be interrupted", in_hand.task_id, limit)
-                self._stop.retire("a task is overdue")
+                what = f"Task {in_hand.task_id}" if in_hand.row else "A hook"
+                logger.error("%s is overdue after %.0f s, and can't be interrupted", what, time.time() - in_hand.started)
+                self._stop.retire("something is overdue")
                 return

@@ -162,10 +162,21 @@ async def query_in_coroutine(seconds: float) -> float:
     return time.time()
 
 
+def quick_hook(task: Any) -> None:
+    """Note that it was called."""
+    note("quick hook", task.id)
+
+
+def exiting_hook(task: Any) -> NoReturn:
+    """Raise what no `except Exception` catches."""
+    sys.exit(task.id)
+
+
 def slow_hook(task: Any) -> None:
     """Take a while after the task."""
     note("hook begins", task.id)
     time.sleep(1.5)
+    note("hook ends", task.id)
 
 
 def hanging_hook(task: Any) -> NoReturn:
