@@ -93,8 +93,8 @@ def test_queue__figures_are_those_of_the_code() -> None:
     assert f"`backoff_ceiling` ({own.backoff_ceiling:.0f} s)" in text
     assert f"up to {own.claim} new rows" in text
     assert f"at most the last {watch.SETTLE_AFTER * 1000:.0f} ms" in text
-    assert f"**A slow task** ({pace.SLOW_AFTER} s)" in text
-    assert f"for {attempt.LATE} s" in text
+    assert f"If all threads are busy ({pace.SLOW_AFTER} s)" in " ".join(text.split())
+    assert f"still running {attempt.LATE} s after its limit" in text
     assert f"{lost_workers.LOST_AFTER.seconds} seconds without one" in text
     assert f"looked at every {heartbeat.HEARTBEAT} seconds" in text
     for outcome in models.FailedAttempt.Outcome.values:

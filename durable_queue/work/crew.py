@@ -99,11 +99,20 @@ class Crew:
         member.holder = self.write_lock.join()
         while self._is_wanted(member):
             self._lead(member)
-            with self._lock:
-                self._idle.append(member)
+            while not self._go_idle(member):
+                self._lead(member)
         self.write_lock.leave(member.holder)
         task_connections.close_all()
         running.release_thread(member.thread)
+
+    def _go_idle(self, member: Member) -> bool:
+        """Wait for the lead from now on, unless the thread that led has given it up meanwhile: then this one leads."""
+        with self._lock:
+            if self.leader is None:
+                self.leader = member
+                return False
+            self._idle.append(member)
+            return True
 
     def _is_wanted(self, member: Member) -> bool:
         """Wait for the lead; return whether it came before the thread was idle for too long."""
