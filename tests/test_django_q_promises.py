@@ -639,6 +639,16 @@ def test_error_reporter__hears_of_each_error(run_cluster: RunCluster, reporter_p
 # Workers.
 
 
+def test_title__shows_the_task_where_setproctitle_is_installed(run_cluster: RunCluster, tmp_path: Path) -> None:
+    (tmp_path / "setproctitle.py").write_text(
+        f"def setproctitle(title): print(title, file=open({str(tmp_path / 'titles')!r}, 'a'))"
+    )
+    async_task(ADD, 1, 2, task_name="sum for alice")
+    run_cluster("--workers", "1", env_too={"PYTHONPATH": str(tmp_path)})
+    titles = [line.partition(" ")[2].partition(" ")[2] for line in (tmp_path / "titles").read_text().splitlines()]
+    assert titles == ["idle", f"processing sum for alice '{ADD}'", "idle"]
+
+
 def test_recycle__after_so_many_tasks(env: dict[str, str], tmp_path: Path) -> None:
     ids = [async_task(run_path("process_id")) for _ in range(6)]
     with running_cluster(env, tmp_path, recycle=2, workers=1):

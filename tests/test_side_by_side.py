@@ -245,6 +245,38 @@ def test_hook__that_hangs_ends_its_worker_and_charges_nothing(cluster: Cluster) 
     assert not FailedAttempt.objects.exists()
 
 
+def test_overdue__a_coroutine_that_blocks_the_event_loop(cluster: Cluster) -> None:
+    """Its neighbours in the loop can't go on, and can't help it."""
+    with cluster(max_attempts=2, backoff_base=30) as output:
+        good = [async_task(AWAIT, 3, timeout=6) for _ in range(20)]
+        in_thread = async_task(path("note_and_wait"), "in a thread", 8)
+        time.sleep(0.5)
+        bad = async_task(path("block_loop"), 1000, timeout=2, task_name="blocks")
+        wait_until(FailedAttempt.objects.exists, timeout=30, what="it is charged")
+        wait_until(lambda: all(map(fetch, good)), timeout=20, what="the others have ended")
+        assert fetch(in_thread).attempt_count == 1
+    assert read_notes() == [["in a thread"]]
+    (attempt,) = FailedAttempt.objects.all()
+    assert (attempt.task_id, attempt.outcome) == (bad, "overdue")
+    assert output.read_text().count("'blocks' has blocked the event loop for 1.") == 1
+
+
+def test_overdue__what_has_finished_is_settled_first(cluster: Cluster) -> None:
+    """Even while the database keeps the worker waiting."""
+    with cluster(max_attempts=1):
+        bad = async_task(WAIT, 1000, timeout=1)
+        good = [async_task(path("note_and_wait"), "good", 4.5) for _ in range(5)]
+        wait_until(lambda: len(read_notes()) == 5, what="they run")
+        time.sleep(4)
+        with transaction.atomic(), connection.cursor() as cursor:
+            if connection.vendor == "postgresql":
+                cursor.execute("LOCK TABLE django_q_ormq IN ACCESS EXCLUSIVE MODE")
+            time.sleep(3)
+        wait_until(lambda: fetch(bad), timeout=20, what="it is charged")
+    assert len(read_notes()) == 5
+    assert all(fetch(task_id).attempt_count == 1 for task_id in good)
+
+
 # Alone.
 
 

@@ -25,10 +25,11 @@ from durable_queue.store.leases import alone_queue
 from durable_queue.upkeep import upkeep
 from durable_queue.work import kernel, worker
 from durable_queue.work.birth import Birth
-from durable_queue.work.progress import Progress, Verdict, progress_path
+from durable_queue.work.progress import Progress, Stage, Verdict, progress_path
 from durable_queue.work.stop import MORE_ALONE
 
 LOOK = 1.0  # seconds between two looks at the children, when nothing happens
+LATE_TO_SETTLE = 10.0  # seconds for which a worker with nothing but overdue tasks in hand may settle what has finished
 STUCK = 5.0  # seconds without a sign of life, after which a child is killed
 QUICK = 1.0  # a child that lived shorter (seconds) died quickly,
 BURST = 20  # and after so many quick deaths within SPAN seconds
@@ -166,8 +167,10 @@ class Supervisor:
                 continue
             in_hand = child.progress.in_hand
             overdue = [task for task in in_hand if task.is_overdue(now)]
+            going_on = [task for task in in_hand if task not in overdue and task.stage is not Stage.HELD_UP]
             is_silent = now - max(child.progress.last_tick, child.born) > STUCK
-            if overdue and (len(overdue) == len(in_hand) or is_silent):
+            is_settled = not child.progress.finished or all(task.is_overdue(now - LATE_TO_SETTLE) for task in overdue)
+            if overdue and (is_silent or (is_settled and not going_on)):
                 logger.error("A worker (pid %d) is overdue, and killed", child.pid)
                 child.kill(Verdict.OVERDUE)
             elif is_silent and (kernel.is_stopped(child.pid) or not in_hand):

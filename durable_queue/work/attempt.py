@@ -80,6 +80,10 @@ class Attempt:
     def _deadline(self) -> float:
         return 0.0 if self.timeout < 0 else self.began + self.timeout + LATE
 
+    def is_overdue(self, now: float) -> bool:
+        """Whether it should be done by that moment (monotonic), and `LATE` more seconds have passed."""
+        return 0.0 < self._deadline < now
+
     @property
     def habit_of(self) -> Any:
         """What its habits go by: the path of its function, or of each of its calls."""

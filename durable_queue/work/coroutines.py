@@ -8,24 +8,21 @@ import asyncio
 import contextvars
 import functools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from queue import Empty, SimpleQueue
-from typing import Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django_q.conf import logger
 
 from durable_queue.store.leases import Settlement
 from durable_queue.task import running
-from durable_queue.work import task_connections
-from durable_queue.work.attempt import Attempt
-from durable_queue.work.crew import IDLE
+from durable_queue.work.attempt import LATE, Attempt
+from durable_queue.work.coroutine_threads import Pool, TaskThread
 from durable_queue.work.progress import Progress
-from durable_queue.work.write_lock import Holder, WriteLock
+from durable_queue.work.write_lock import WriteLock
 
-Job = Callable[[], None]
+BLOCKED = 1.0  # seconds for which a coroutine may keep the event loop from the others, before it is named
 
 
 class Coroutines:
@@ -47,10 +44,12 @@ class Coroutines:
         self._slots = list(range(threads + limit - 1, threads - 1, -1))
         self._progress = progress
         self._finish = finish
-        self._pool = _Pool(threads, write_lock)
+        self._pool = Pool(threads, write_lock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: deque[tuple[Attempt, int, contextvars.Context]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Attempt] = {}
+        self._asked = self._answered = 0.0  # when (monotonic) the event loop was asked for a sign of life, and when it gave one
+        self._named: object = None  # the last task that was named for blocking it
 
     @property
     def free(self) -> int:
@@ -81,12 +80,12 @@ class Coroutines:
         while self._starting:
             attempt, number, context = self._starting[0]
             task = asyncio.get_running_loop().create_task(self._run(attempt), context=context)
-            self._tasks.add(task)  # the loop itself keeps none
+            self._tasks[task] = attempt  # the loop itself keeps no task alive
             task.add_done_callback(functools.partial(self._end, attempt, number))
             self._starting.popleft()
 
     async def _run(self, attempt: Attempt) -> None:
-        thread = _TaskThread(self._pool, attempt.task["name"])
+        thread = TaskThread(self._pool, attempt.task["name"])
         async with ThreadSensitiveContext() as context:
             SyncToAsync.context_to_thread_executor[context] = thread
             await attempt.arun()
@@ -94,125 +93,33 @@ class Coroutines:
 
     def _end(self, attempt: Attempt, number: int, task: asyncio.Task[None]) -> None:
         """It has ended, or was cancelled by another task at any moment, even before it began."""
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         error = asyncio.CancelledError("by another task") if task.cancelled() else task.exception()
         settlement = attempt.settlement or attempt.settle_error(error or RuntimeError("It ended without an outcome"))
         self._slots.append(number)
         self._finish(attempt, settlement)
 
+    def look(self, now: float) -> None:
+        """See, from another thread, whether a coroutine keeps the event loop from the others. `now`: monotonic.
 
-class _Pool:
-    """The threads in which coroutines have run what is no coroutine. For the event loop's thread alone."""
+        Once it is over its limit, the others are held up by it: they are not charged for what they can't help.
+        """
+        if self._loop is None:
+            return
+        if self._answered >= self._asked:
+            self._asked = now
+            self._loop.call_soon_threadsafe(self._answer)
+        if now - self._asked < BLOCKED or not (task := asyncio.current_task(self._loop)):
+            return
+        blocking = self._tasks.get(task)
+        if task is not self._named:
+            self._named = task
+            what = f"{blocking.task['name']!r}" if blocking else f"A subtask, {task.get_name()},"
+            logger.warning("%s has blocked the event loop for %.1f s: no other coroutine can run", what, now - self._asked)
+        if any(attempt.is_overdue(now + LATE) for attempt in list(self._tasks.values())):
+            for attempt in list(self._tasks.values()):
+                if attempt is not blocking and not attempt.is_overdue(self._asked + LATE):
+                    attempt.slot.hold_up()
 
-    def __init__(self, size: int, write_lock: WriteLock) -> None:
-        self.write_lock = write_lock
-        self._size = size
-        self._idle: list[_Thread] = []
-        self._waiting: deque[_TaskThread] = deque()
-        self._lock = threading.Lock()
-
-    def take(self, task: "_TaskThread") -> "_Thread | None":
-        """A thread for a task; none if all are taken: then the task is given the next one that is free."""
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-            if self._size:
-                self._size -= 1
-                return _Thread(self)
-            self._waiting.append(task)
-            return None
-
-    def give_back(self, thread: "_Thread") -> None:
-        """A task has ended whose thread this was."""
-        with self._lock:
-            task = self._waiting.popleft() if self._waiting else None
-            if task is None:
-                self._idle.append(thread)
-        if task:
-            task.receive(thread)
-
-    def end(self, thread: "_Thread") -> bool:
-        """Whether a thread that was idle for long may end."""
-        with self._lock:
-            if thread not in self._idle:
-                return False
-            self._idle.remove(thread)
-            self._size += 1
-            return True
-
-
-class _Thread:
-    """One thread of the pool."""
-
-    def __init__(self, pool: _Pool) -> None:
-        self.holder = Holder()
-        self.jobs: SimpleQueue[Job] = SimpleQueue()
-        self._pool = pool
-        thread = threading.Thread(target=self._work, name="queries", daemon=True)
-        running.adopt_thread(thread)
-        thread.start()
-
-    def _work(self) -> None:
-        self.holder = self._pool.write_lock.join()
-        while True:
-            try:
-                job = self.jobs.get(timeout=IDLE)
-            except Empty:
-                if self._pool.end(self):
-                    break
-                continue
-            job()
-        self._pool.write_lock.leave(self.holder)
-        task_connections.close_all()
-        running.release_thread(threading.current_thread())
-
-
-class _TaskThread(Executor):
-    """The thread of one task: one of the pool's, from the first time that the task needs it until the task ends."""
-
-    def __init__(self, pool: _Pool, task: str) -> None:
-        """`task`: its name."""
-        self._pool = pool
-        self._task = task
-        self._thread: _Thread | None = None
-        self._waiting: list[Job] = []
-        self._has_asked = False
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run `fn` there. Its context is the caller's affair, as with any executor."""
-        future: Future[Any] = Future()
-
-        def job() -> None:
-            if self._thread:
-                self._thread.holder.task = self._task
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(fn(*args, **kwargs))
-                except BaseException as error:
-                    future.set_exception(error)
-
-        if not self._has_asked:
-            self._has_asked = True
-            self._thread = self._pool.take(self)
-        if self._thread:
-            self._thread.jobs.put(job)
-        else:
-            self._waiting.append(job)
-        return future
-
-    def receive(self, thread: _Thread) -> None:
-        """A thread that was waited for."""
-        self._thread = thread
-        for job in self._waiting:
-            thread.jobs.put(job)
-
-    async def clean(self) -> None:
-        """Roll back what the task has left open, and let go of its connections."""
-        if self._has_asked:
-            await asyncio.wrap_future(self.submit(task_connections.clean))
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """The task has ended: its thread is free."""
-        if self._thread:
-            self._pool.give_back(self._thread)
-            self._thread = None
+    def _answer(self) -> None:
+        self._answered = time.monotonic()

@@ -29,6 +29,7 @@ from durable_queue.work.keeper import Keeper
 from durable_queue.work.pace import LINGER_FROM, POLL, Pace
 from durable_queue.work.progress import Progress
 from durable_queue.work.stop import Stop
+from durable_queue.work.titles import show_title
 from durable_queue.work.watch import SETTLE_AFTER, Watch
 
 LINGER = 0.02  # pause (seconds) that lets a batch grow
@@ -57,6 +58,8 @@ class Loop:
             if threads > 1
             else None
         )
+        if self.coroutines:
+            self.watch.look_at_coroutines = self.coroutines.look
         self._ear = wakeup.Ear(broker.queue, stop.wakes)
         self._run_once = birth.run_once
         self._alone = birth.alone
@@ -135,7 +138,9 @@ class Loop:
         """Run a task in the process's main thread, the only one that runs tasks."""
         if self._alone:
             self.stop.tell_of_waiting_alone()  # this one is busy now, and what else is to run alone needs another
+        show_title(f"processing {attempt.task['name']} '{attempt.task['path']}'")
         settlement = attempt.run(interrupt=True)
+        show_title("idle")
         if attempt.was_interrupted:
             self.stop.retire("a task was over its limit")
         return settlement

@@ -133,7 +133,7 @@ def settle_lost(row: Row, in_hand: InHand, worker: str, *, is_overdue: bool) -> 
     if in_hand.stage is Stage.FINISHED:
         reason = "The worker was killed before it was on record what it came to."
     task: dict[str, Any] = {"id": in_hand.task_id}
-    if in_hand.stage in (Stage.RUNNING, Stage.FINISHED):  # so it was unpickled, and that did no harm
+    if in_hand.stage in (Stage.RUNNING, Stage.HELD_UP, Stage.FINISHED):  # so it was unpickled, and that did no harm
         try:
             task = read(row)
         except RefusedError as error:

@@ -25,6 +25,7 @@ class Stage(IntEnum):
     READING = 1  # the payload is being checked and unpickled
     RUNNING = 2
     HOOK = 3  # a hook of a task that has ended: no row
+    HELD_UP = 5  # it can't go on, because of another task that blocks its event loop
     FINISHED = 4  # the task has returned, but what it came to is not settled yet
 
 
@@ -47,8 +48,8 @@ class InHand:
     deadline: float  # monotonic; 0 for none
 
     def is_overdue(self, now: float) -> bool:
-        """Whether it should be done by that moment (monotonic)."""
-        return 0.0 < self.deadline < now
+        """Whether it should be done by that moment (monotonic), and nothing holds it up."""
+        return 0.0 < self.deadline < now and self.stage is not Stage.HELD_UP
 
 
 _TICK = struct.Struct("=d")
@@ -88,6 +89,11 @@ class Slot:
         self._map[at + _TASK : at + _TASK + 32] = task_id.encode().ljust(32)[:32]
         _TIME.pack_into(self._map, at + _DEADLINE, deadline)
         self._map[at + _STAGE] = Stage.RUNNING
+
+    def hold_up(self) -> None:
+        """Note that what runs is held up by another task."""
+        if self._map[self._at + _STAGE] == Stage.RUNNING:
+            self._map[self._at + _STAGE] = Stage.HELD_UP
 
     def begin_hook(self, deadline: float) -> None:
         """Note a hook, and when (monotonic) it must be done. No task is charged when it isn't."""

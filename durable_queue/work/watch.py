@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from django_q.conf import logger
@@ -28,6 +29,7 @@ class Watch:
     """The watch over one worker."""
 
     def __init__(self, holdings: Holdings, crew: Crew, progress: Progress, stop: Stop) -> None:
+        self.look_at_coroutines: Callable[[float], None] | None = None
         self.returned = 0  # rows that it has given back since the last claim
         self._holdings = holdings
         self._crew = crew
@@ -76,6 +78,8 @@ class Watch:
                 habit.note_waits()
             self._crew.pass_lead(leader, began)
         self._settle_if_held_up(now)
+        if self.look_at_coroutines:
+            self.look_at_coroutines(now)
         self._retire_if_overdue(now)
         self._crew.write_lock.look(now)
 

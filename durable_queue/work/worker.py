@@ -27,6 +27,7 @@ from durable_queue.work.loop import Loop
 from durable_queue.work.lost_workers import free_dead
 from durable_queue.work.progress import Progress
 from durable_queue.work.stop import Stop
+from durable_queue.work.titles import show_title
 
 AGAIN = 75  # the exit code of a worker that left work behind where nobody waits: the supervisor starts another (sysexits.h)
 
@@ -63,6 +64,7 @@ def _work(loop: Loop, birth: Birth) -> None:
     name = multiprocessing.current_process().name
     logger.info("%s ready for work at %d", name, os.getpid())
     post_spawn.send(sender="django_q", proc_name=name)
+    show_title("working" if birth.threads > 1 else "idle")
     if birth.threads > 1:
         running.prepare_worker()
         loop.crew.start()

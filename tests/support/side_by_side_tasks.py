@@ -145,6 +145,11 @@ async def leave_transaction_open_in_coroutine() -> None:
     await sync_to_async(leave_transaction_open)()
 
 
+async def block_loop(seconds: float) -> None:
+    """Keep the event loop from all others."""
+    time.sleep(seconds)
+
+
 def query(seconds: float) -> int:
     """Have the database take its time; return an identity of the connection."""
     with connection.cursor() as cursor:
