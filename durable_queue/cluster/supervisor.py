@@ -5,27 +5,22 @@ its loop through a pipe; so does the death of a child.
 """
 
 import gc
-import multiprocessing
 import os
 import select
 import signal
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from django.db import connections
 from django_q.conf import Conf, logger
 
 from durable_queue.cluster.child import SIGNALS, Child
+from durable_queue.cluster.starter import Starter
 from durable_queue.conf import cluster_conf
-from durable_queue.store.leases import alone_queue
-from durable_queue.upkeep import upkeep
 from durable_queue.work import kernel, worker
-from durable_queue.work.birth import Birth
-from durable_queue.work.progress import Progress, Stage, Verdict, progress_path
+from durable_queue.work.progress import Stage, Verdict
 from durable_queue.work.stop import MORE_ALONE
 
 LOOK = 1.0  # seconds between two looks at the children, when nothing happens
@@ -36,8 +31,6 @@ BURST = 20  # and after so many quick deaths within SPAN seconds
 SPAN = 10.0
 MOST_ALONE = 4  # workers of the tasks that run alone
 CALM = 1.0  # each further start waits so long (seconds)
-
-_fork = multiprocessing.get_context("fork")
 
 
 class Supervisor:
@@ -61,8 +54,7 @@ class Supervisor:
         self._wants_alone = False  # whether a task that runs alone may wait for a worker
         self._deadline = float("inf")
         self._quick_deaths: deque[float] = deque()
-        self._orders: tuple[int, int] = (-1, -1)
-        self._wakeups: tuple[int, int] = (-1, -1)
+        self._starter = Starter(self.id, threads=threads, run_once=run_once)
 
     def run(self) -> int:
         """Work until told to stop; return the exit code."""
@@ -85,10 +77,7 @@ class Supervisor:
         return self._finish()
 
     def _listen(self) -> None:
-        self._wakeups = os.pipe()
-        for end in self._wakeups:
-            os.set_blocking(end, False)
-        signal.set_wakeup_fd(self._wakeups[1], warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._starter.wakes[1], warn_on_full_buffer=False)
 
         def note(number: int, _frame: object) -> None:
             if number in (signal.SIGTERM, signal.SIGINT):
@@ -101,9 +90,9 @@ class Supervisor:
 
     def _wait(self) -> None:
         pause = min(LOOK, max(0.02, self._deadline - time.monotonic()))
-        select.select([self._wakeups[0]], [], [], pause)
+        select.select([self._starter.wakes[0]], [], [], pause)
         with suppress(BlockingIOError):
-            self._wants_alone |= MORE_ALONE in os.read(self._wakeups[0], 4096)
+            self._wants_alone |= MORE_ALONE in os.read(self._starter.wakes[0], 4096)
 
     @property
     def _all_workers(self) -> list[Child]:
@@ -157,7 +146,7 @@ class Supervisor:
 
     def _report_death(self) -> None:
         with suppress(OSError):
-            os.write(self._orders[1], b"!")
+            os.write(self._starter.orders[1], b"!")
 
     def _kill_stuck(self) -> None:
         """Kill workers that have nothing but overdue tasks in hand, or that give no sign of life."""
@@ -187,14 +176,14 @@ class Supervisor:
 
     def _start_missing(self) -> None:
         if self.upkeep is None and not self._is_stormy():
-            self.upkeep = self._start_upkeep()
+            self.upkeep = self._starter.start_upkeep()
         wanted = self._unfinished if self.run_once else self.size
         while len(self.workers) < wanted and not self._is_stormy():
-            self.workers.append(self._start_worker())
+            self.workers.append(self._starter.start_worker(self.restarts))
         if self._wants_alone and not self._is_stormy():
             self._wants_alone = False
             if len(self.alone) < MOST_ALONE and all(child.progress and child.progress.in_hand for child in self.alone):
-                self.alone.append(self._start_worker(alone=True))
+                self.alone.append(self._starter.start_worker(self.restarts, alone=True))
 
     def _is_stormy(self) -> bool:
         """Whether children die so quickly, one after the other, that a new one had better wait."""
@@ -202,43 +191,6 @@ class Supervisor:
         while self._quick_deaths and now - self._quick_deaths[0] > SPAN:
             self._quick_deaths.popleft()
         return len(self._quick_deaths) > BURST and now - self._quick_deaths[-1] < CALM
-
-    def _start_worker(self, *, alone: bool = False) -> Child:
-        threads = 1 if alone else self.threads
-        birth = Birth(
-            name=uuid.uuid4().hex,
-            queue=alone_queue(Conf.CLUSTER_NAME) if alone else Conf.CLUSTER_NAME,
-            supervisor=self.id,
-            supervisor_pid=os.getpid(),
-            supervisor_wakes=self._wakeups[1],
-            restarts=self.restarts,
-            threads=threads,
-            run_once=self.run_once,
-            alone=alone,
-        )
-        progress = Progress(progress_path(birth.name), threads if threads == 1 else threads + cluster_conf.coroutines)
-        process = _fork.Process(target=self._in_child(worker.main), args=(birth, progress))
-        return Child(process, progress, is_alone=alone)
-
-    def _start_upkeep(self) -> Child:
-        for end in self._orders:
-            if end >= 0:
-                os.close(end)
-        self._orders = os.pipe()
-        os.set_blocking(self._orders[1], False)
-        args = (self.id, os.getpid(), self._orders[0], self._wakeups[1])
-        return Child(_fork.Process(target=self._in_child(upkeep.main), args=args))
-
-    def _in_child(self, main: Callable[..., None]) -> Callable[..., None]:
-        """Run `main` in a child, with the supervisor's ends of its pipes closed."""
-
-        def run(*args: Any) -> None:
-            signal.set_wakeup_fd(-1)
-            for end in (self._wakeups[0], self._orders[1]):
-                os.close(end)
-            main(*args)
-
-        return run
 
     def _recycle(self) -> None:
         """SIGHUP: replace the workers one by one. Each finishes what it has in hand, beside its successor."""
@@ -262,7 +214,7 @@ class Supervisor:
     def _finish(self) -> int:
         """End the upkeep process, which frees what killed workers have left, within the grace."""
         if self.upkeep:
-            os.close(self._orders[1])
+            os.close(self._starter.orders[1])
             self.upkeep.process.join(max(2.0, min(cluster_conf.grace, 5.0)))
             if not self.upkeep.is_dead:
                 self.upkeep.kill()

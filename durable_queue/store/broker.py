@@ -20,13 +20,13 @@ from django_q.conf import Conf
 from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 
-from durable_queue.models import DeadLetter, FailedAttempt, Worker
+from durable_queue.models import Worker
 from durable_queue.states import is_held
-from durable_queue.store import lookup, wakeup
-from durable_queue.store.cluster_status import status_of
+from durable_queue.store import cluster_status, lookup, wakeup
 from durable_queue.store.databases import table_of
 from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, alone_queue, home_queue, new_name
 from durable_queue.store.rows import Claim
+from durable_queue.store.settling import settle
 from durable_queue.store.table import Table
 
 # Does, in the transaction that settles them, what comes after tasks that have ended.
@@ -40,7 +40,7 @@ class Broker(ORM):  # type: ignore[misc]
         """`using`: the database alias, when it isn't the configured one. `follow_up`: called in the settling transaction."""
         super().__init__(list_key)
         self.using: str = using or Conf.ORM or "default"
-        self._follow_up = follow_up
+        self.follow_up = follow_up
 
     @staticmethod
     def get_connection(list_key: str | None = None) -> Any:
@@ -63,18 +63,17 @@ class Broker(ORM):  # type: ignore[misc]
         return str(self.list_key)
 
     def home(self) -> "Broker":
-        """The broker of the queue that tasks are enqueued in: this one, unless it serves those that run alone."""
-        queue = home_queue(self.queue)
-        return self if queue == self.queue else Broker(queue, self.using)
+        """The broker of the queue that tasks are enqueued in, whether they run alone or not."""
+        return Broker(home_queue(self.queue), self.using)
 
     # Called by those who queue.
 
     def enqueue(self, task: str) -> int:
-        """Insert a signed package, due now, and return the row's id; in a transaction, it is committed with it."""
+        """Insert a signed payload, due now, and return the row's id; in a transaction, it is committed with it."""
         return self.enqueue_all([task])
 
     def enqueue_all(self, tasks: Sequence[str]) -> int:
-        """Insert signed packages, all or none, in this order; return the last row's id.
+        """Insert signed payloads, all or none, in this order; return the last row's id.
 
         Each can then be found by its task's id, save one that can't be read: it goes in as it is, for a worker to refuse.
         """
@@ -93,9 +92,7 @@ class Broker(ORM):  # type: ignore[misc]
     # Called by those who ask how much there is: django-q2's own methods know nothing of the tasks that run alone.
 
     def _rows(self) -> QuerySet[OrmQ]:
-        home = home_queue(self.queue)
-        rows: QuerySet[OrmQ] = OrmQ.objects.using(self.using).filter(key__in=(home, alone_queue(home)))
-        return rows
+        return OrmQ.objects.using(self.using).filter(key__in=(home_queue(self.queue), alone_queue(self.queue)))  # type: ignore[no-any-return]
 
     def queue_size(self) -> int:
         """How many tasks are due."""
@@ -150,7 +147,7 @@ class Broker(ORM):  # type: ignore[misc]
                 # After a crash of the server, the rows of a claim are due again, and this worker finds its lease lost.
                 table.let_commit_be_lost()
             if worker.lease is not None:
-                self._settle(worker.lease, lease, settlements)
+                settle(self, worker.lease, lease, settlements)
                 for row in returned:
                     queue = alone_queue(self.queue) if row.runs_alone else None
                     table.put_back(lease=worker.lease, row=row.id, due=row.due, queue=queue)
@@ -185,37 +182,6 @@ class Broker(ORM):  # type: ignore[misc]
         worker.lease, worker.lease_due = stored.lease, stored.lease_due
         due = stored.lease_due or timezone.now()
         return LeaseChange(name=stored.lease, rows=self._with_attempts([(row, due, payload) for row, payload in rows]))
-
-    def _settle(self, name: datetime, lease: LeaseChange, settlements: Sequence[Settlement]) -> None:
-        """Write history for the rows that the lease of this name holds still, and take them out of the queue."""
-        table = self.table
-        ended = [settlement.row.id for settlement in settlements if settlement.retry_at is None]
-        still_held = table.delete(lease=name, ids=ended)
-        for settlement in settlements:
-            row, due = settlement.row.id, settlement.retry_at
-            if due and table.put_back(lease=name, row=row, due=due):
-                still_held.add(row)
-        lease.settled = [settlement for settlement in settlements if settlement.row.id in still_held]
-        table.save_history([s.history() for s in lease.settled if s.retry_at is None and s.saves_result])
-        if failed := [s.attempt for s in lease.settled if s.attempt]:
-            for attempt in failed:
-                # An earlier try may have given it an id and been rolled back, and on SQLite the next one gets that id again.
-                attempt.pk = None
-            FailedAttempt.objects.using(self.using).bulk_create(failed)
-        for settlement in lease.settled:
-            if settlement.refused:
-                self._keep_dead_letter(settlement)
-        if self._follow_up:
-            self._follow_up(self, [settlement for settlement in lease.settled if settlement.retry_at is None])
-
-    def _keep_dead_letter(self, settlement: Settlement) -> None:
-        DeadLetter.objects.using(self.using).create(
-            task_id=settlement.task["id"],
-            queue=home_queue(self.queue),
-            payload=settlement.row.payload,
-            reason=settlement.task["result"],
-            at=settlement.task["stopped"],
-        )
 
     def _claim(self, table: Table, worker: Worker, limit: int, kept: datetime | None) -> tuple[datetime | None, list[Row]]:
         """Take the first due rows that no worker holds, under the kept lease or a new one; return its name and the rows."""
@@ -256,7 +222,7 @@ class Broker(ORM):  # type: ignore[misc]
                 return None
             if worker.lease is not None:
                 if settlements:
-                    self._settle(worker.lease, lease, settlements)
+                    settle(self, worker.lease, lease, settlements)
                 # All at the first one's due time: nothing else is due before them, and ids keep their order.
                 held = OrmQ.objects.using(self.using).filter(lock=worker.lease)
                 if suspects:
@@ -277,13 +243,9 @@ class Broker(ORM):  # type: ignore[misc]
 
     def get_stats(self, pattern: str) -> list[str]:
         """The running clusters, each as a signed `Stat`: from the workers' rows, so true for every process."""
-        clusters: dict[Any, list[Worker]] = {}
-        for worker in Worker.objects.using(self.using).order_by("started"):
-            clusters.setdefault(worker.supervisor, []).append(worker)
-        return [SignedPackage.dumps(status_of(self, workers), True) for workers in clusters.values()]
+        return [SignedPackage.dumps(stat, True) for stat in cluster_status.of_all(self)]
 
     def get_stat(self, key: str) -> str | None:
         """One cluster's status, by `Stat.get_key`; None when it doesn't run."""
-        supervisor = key.rpartition(":")[2]
-        workers = list(Worker.objects.using(self.using).filter(supervisor=supervisor).order_by("started"))
-        return SignedPackage.dumps(status_of(self, workers), True) if workers else None
+        found = cluster_status.of_one(self, supervisor=key.rpartition(":")[2])
+        return SignedPackage.dumps(found, True) if found else None

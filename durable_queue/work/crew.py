@@ -27,6 +27,7 @@ class Member:
         self.slot = slot
         self.began = 0.0  # when (monotonic) it began what it is busy with; 0 while it is not
         self.habit: Habit | None = None  # that of the function that it is busy with
+        self.native_id = 0
         self.thread = threading.current_thread()
         self.holder = Holder()
         self.bell = threading.Lock()  # released to give it the lead
@@ -96,6 +97,7 @@ class Crew:
 
     def _live(self, member: Member) -> None:
         queue_connection.share()
+        member.native_id = threading.get_native_id()
         member.holder = self.write_lock.join()
         while self._is_wanted(member):
             self._lead(member)

@@ -44,6 +44,14 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
+def is_runnable(thread: int) -> bool:
+    """Whether a thread of this process (its native id) runs, or waits for a processor."""
+    try:
+        return Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[0] == "R"
+    except OSError:
+        return False
+
+
 def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent dies, or end it now when that has happened already."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

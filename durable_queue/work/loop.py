@@ -5,31 +5,26 @@ Settling one batch and claiming the next is one transaction.
 
 import logging
 import os
-import resource
 import time
 from collections.abc import Sequence
 
-from django_q.conf import Conf, logger
+from django_q.conf import logger
 
 from durable_queue.conf import cluster_conf
 from durable_queue.models import Worker
 from durable_queue.store import wakeup
 from durable_queue.store.broker import Broker
-from durable_queue.store.leases import LeaseLostError, Row, Settlement
+from durable_queue.store.leases import LeaseLostError
 from durable_queue.store.wakeup import PASSED_ON
-from durable_queue.work import task_connections
 from durable_queue.work.announcements import announce
-from durable_queue.work.attempt import Attempt
 from durable_queue.work.birth import Birth
-from durable_queue.work.coroutines import Coroutines
 from durable_queue.work.crew import Crew, Member
-from durable_queue.work.habits import QUICK, Habits
 from durable_queue.work.holdings import DATABASE_PAUSE, Holdings
 from durable_queue.work.keeper import Keeper
 from durable_queue.work.pace import LINGER_FROM, POLL, Pace
 from durable_queue.work.progress import Progress
+from durable_queue.work.runner import Runner
 from durable_queue.work.stop import Stop
-from durable_queue.work.titles import show_title
 from durable_queue.work.watch import SETTLE_AFTER, Watch
 
 LINGER = 0.02  # pause (seconds) that lets a batch grow
@@ -48,23 +43,15 @@ class Loop:
         self.me = me
         self.stop = stop
         self.is_drained = False  # with `run_once`, or `alone`: whether nothing was due any more
-        self.has_run = 0  # how many tasks
         keeper = Keeper(me, progress)
         self.holdings = Holdings(broker, me, keeper.notes)
         self.crew = Crew(threads, progress, self.lead)
         self.watch = Watch(self.holdings, self.crew, progress, stop)
-        self.coroutines = (
-            Coroutines(cluster_conf.coroutines, threads, progress, self.crew.write_lock, self._finish_coroutine)
-            if threads > 1
-            else None
-        )
-        if self.coroutines:
-            self.watch.look_at_coroutines = self.coroutines.look
+        self.runner = Runner(self.holdings, self.crew, self.watch, progress=progress, stop=stop, keeper=keeper, birth=birth)
+        self.runner.on_coroutine_end = self._tell_leader
         self._ear = wakeup.Ear(broker.queue, stop.wakes)
         self._run_once = birth.run_once
         self._alone = birth.alone
-        self._keeper = keeper
-        self._habits = Habits()
         self._hints: Sequence[int] = ()
         self.pace = Pace(1 if birth.alone else cluster_conf.claim, threads=threads)
         self._passes = 0  # how often the lead was passed on before the batch in hand
@@ -89,7 +76,8 @@ class Loop:
             return False
         row = None if self._is_time_to_settle() else self.holdings.take()
         if row:
-            return self._run(row, member)
+            self.runner.run(row, member)
+            return self._finish(member)
         if self.stop.noted:
             self._end()
         else:
@@ -105,78 +93,13 @@ class Loop:
             return True
         return bool(holdings.finished) and time.monotonic() - holdings.oldest_finish > SETTLE_AFTER
 
-    # Run.
-
-    def _run(self, row: Row, member: Member) -> bool:
-        """Run a row's task, or have it run elsewhere; return whether this thread still leads."""
-        attempt = Attempt(row, member.slot, str(self.me), self._keeper, self.holdings.claiming)
-        member.began = attempt.began
-        try:
-            settlement = attempt.read() or self._run_where_it_belongs(attempt, member)
-        except BaseException as error:  # from around the task, or by a signal that came late
-            settlement = attempt.settle_error(error)
-        if settlement:
-            self._count()
-            self.holdings.finish(settlement, member.slot)
-        return self._finish(member)
-
-    def _run_where_it_belongs(self, attempt: Attempt, member: Member) -> Settlement | None:
-        """Run a task in this thread, and return what became of it; or hand it over, and return None."""
-        member.holder.task = attempt.task["name"]
-        if self.coroutines is None:
-            return self._run_here(attempt)
-        if attempt.function.runs_alone:
-            attempt.leave()
-            self.holdings.run_alone(attempt.row)
-            return None
-        if attempt.function.is_coroutine:
-            self.coroutines.start(attempt)
-            return None
-        return self._run_in_thread(attempt, member)
-
-    def _run_here(self, attempt: Attempt) -> Settlement:
-        """Run a task in the process's main thread, the only one that runs tasks."""
-        if self._alone:
-            self.stop.tell_of_waiting_alone()  # this one is busy now, and what else is to run alone needs another
-        show_title(f"processing {attempt.task['name']} '{attempt.task['path']}'")
-        settlement = attempt.run(interrupt=True)
-        show_title("idle")
-        if attempt.was_interrupted:
-            self.stop.retire("a task was over its limit")
-        return settlement
-
-    def _run_in_thread(self, attempt: Attempt, member: Member) -> Settlement:
-        """Run a task in one of several threads. Another leads on while it is slow."""
-        habit = self._habits[attempt.habit_of]
-        is_known = habit.is_quick and not habit.waits
-        if not is_known:
-            member.habit = habit
-            processor = time.thread_time()
-            if habit.waits:
-                self.crew.pass_lead(member, member.began)
-            else:
-                self.watch.closely()
-        settlement = attempt.run()
-        task_connections.clean()
-        took = time.monotonic() - attempt.began
-        if took < QUICK:
-            habit.note_quick()
-        elif not is_known:
-            habit.note_slow(took, time.thread_time() - processor)
-        else:
-            habit.note_slow(took, took)
-        return settlement
+    # Other threads.
 
     def _finish(self, member: Member) -> bool:
         leads = self.crew.finish(member)
         if not leads:
             self._tell_leader()
         return leads
-
-    def _finish_coroutine(self, attempt: Attempt, settlement: Settlement) -> None:
-        self._count()
-        self.holdings.finish(settlement, attempt.slot)
-        self._tell_leader()
 
     def _tell_leader(self) -> None:
         """Something has finished in another thread: it is to be settled soon."""
@@ -185,13 +108,6 @@ class Loop:
             self.stop.wake()
         else:
             self.watch.closely()
-
-    def _count(self) -> None:
-        self.has_run += 1
-        if self.has_run == Conf.RECYCLE:
-            self.stop.retire("it has run as many tasks as `recycle` says")
-        elif Conf.MAX_RSS and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >= Conf.MAX_RSS:
-            self.stop.retire("it has reached `max_rss`")
 
     # Settle and claim.
 
@@ -230,7 +146,7 @@ class Loop:
         """How many rows to claim."""
         if self.holdings.unstarted:
             return 0
-        return self.pace.room(threads=self.crew.free + 1, coroutines=self.coroutines.free if self.coroutines else 0)
+        return self.pace.room(threads=self.crew.free + 1, coroutines=self.runner.free_coroutines)
 
     def _settle_and_claim(self, claim: int, announced: Sequence[int]) -> None:
         holdings, began = self.holdings, time.monotonic()

@@ -9,8 +9,9 @@ from contextlib import suppress
 from django_q.conf import logger
 
 from durable_queue.store import wakeup
+from durable_queue.work import kernel
 from durable_queue.work.attempt import LATE
-from durable_queue.work.crew import Crew
+from durable_queue.work.crew import Crew, Member
 from durable_queue.work.habits import QUICK
 from durable_queue.work.holdings import Holdings
 from durable_queue.work.pace import SLOW_AFTER
@@ -22,7 +23,19 @@ CLOSE = 0.01  # seconds between two looks while something is in hand that isn't 
 CLOSE_FOR = 1.0  # seconds for which it looks so often, from the last time that it was told to
 SETTLE_AFTER = 0.05  # seconds that a finished task waits for its batch: what a killed worker had finished in them runs again
 BUSY = 0.8  # the share of the time between two looks, in which a process that has processor to spare uses less of it
-PUNCTUAL = 0.004  # seconds by which it wakes up late, where no thread computes: one that does lets others in after 0.005
+PROBE = 0.0002  # seconds for which it lets go of the interpreter's lock, to see how soon it has it again
+PUNCTUAL = 0.004  # seconds that it may wake up late where no thread computes: one that does lets others in after 0.005
+
+
+def _computes(leader: Member) -> bool:
+    """Whether the leader wants the processor at this moment, or any thread of this process computes in Python.
+
+    One that computes holds the interpreter's lock for 5 ms at a time
+    (https://docs.python.org/3/library/sys.html#sys.setswitchinterval).
+    """
+    before = time.monotonic()
+    time.sleep(PROBE)  # without the lock
+    return time.monotonic() - before > PROBE + PUNCTUAL or kernel.is_runnable(leader.native_id)
 
 
 class Watch:
@@ -73,7 +86,7 @@ class Watch:
         has_processor = is_punctual and processor - used < BUSY * (now - then)
         leader = self._crew.leader
         began = leader.began if leader else 0.0
-        if leader and began and now - began >= QUICK and has_processor and self._crew.size > 1:
+        if leader and began and now - began >= QUICK and self._crew.size > 1 and has_processor and not _computes(leader):
             if habit := leader.habit:
                 habit.note_waits()
             self._crew.pass_lead(leader, began)

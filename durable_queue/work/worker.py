@@ -51,7 +51,8 @@ def main(birth: Birth, progress: Progress) -> None:
         loop = Loop(broker, me, progress, stop, birth)
         _work(loop, birth)
         _say_goodbye(broker, me, progress)
-        code = AGAIN if birth.run_once and (loop.has_run if birth.alone else not (loop.is_drained or stop.was_told)) else 0
+        left_work = loop.runner.has_run > 0 if birth.alone else not (loop.is_drained or stop.was_told)
+        code = AGAIN if birth.run_once and left_work else 0
     else:
         progress.path.unlink(missing_ok=True)
     # Not through the interpreter's end: exit handlers that were inherited from the supervisor are not ours to run.

@@ -1,0 +1,44 @@
+"""Settle rows: history in, queue rows out, within the transaction that ends or changes their lease."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from durable_queue.models import DeadLetter, FailedAttempt
+from durable_queue.store.leases import LeaseChange, Settlement, home_queue
+
+if TYPE_CHECKING:
+    from durable_queue.store.broker import Broker
+
+
+def settle(broker: "Broker", name: datetime, lease: LeaseChange, settlements: Sequence[Settlement]) -> None:
+    """Write history for the rows that the lease of this name holds still, and take them out of the queue."""
+    table = broker.table
+    ended = [settlement.row.id for settlement in settlements if settlement.retry_at is None]
+    still_held = table.delete(lease=name, ids=ended)
+    for settlement in settlements:
+        row, due = settlement.row.id, settlement.retry_at
+        if due and table.put_back(lease=name, row=row, due=due):
+            still_held.add(row)
+    lease.settled = [settlement for settlement in settlements if settlement.row.id in still_held]
+    table.save_history([s.history() for s in lease.settled if s.retry_at is None and s.saves_result])
+    if failed := [s.attempt for s in lease.settled if s.attempt]:
+        for attempt in failed:
+            # An earlier try may have given it an id and been rolled back, and on SQLite the next one gets that id again.
+            attempt.pk = None
+        FailedAttempt.objects.using(broker.using).bulk_create(failed)
+    for settlement in lease.settled:
+        if settlement.refused:
+            _keep_dead_letter(broker, settlement)
+    if broker.follow_up:
+        broker.follow_up(broker, [settlement for settlement in lease.settled if settlement.retry_at is None])
+
+
+def _keep_dead_letter(broker: "Broker", settlement: Settlement) -> None:
+    DeadLetter.objects.using(broker.using).create(
+        task_id=settlement.task["id"],
+        queue=home_queue(broker.queue),
+        payload=settlement.row.payload,
+        reason=settlement.task["result"],
+        at=settlement.task["stopped"],
+    )
