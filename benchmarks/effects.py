@@ -57,6 +57,12 @@ class Effects:
         return len({(effect.process, effect.thread) for effect in self.found})
 
     @property
+    def largest_share(self) -> float:
+        """What share of them the busiest process has done."""
+        ((_, most),) = Counter(effect.process for effect in self.found).most_common(1)
+        return most / len(self.found)
+
+    @property
     def _faults(self) -> dict[str, int]:
         distinct = Counter((effect.job, effect.number) for effect in self.found)
         return {"doubled": len(self.found) - len(distinct), "missing": self.wanted - len(distinct)}

@@ -40,12 +40,12 @@ CELERY = replace(
 HUEY = replace(
     c.HUEY_REDIS,
     title="Huey on Redis, 2 x 40 threads",
-    workers=(tuple(["huey_consumer", "jobs.huey", "--workers", "40", "--worker-type", "thread", "--quiet"]),) * 2,
+    workers=(("huey_consumer", "jobs.huey", "--workers", "40", "--worker-type", "thread", "--quiet"),) * 2,
 )
 PROCRASTINATE = replace(
     c.PROCRASTINATE,
     title="Procrastinate, 2 x 40 coroutines",
-    workers=(tuple(["procrastinate", "--app", "jobs.app", "worker", "--concurrency", "40"]),) * 2,
+    workers=(("procrastinate", "--app", "jobs.app", "worker", "--concurrency", "40"),) * 2,
 )
 WAITING, QUICK_WAITING = 2_000, 400
 AT_ONCE = 2 * 40

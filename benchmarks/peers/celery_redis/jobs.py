@@ -1,8 +1,8 @@
 """Celery on Redis.
 
 https://docs.celeryq.dev/en/stable/userguide/optimizing.html: many short tasks want a large prefetch multiplier; late
-acknowledgement and `task_reject_on_worker_lost` run a killed worker's task again. Slow tasks want a multiplier of 1. Results are
-kept for a day, the default.
+acknowledgement and `task_reject_on_worker_lost` run a killed worker's task again. Slow tasks want a multiplier of 1. Results
+are kept for a day, the default.
 """
 
 import os
