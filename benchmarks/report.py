@@ -20,9 +20,18 @@ def table(results: Results) -> str:
             value, first = results.median(contestant, figure), results.median(ours, figure)
             shown = "" if value is None else format(value, form) + _range(results, contestant, figure)
             compared = contestant is not ours and figure in scenario.compared and value and first
-            row.append(f"{shown} ({first / value:,.2f} x)" if compared and value and first else shown)
+            row.append(f"{shown} ({_times(results, contestant, figure):,.2f} x)" if compared else shown)
         rows.append([*row, _seen(results, contestant)])
     return "\n".join("| " + " | ".join(row) + " |" for row in _ruled(rows))
+
+
+def _times(results: Results, contestant: Contestant, figure: str) -> float:
+    """The first contestant's figure in multiples of another's, which is not 0."""
+    ours = results.scenario.contestants[0]
+    if results.scenario.paired:
+        return statistics.median(results.ratios(ours, [contestant], figure, more_is_better=True))
+    value, first = results.median(contestant, figure), results.median(ours, figure)
+    return first / value if first and value else 0.0
 
 
 def _range(results: Results, contestant: Contestant, figure: str) -> str:
