@@ -57,6 +57,17 @@ class Effects:
         return len({(effect.process, effect.thread) for effect in self.found})
 
     @property
+    def at_once(self) -> int:
+        """How many were in hand at once in one process, at most."""
+        steps = sorted((at, step, e.process) for e in self.found for at, step in ((e.began, 1), (e.ended, -1)))
+        in_hand: Counter[int] = Counter()
+        most = 0
+        for _, step, process in steps:
+            in_hand[process] += step
+            most = max(most, in_hand[process])
+        return most
+
+    @property
     def largest_share(self) -> float:
         """What share of them the busiest process has done."""
         ((_, most),) = Counter(effect.process for effect in self.found).most_common(1)

@@ -124,7 +124,7 @@ def run_compute(contestant: Contestant, quick: bool) -> Sample:
     with stage(contestant) as place:
         place.client("slow", "compute", "0", str(count), str(turns_for(SHORT)))
         found = drain(place, count)
-    figures = {"total s": found.seconds, "p95 ms": 1000 * percentile(found.durations, 0.95), "threads": found.threads}
+    figures = {"total s": found.seconds, "p95 ms": 1000 * percentile(found.durations, 0.95), "at once": found.at_once}
     return Sample(figures=figures, seen=str(found), holds=found.each_once)
 
 
@@ -133,7 +133,7 @@ COMPUTE = Scenario(
     title="120 queued tasks that compute for 50 ms",
     contestants=(MANY_THREADS, ONE_THREAD),
     run=run_compute,
-    figures={"total s": ".2f", "p95 ms": ",.0f", "threads": ".0f"},
+    figures={"total s": ".2f", "p95 ms": ",.0f", "at once": ".0f"},
     goals=(Goal(figure="total s", ours=MANY_THREADS, peers=(ONE_THREAD,), at_most=1.1),),
     rounds=5,
     paired=True,
@@ -164,6 +164,7 @@ def run_long_compute(contestant: Contestant, quick: bool) -> Sample:
         "p95 s": p95,
         "longest s": max(found.durations),
         "p95 / alone": p95 / own,
+        "at once": found.at_once,
         "overdue": overdue,
         "failed": failed,
     }
@@ -181,6 +182,7 @@ LONG_COMPUTE = Scenario(
         "p95 s": ".2f",
         "longest s": ".2f",
         "p95 / alone": ".2f",
+        "at once": ".0f",
         "overdue": ".0f",
         "failed": ".0f",
     },
