@@ -52,5 +52,5 @@ def _panel(rows: list[tuple[str, float, str]], title: str, top: int) -> Iterator
         kind = "ours" if name.startswith("notifier") else ""
         yield f'<text x="{LABELS - 8}" y="{y + 14}" text-anchor="end">{escape(label)}</text>'
         yield f'<rect class="bar {kind}" x="{LABELS}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2"/>'
-        digits = 0 if value >= 100 else 1 if value >= 1 else 2  # noqa: PLR2004 - three digits say enough
+        digits = 0 if value >= 100 else 1 if value >= 10 else 2  # noqa: PLR2004 - three digits say enough
         yield f'<text x="{LABELS + width + 6:.1f}" y="{y + 14}">{value:,.{digits}f}</text>'
