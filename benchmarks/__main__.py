@@ -10,7 +10,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accept, drain, environments, growth, latency, memory, publish, report, servers, start
+from benchmarks import (
+    accept,
+    drain,
+    environments,
+    growth,
+    io_drain,
+    io_lines,
+    io_memory,
+    io_post,
+    io_settled,
+    latency,
+    memory,
+    publish,
+    report,
+    servers,
+    start,
+)
 from benchmarks.contestants import NOTIFIER, PEERS
 from benchmarks.scenario import Results, Scenario
 from benchmarks.stage import stage
@@ -31,8 +47,19 @@ SCENARIOS = {
         growth.POSTGRESQL,
         memory.MEMORY,
         start.START,
+        io_post.THREADS,
+        io_post.COROUTINES,
+        io_drain.THREADS,
+        io_drain.MIXED,
+        io_drain.COMPUTE,
+        io_drain.LONG_COMPUTE,
+        io_lines.LINES,
+        io_settled.SETTLED,
+        io_memory.MEMORY,
     )
 }
+DEFAULTS = [name for name, scenario in SCENARIOS.items() if scenario.by_default]
+GROUPS = {"io": [name for name in DEFAULTS if name.startswith("io-")]}
 
 
 def main() -> int:
@@ -42,7 +69,8 @@ def main() -> int:
     if arguments.profile:
         profile()
         return 0
-    chosen = [SCENARIOS[name] for name in arguments.scenario or SCENARIOS]
+    named = [name for word in arguments.scenario for name in GROUPS.get(word, [word])]
+    chosen = [SCENARIOS[name] for name in dict.fromkeys(named or DEFAULTS)]
     environments.install(contestant for scenario in chosen for contestant in scenario.contestants)
     found = []
     for scenario in chosen:
@@ -60,7 +88,10 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("scenario", nargs="*", help=f"which ones ({', '.join(SCENARIOS)}); all of them by default")
+    named, but = ", ".join(SCENARIOS), ", ".join(set(SCENARIOS) - set(DEFAULTS))
+    parser.add_argument(
+        "scenario", nargs="*", help=f"which ones ({named}); io: all that begin so; by default, and for io, all but {but}"
+    )
     parser.add_argument("--quick", action="store_true", help="small numbers and few rounds: a look, not a measurement")
     parser.add_argument("--rounds", type=int, help="how often each contestant runs")
     parser.add_argument("--only", action="append", help="only this contestant, by its name; may be given several times")
@@ -68,13 +99,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--profile", action="store_true", help="instead: where a POST's and a task's microseconds go")
     parser.add_argument("--publish", action="store_true", help="keep the results in benchmarks/ and docs/")
     arguments = parser.parse_args()
-    if unknown := set(arguments.scenario) - set(SCENARIOS):
-        parser.error(f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    if unknown := set(arguments.scenario) - set(SCENARIOS) - set(GROUPS):
+        parser.error(f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join([*SCENARIOS, *GROUPS])}")
     return arguments
 
 
 def run(scenario: Scenario, *, quick: bool, rounds: int | None, only: list[str] | None) -> Results:
-    """Run a scenario: A B C A B C …, so that what the machine does meanwhile meets everybody."""
+    """Run a scenario: A B C A B C …, or A B C C B A …, so that what the machine does meanwhile meets everybody."""
     results = Results(scenario=scenario)
     try:
         _run(results, quick=quick, rounds=rounds, only=only)
@@ -86,7 +117,8 @@ def run(scenario: Scenario, *, quick: bool, rounds: int | None, only: list[str] 
 def _run(results: Results, *, quick: bool, rounds: int | None, only: list[str] | None) -> None:
     scenario = results.scenario
     for number in range(rounds or (scenario.quick_rounds if quick else scenario.rounds)):
-        for contestant in scenario.contestants:
+        backwards = scenario.paired and number % 2
+        for contestant in reversed(scenario.contestants) if backwards else scenario.contestants:
             if only and contestant.name not in only:
                 continue
             sample = scenario.run(contestant, quick)

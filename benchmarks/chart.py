@@ -10,6 +10,9 @@ PANELS = (
     ("drain-postgresql", "drained/s", "The same on PostgreSQL (more is better)"),
     ("accept-and-write", "accepted/s", "POSTs accepted and written a second, on 2 cores (more is better)"),
     ("latency", "p50 ms", "Idle: milliseconds from queueing to the line in the file, median (less is better)"),
+    ("io-post-threads", "total s", "400 POSTs of a task that waits 0.1 s: seconds until all is done (less is better)"),
+    ("io-post-coroutines", "total s", "2,000 POSTs of a coroutine that waits 0.1 s: seconds (less is better)"),
+    ("io-threads", "total s", "2,000 queued tasks that wait 0.1 s, 2 x 40 at a time: seconds (less is better)"),
 )
 WIDTH, LABELS, VALUES = 780, 250, 80  # pixels: all of it, the names' column, the numbers' column
 BAR, GAP, TITLE = 18, 6, 40
@@ -37,7 +40,7 @@ def svg(scenarios: Mapping[str, Any]) -> str:
 
 def _rows(medians: Mapping[str, Any], figure: str) -> list[tuple[str, float, str]]:
     rows = [(found["title"], found[figure], name) for name, found in medians.items() if found.get(figure)]
-    return sorted(rows, key=lambda row: row[1], reverse=not figure.endswith("ms"))  # the best first
+    return sorted(rows, key=lambda row: row[1], reverse=not figure.endswith((" ms", " s")))  # the best first
 
 
 def _panel(rows: list[tuple[str, float, str]], title: str, top: int) -> Iterator[str]:
@@ -49,5 +52,5 @@ def _panel(rows: list[tuple[str, float, str]], title: str, top: int) -> Iterator
         kind = "ours" if name.startswith("notifier") else ""
         yield f'<text x="{LABELS - 8}" y="{y + 14}" text-anchor="end">{escape(label)}</text>'
         yield f'<rect class="bar {kind}" x="{LABELS}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2"/>'
-        shown = f"{value:,.0f}" if value >= 100 else f"{value:.1f}"  # noqa: PLR2004 - three digits say enough
-        yield f'<text x="{LABELS + width + 6:.1f}" y="{y + 14}">{shown}</text>'
+        digits = 0 if value >= 100 else 1 if value >= 10 else 2  # noqa: PLR2004 - three digits say enough
+        yield f'<text x="{LABELS + width + 6:.1f}" y="{y + 14}">{value:,.{digits}f}</text>'

@@ -7,8 +7,6 @@ No peer runs, and none is installed.
 
 import argparse
 import json
-import os
-import shutil
 import signal
 import statistics
 import subprocess
@@ -23,9 +21,9 @@ from typing import Any, NoReturn
 
 from benchmarks.__main__ import SCENARIOS, machine
 from benchmarks.scenario import Sample
+from benchmarks.worktrees import commit_of, git, worktree
 from tests.support.processes import PROJECT, running
 
-WORKTREES = PROJECT / "var" / "bench" / "worktrees"
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # Runs in either tree, and uses of its `benchmarks` what every revision has: their command line would install peers first.
@@ -168,10 +166,10 @@ def main() -> int:
     arguments = _parse()
     for number in STOPS:
         signal.signal(number, _stop)
-    with worktree(arguments.revision) as other:
+    with revision_tree(arguments.revision) as other:
         this = Tree(name="this tree", folder=PROJECT)
-        changed = ", changed" if _git("status", "--porcelain") else ""
-        about = {"this": _git("log", "-1", "--format=%h") + changed, "other": other.name, "quick": arguments.quick, **_now()}
+        changed = ", changed" if git("status", "--porcelain") else ""
+        about = {"this": git("log", "-1", "--format=%h") + changed, "other": other.name, "quick": arguments.quick, **_now()}
         chosen = subjects(arguments.scenario, arguments.only, this, other)
         for tree in (this, other):
             tree.compile()
@@ -210,42 +208,13 @@ def _now() -> dict[str, Any]:
     return {"at": time.strftime("%Y-%m-%d %H:%M"), "machine": machine()}
 
 
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S607
-    if done.returncode:
-        raise SystemExit(f"git {' '.join(words)} failed")
-    return done.stdout.strip()
-
-
 @contextmanager
-def worktree(revision: str) -> Iterator[Tree]:
+def revision_tree(revision: str) -> Iterator[Tree]:
     """A revision, checked out for as long as it is needed."""
-    commit = _git("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
-    name = _git("log", "-1", "--format=%h", commit)
-    folder = WORKTREES / f"{name}-{os.getpid()}"
-    try:
-        _git("worktree", "add", "--quiet", "--detach", str(folder), commit)
-        install(folder)
-        yield Tree(name=name if commit.startswith(revision) else f"{revision} ({name})", folder=folder.resolve())
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # it follows no link, so .venv is safe
-        _git("worktree", "prune")
-
-
-def install(folder: Path) -> None:
-    """Give a worktree this tree's environment, if that has what it requires, or else one of its own.
-
-    It is the comparison that scripts/install makes, which the worktree's scripts/serve calls: where they share an
-    environment, that finds nothing to do.
-    """
-    environment, lists = PROJECT / ".venv", sorted(folder.glob("requirements*.txt"))
-    installed = [environment / f"installed-{path.name}" for path in lists]
-    if all(copy.exists() and copy.read_bytes() == path.read_bytes() for path, copy in zip(lists, installed, strict=True)):
-        (folder / ".venv").symlink_to(environment)
-        return
-    print("Its requirements are not those of this tree: it gets an environment of its own.", file=sys.stderr, flush=True)
-    env = os.environ | {"PYTHON": os.path.realpath(sys.executable)}  # the same Python, outside of any environment
-    subprocess.run([folder / "scripts" / "install", *(path.name for path in lists)], env=env, check=True)
+    commit = commit_of(revision)
+    name = git("log", "-1", "--format=%h", commit)
+    with worktree(commit) as folder:
+        yield Tree(name=name if commit.startswith(revision) else f"{revision} ({name})", folder=folder)
 
 
 def subjects(scenarios: list[str], only: list[str] | None, this: Tree, other: Tree) -> list[Subject]:

@@ -27,6 +27,7 @@ class Contestant:
     web: Command = ()  # the web server, two processes on {port}; Notifier's: one of two, which share a socket
     server: Literal["", "redis", "postgresql"] = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    project: Path = PROJECT  # where Notifier's code is
 
     @property
     def bin(self) -> Path:

@@ -1,5 +1,6 @@
 """Results for people and for programs: a table of figures and ratios, JSON."""
 
+import statistics
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,11 +18,28 @@ def table(results: Results) -> str:
         row = [contestant.title]
         for figure, form in scenario.figures.items():
             value, first = results.median(contestant, figure), results.median(ours, figure)
-            shown = "" if value is None else format(value, form)
+            shown = "" if value is None else format(value, form) + _range(results, contestant, figure)
             compared = contestant is not ours and figure in scenario.compared and value and first
-            row.append(f"{shown} ({first / value:,.2f} x)" if compared and value and first else shown)
+            row.append(f"{shown} ({_times(results, contestant, figure):,.2f} x)" if compared else shown)
         rows.append([*row, _seen(results, contestant)])
     return "\n".join("| " + " | ".join(row) + " |" for row in _ruled(rows))
+
+
+def _times(results: Results, contestant: Contestant, figure: str) -> float:
+    """The first contestant's figure in multiples of another's, which is not 0."""
+    ours = results.scenario.contestants[0]
+    if results.scenario.paired:
+        return statistics.median(results.ratios(ours, [contestant], figure, more_is_better=True))
+    value, first = results.median(contestant, figure), results.median(ours, figure)
+    return first / value if first and value else 0.0
+
+
+def _range(results: Results, contestant: Contestant, figure: str) -> str:
+    """From the lowest to the highest, where it is shown."""
+    values, form = results.values(contestant, figure), results.scenario.figures[figure]
+    if not results.scenario.paired or len(values) < 2:  # noqa: PLR2004 - one is no range
+        return ""
+    return f" [{min(values):{form}} to {max(values):{form}}]"
 
 
 def _ruled(rows: list[list[str]]) -> Iterator[list[str]]:
@@ -41,11 +59,13 @@ def goals(results: Results) -> Iterator[dict[str, Any]]:
     for goal in results.scenario.goals:
         if (reached := _ratio(results, goal)) is not None:
             least, most = goal.at_least, goal.at_most
+            rounds = _by_round(results, goal) if results.scenario.paired else []
             yield {
                 "goal": _name(goal),
                 "at_least": least,
                 "at_most": most,
                 "measured": round(reached, 3),
+                **({"lowest": round(min(rounds), 3), "highest": round(max(rounds), 3)} if rounds else {}),
                 "reached": (least is None or reached >= least) and (most is None or reached <= most),
             }
 
@@ -54,10 +74,18 @@ def _ratio(results: Results, goal: Goal) -> float | None:
     ours = results.median(goal.ours, goal.figure)
     if ours is None or not goal.peers:
         return ours
+    if results.scenario.paired:
+        return statistics.median(rounds) if (rounds := _by_round(results, goal)) else None
     theirs = [value for peer in goal.peers if (value := results.median(peer, goal.figure)) is not None]
     if not theirs:
         return None
     return ours / (max(theirs) if goal.at_least is not None else min(theirs))
+
+
+def _by_round(results: Results, goal: Goal) -> list[float]:
+    if not goal.peers:
+        return results.values(goal.ours, goal.figure)
+    return results.ratios(goal.ours, goal.peers, goal.figure, more_is_better=goal.at_least is not None)
 
 
 def _name(goal: Goal) -> str:
@@ -70,7 +98,9 @@ def goal_lines(results: Results) -> str:
     found = []
     for goal in goals(results):
         bound = f"at least {goal['at_least']}" if goal["at_least"] is not None else f"at most {goal['at_most']}"
-        found.append(f"- {goal['goal']}: {goal['measured']:g}, {bound}: {'reached' if goal['reached'] else 'NOT REACHED'}")
+        span = f" ({goal['lowest']:g} to {goal['highest']:g})" if "lowest" in goal else ""
+        verdict = "reached" if goal["reached"] else "NOT REACHED"
+        found.append(f"- {goal['goal']}: {goal['measured']:g}{span}, {bound}: {verdict}")
     return "\n".join(found)
 
 

@@ -40,6 +40,8 @@ class Scenario:
     rounds: int = 3
     quick_rounds: int = 2
     close: Callable[[], None] = lambda: None  # called after the last round
+    paired: bool = False  # a ratio is the median of the rounds' own, and ranges are shown; every second round goes backwards
+    by_default: bool = True  # whether it runs when no scenario is named
 
     @property
     def compared(self) -> set[str]:
@@ -54,7 +56,17 @@ class Results:
     scenario: Scenario
     samples: dict[str, list[Sample]] = field(default_factory=dict)  # by the contestant's name
 
+    def values(self, contestant: Contestant, figure: str) -> list[float]:
+        """One of each round that has it."""
+        return [sample.figures[figure] for sample in self.samples.get(contestant.name, ()) if figure in sample.figures]
+
+    def ratios(self, ours: Contestant, peers: Sequence[Contestant], figure: str, *, more_is_better: bool) -> list[float]:
+        """Ours to the best of the peers', round by round."""
+        theirs = [values for peer in peers if (values := self.values(peer, figure))]
+        best = [(max if more_is_better else min)(values) for values in zip(*theirs, strict=False)]
+        return [value / other for value, other in zip(self.values(ours, figure), best, strict=False) if other]
+
     def median(self, contestant: Contestant, figure: str) -> float | None:
         """Its median over the rounds; None when there is none."""
-        values = [s.figures[figure] for s in self.samples.get(contestant.name, ()) if figure in s.figures]
+        values = self.values(contestant, figure)
         return statistics.median(values) if values else None

@@ -16,7 +16,7 @@ import psycopg
 from benchmarks import servers
 from benchmarks.contestants import PEERS, Contestant
 from notifier_project.service.ready import answers
-from tests.support.processes import PROJECT, free_port, is_listening, running, wait_until
+from tests.support.processes import free_port, is_listening, running, wait_until
 
 CLIENT = PEERS / "client.py"
 CLIENT_LIMIT = 900  # seconds that a client may take for all its lines
@@ -43,6 +43,11 @@ class Stage:
     def log(self) -> Path:
         """The file that the lines go to."""
         return self.folder / "log.txt"
+
+    @property
+    def effects(self) -> Path:
+        """The file that slow jobs leave their effects in."""
+        return self.folder / "effects.txt"
 
     @property
     def output(self) -> Path:
@@ -112,7 +117,7 @@ class Stage:
             return
         port = free_port()
         words = ("python", "-m", "notifier_project.service.serve")
-        with self._running(words, env={**self.env, "PORT": str(port)}, cwd=PROJECT) as process:
+        with self._running(words, env={**self.env, "PORT": str(port)}, cwd=self.contestant.project) as process:
             wait_until(
                 lambda: b"Notifier is ready" in self.output.read_bytes() or process.poll() is not None,
                 timeout=START_LIMIT,
@@ -136,10 +141,14 @@ class Stage:
 
     def waiting(self) -> int:
         """How many tasks of Notifier's are due and not done, seen from outside."""
-        question = "SELECT count(*) FROM django_q_ormq WHERE lock <= CURRENT_TIMESTAMP OR lock > '2900-01-01'"
+        return self.count("django_q_ormq WHERE lock <= CURRENT_TIMESTAMP OR lock > '2900-01-01'")
+
+    def count(self, rows: str) -> int:
+        """How many rows of Notifier's there are: `rows` names the table, and may say which of them."""
+        question = f"SELECT count(*) FROM {rows}"  # noqa: S608 - ours
         if url := self.env["DATABASE_URL"]:
             with psycopg.connect(url) as connection:
-                return int(connection.execute(question).fetchall()[0][0])
+                return int(connection.execute(question.encode()).fetchall()[0][0])
         with closing(sqlite3.connect(self.folder / "var" / "db.sqlite3", timeout=30)) as connection:
             return int(connection.execute(question).fetchone()[0])
 
@@ -150,10 +159,11 @@ def stage(contestant: Contestant) -> Iterator[Stage]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"notifier-bench-{contestant.name}-")))
         env = {
-            "PYTHONPATH": os.pathsep.join(str(path) for path in (PEERS / contestant.folder, PEERS, PROJECT)),
+            "PYTHONPATH": os.pathsep.join(str(path) for path in (PEERS / contestant.folder, PEERS, contestant.project)),
             "PYTHONUNBUFFERED": "1",
             "BENCH_FOLDER": str(folder),
             "BENCH_LOG": str(folder / "log.txt"),
+            "BENCH_EFFECTS": str(folder / "effects.txt"),
             "NOTIFIER_DATA_DIR": str(folder / "var"),
             "NOTIFIER_LOG_FILE": str(folder / "log.txt"),
             "DATABASE_URL": "",

@@ -4,8 +4,13 @@
     client.py enqueue COUNT         queue COUNT lines, one call each; print the seconds that it took
     client.py latency COUNT LIMIT   queue one line at a time on an idle system, for LIMIT seconds at most; print, as JSON,
                                     the seconds from the call until the line stands in the file
+    client.py slow JOB FIRST COUNT SIZE
+                                    queue COUNT jobs of slow.py, numbered from FIRST, each of this size: seconds, or turns
+    client.py mixed COUNT SLOW SECONDS
+                                    queue COUNT quick jobs, and evenly among them SLOW that wait so long
 
-Each `jobs` module has `prepare()`, and `enqueue(line)`, which queues `append(line)` (job.py).
+Each `jobs` module has `prepare()`, and `enqueue(line)`, which queues `append(line)` (job.py). Those that `slow` and `mixed`
+are asked of have `enqueue_slow(job, number, size)`, too.
 """
 
 import json
@@ -47,6 +52,14 @@ def latency(count: int, limit: float) -> list[float]:
     return delays[1:]
 
 
+def mixed(count: int, slow: int, seconds: float) -> None:
+    """Queue quick jobs and slow ones."""
+    for number in range(count):
+        if slow and number % (count // slow) == 0:
+            jobs.enqueue_slow("wait", number, seconds)
+        jobs.enqueue_slow("quick", number, 0)
+
+
 def wait_for_size(size: int) -> None:
     """Return when the file is so long."""
     deadline = time.perf_counter() + PATIENCE
@@ -64,3 +77,8 @@ if __name__ == "__main__":
             print(enqueue(int(count)))
         case ["latency", count, limit]:
             print(json.dumps(latency(int(count), float(limit))))
+        case ["slow", job, first, count, size]:
+            for number in range(int(first), int(first) + int(count)):
+                jobs.enqueue_slow(job, number, float(size))
+        case ["mixed", count, slow, seconds]:
+            mixed(int(count), int(slow), float(seconds))

@@ -3,6 +3,7 @@
 import os
 
 import job
+import slow
 from huey import RedisHuey, SqliteHuey
 
 if url := os.environ.get("REDIS_URL"):
@@ -14,6 +15,7 @@ else:
     huey = SqliteHuey(filename=os.path.join(os.environ["BENCH_FOLDER"], "huey.db"), fsync=fsync)
 
 append = huey.task()(job.append)
+wait = huey.task()(slow.wait)
 
 
 def prepare() -> None:
@@ -23,3 +25,8 @@ def prepare() -> None:
 def enqueue(line: str) -> None:
     """Queue one line."""
     append(line)
+
+
+def enqueue_slow(job: str, number: int, size: float) -> None:
+    """Queue one slow job."""
+    {"wait": wait}[job](number, size)
