@@ -277,6 +277,20 @@ def test_overdue__what_has_finished_is_settled_first(cluster: Cluster) -> None:
     assert all(fetch(task_id).attempt_count == 1 for task_id in good)
 
 
+def test_death__of_the_supervisor_makes_no_suspects(cluster: Cluster) -> None:
+    with cluster(grace=20):
+        ids = [async_task(path("note_and_wait"), f"{number}", 1.5) for number in range(20)]
+        wait_until(lambda: len(read_notes()) == 20, what="they run")
+        os.kill(Worker.objects.get().supervisor_pid, signal.SIGKILL)
+        started = time.monotonic()
+        with cluster():
+            all_end()
+        assert time.monotonic() - started < 8
+        os.kill(Worker.objects.get().supervisor_pid, signal.SIGKILL) if Worker.objects.exists() else None
+    assert all(fetch(task_id).success for task_id in ids)
+    assert not FailedAttempt.objects.exists()
+
+
 # Alone.
 
 
@@ -375,6 +389,43 @@ def test_coroutine__cancelled_by_another_task(cluster: Cluster) -> None:
     assert not any(fetch(task_id).success for task_id in bad)
 
 
+def test_descriptors__that_a_task_closes(cluster: Cluster) -> None:
+    """It ends its worker, and no database has got a byte that was meant for a pipe."""
+    with cluster(max_attempts=2):
+        good = [async_task(WAIT, 1) for _ in range(10)]
+        bad = async_task(path("close_descriptors"))
+        all_end(timeout=40)
+    assert all(fetch(task_id).success for task_id in good)
+    assert {attempt.task_id for attempt in FailedAttempt.objects.all()} <= {bad}
+    if connection.vendor == "sqlite":
+        assert Path(connection.settings_dict["NAME"]).read_bytes().startswith(b"SQLite format 3")
+
+
+def test_fork__that_returns_in_the_child_too(cluster: Cluster) -> None:
+    with cluster() as output:
+        bad = async_task(path("fork_and_return"))
+        ids = [async_task(path("note_and_wait"), f"{number}", 0.01) for number in range(20)]
+        all_end()
+        assert result(bad) > 0
+        assert all(map(fetch, ids))
+    assert sorted(int(words[0]) for words in read_notes()) == list(range(20))
+    assert "taken for dead" not in output.read_text()
+
+
+def test_write__of_a_forked_child_beside_other_tasks(cluster: Cluster) -> None:
+    from notifier_project.settings import NOTIFIER_LOG_FILE  # noqa: PLC0415
+
+    texts = [f"child {number} of {time.time_ns()}\n" for number in range(3)]
+    with cluster(max_attempts=2):
+        for text in texts:
+            async_task(WAIT, 2)
+            async_task(path("write_in_child"), text)
+        all_end()
+    assert not Failure.objects.exists()
+    written = NOTIFIER_LOG_FILE.read_text()
+    assert [written.count(text) for text in texts] == [1, 1, 1]
+
+
 # Databases.
 
 
@@ -436,6 +487,25 @@ def test_coroutines__one_slow_query_stalls_no_other(cluster: Cluster) -> None:
 
 
 # The end.
+
+
+def test_retire__hints_are_for_the_successor(cluster: Cluster) -> None:
+    with cluster():
+        first = Worker.objects.get()
+        for _ in range(3):
+            async_task(WAIT, 6)
+        time.sleep(0.5)
+        os.kill(first.supervisor_pid, signal.SIGHUP)
+        wait_until(lambda: Worker.objects.count() == 2, what="a successor works")
+        time.sleep(1)
+        waits = []
+        for _ in range(10):
+            started = time.monotonic()
+            task_id = async_task("math.copysign", 1, -1)
+            wait_until(functools.partial(fetch, task_id), what="it has run")
+            waits.append(time.monotonic() - started)
+        assert sorted(waits)[5] < 0.15
+        assert Worker.objects.filter(pk=first.pk).exists(), "the first one still has its tasks in hand"
 
 
 def test_stop__finishes_what_is_in_hand(cluster: Cluster) -> None:

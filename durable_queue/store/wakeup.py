@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from durable_queue.conf import cluster_conf
+from durable_queue.task.pipes import WriteEnd
 
 _HINT = struct.Struct("=I")
 _READ = 1024 * _HINT.size  # bytes at a time
@@ -48,7 +49,7 @@ def wake(queue: str, announced: int = 0) -> None:
     for _ in range(2):  # if the listener is gone: a second time, with the FIFO opened again
         try:
             mouth = _mouth(queue)  # held until written: if it were closed, its descriptor could become another file's
-            os.write(mouth.descriptor, _HINT.pack(announced))
+            mouth.end.write(_HINT.pack(announced))
         except BrokenPipeError:
             _mouth.cache_clear()  # the next listener may have made another FIFO
         except OSError:
@@ -61,11 +62,11 @@ class _Mouth:
     """A queue's FIFO, opened for writing. Raises OSError if no worker listens."""
 
     def __init__(self, queue: str) -> None:
-        self.descriptor = os.open(_fifo(queue), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.end = WriteEnd(os.open(_fifo(queue), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
     def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        if hasattr(self, "end"):
+            self.end.close()
 
 
 _mouth = functools.cache(_Mouth)
@@ -87,10 +88,17 @@ class Ear:
         self._poll.register(self._fifo, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         self._poll.register(signals, select.EPOLLIN)
 
+    def deafen(self) -> None:
+        """Hear no hints any more: they are for other workers. Signals go on waking this one. Raises OSError."""
+        if self._fifo >= 0:
+            self._poll.unregister(self._fifo)
+            os.close(self._fifo)
+            self._fifo = -1
+
     def close(self) -> None:
         """Close the worker's end."""
+        self.deafen()
         self._poll.close()
-        os.close(self._fifo)
 
     def wait(self, seconds: float) -> Sequence[int]:
         """Wait for hints that no other worker takes; return their numbers. Empty after a signal, or when the time is up."""

@@ -253,10 +253,10 @@ def task_of_caller() -> RunningTask | None:
     if task is None or (task is current_task.get() and not _process.inherited):
         return task
     if task.is_in_hand:
-        if not task.has_been_alone:
-            return None
+        if task is current_task.get() and not _is_in_pool():  # a child that the task has forked
+            return task
         is_known = not _process.has_stragglers or threading.current_thread() in _process.started_under
-        return task if is_known or task is current_task.get() else None
+        return task if task.has_been_alone and (is_known or task is current_task.get()) else None
     return None if _process.inherited or task.era != _process.era or _is_in_pool() else task
 
 

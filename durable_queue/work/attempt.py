@@ -6,6 +6,7 @@ the output.
 
 import contextvars
 import multiprocessing
+import os
 import pickle
 import time
 import traceback
@@ -104,12 +105,20 @@ class Attempt:
                 with TimeoutHandler(self.timeout) if interrupt else nullcontext():
                     result, success = func(*self.task["args"], **self.task["kwargs"]), True
             except (Exception, TimeoutException) as error:
+                self._end_if_child()
                 self.was_interrupted = isinstance(error, TimeoutException)
                 result, success = _describe(error), False
+            self._end_if_child()
             self._after(result, success=success)
         except BaseException as error:
+            self._end_if_child()
             self._fail_by(error)
         return self._settle()
+
+    def _end_if_child(self) -> None:
+        """End a process that the task has forked, and that has come back from it: it is no worker."""
+        if os.getpid() != self._keeper.pid:
+            os._exit(1)
 
     def leave(self) -> None:
         """Leave the task as it is: it is to run elsewhere."""

@@ -1,5 +1,6 @@
 """The worker, as its attempts see it: is the task still held, is it in hand, keep this note."""
 
+import os
 import threading
 
 from durable_queue.models import Worker
@@ -17,6 +18,7 @@ class Keeper:
         self._me = me
         self._progress = progress
         self.notes = Notes()
+        self.pid = os.getpid()
         self._last = ""  # the id of the task that began last
         self._lock = threading.Lock()
 

@@ -3,10 +3,12 @@
 Settling one batch and claiming the next is one transaction.
 """
 
+import errno
 import logging
 import os
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from django_q.conf import logger
 
@@ -53,6 +55,7 @@ class Loop:
         self._run_once = birth.run_once
         self._alone = birth.alone
         self._hints: Sequence[int] = ()
+        self._is_deaf = False
         self.pace = Pace(1 if birth.alone else cluster_conf.claim, threads=threads)
         self._passes = 0  # how often the lead was passed on before the batch in hand
 
@@ -63,8 +66,10 @@ class Loop:
                 if not self._step(member):
                     return
             except LeaseLostError:
-                self._abandon()
-            except BaseException:  # a hook has called sys.exit …
+                self._abandon("was taken for dead: its tasks run elsewhere", 0)
+            except BaseException as error:  # a hook has called sys.exit …
+                if isinstance(error, OSError) and error.errno == errno.EBADF:
+                    self._abandon("can't go on: a task has closed descriptors that it doesn't own", 1)
                 logger.exception("%s goes on after an error", self.me)
                 time.sleep(DATABASE_PAUSE[1])
                 if not self._finish(member):
@@ -160,8 +165,8 @@ class Loop:
             rows = len(change.rows)
             if rows == claim or 0 < rows < len(announced):
                 wakeup.wake(holdings.broker.queue)  # there may be more, or come more; this worker is busy now
-            was_slow = self.crew.passes != self._passes
-            self.pace.note_batch(seconds=began - holdings.claimed, returned=self.watch.returned, was_slow=was_slow)
+            slow = self.crew.passes - self._passes
+            self.pace.note_batch(seconds=began - holdings.claimed, returned=self.watch.returned, slow=slow)
             self.pace.note_claim(rows, announced=len(announced))
             self._passes, self.watch.returned, holdings.claimed = self.crew.passes, 0, time.monotonic()
             if not (rows or announced or change.settled):
@@ -205,17 +210,21 @@ class Loop:
         if holdings.has_news:
             holdings.settle_and_claim()
         elif not holdings.is_empty:
+            if not self._is_deaf:
+                self._is_deaf = True
+                self._ear.deafen()
+                wakeup.wake(holdings.broker.queue)  # a hint may have been for this one
             self._wait(POLL[0])
         else:
-            wakeup.wake(holdings.broker.queue)  # a hint may have been for this one
+            wakeup.wake(holdings.broker.queue)
             self._be_over()
 
     def _be_over(self) -> None:
         self.stop.end()
         self.watch.closely()
 
-    def _abandon(self) -> None:
-        """What it has in hand runs elsewhere already."""
-        logger.error("%s was taken for dead, and stops: its tasks run elsewhere", self.me)
+    def _abandon(self, reason: str, code: int) -> NoReturn:
+        """End now, with tasks in hand."""
+        logger.error("%s stops, for it %s", self.me, reason)
         logging.shutdown()
-        os._exit(0)
+        os._exit(code)

@@ -54,8 +54,8 @@ def _free(broker: Broker, worker: Worker) -> bool:
                 logger.error("%s of '%s': %s", settlement.attempt, settlement.task["path"], settlement.attempt.error)
         if suspects:
             logger.error("%s died with %d tasks in hand: from now on each of them runs alone", worker, len(suspects))
-    if progress:
-        progress.remove()
+    if progress and (freed or not Worker.objects.using(broker.using).filter(pk=worker.pk).exists()):
+        progress.remove()  # not while it may hold another lease, whose rows are still to be judged by this file
     return freed
 
 
@@ -72,9 +72,19 @@ def _blame(broker: Broker, worker: Worker, progress: Progress) -> tuple[list[Set
     if is_overdue:
         by_row = {row: in_hand for row, in_hand in by_row.items() if in_hand.is_overdue(progress.judged)}
     elif len(by_row) > 1:
-        return [], [row for row in by_row if row]
+        return [], [row for row in by_row if row] if _died_alone(worker) else []
     held = broker.rows_in_hand(worker, list(by_row))
     return [settle_lost(row, by_row[row.id], str(worker), is_overdue=is_overdue) for row in held], []
+
+
+def _died_alone(worker: Worker) -> bool:
+    """Whether its supervisor lives: else it died with its supervisor, its container or its host, through no task's fault."""
+    if worker.host != kernel.host_id():
+        return False
+    try:
+        return kernel.born(worker.supervisor_pid) <= worker.born
+    except OSError:
+        return False
 
 
 def _free_and_queue_hooks(broker: Broker, worker: Worker, charged: list[Settlement], suspects: list[int]) -> bool:

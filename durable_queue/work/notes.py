@@ -4,6 +4,8 @@ import os
 import struct
 from contextlib import suppress
 
+from durable_queue.task.pipes import WriteEnd
+
 _HEAD = struct.Struct("=32sH")
 _LONGEST = 400  # bytes of a text; a note is written whole or not at all up to 4096 (pipe(7), PIPE_BUF)
 _READ = 1 << 16
@@ -14,15 +16,16 @@ class Notes:
 
     def __init__(self) -> None:
         """Open it. Raises OSError."""
-        self._out, self._in = os.pipe()
-        for end in (self._out, self._in):
-            os.set_blocking(end, False)
+        self._out, end = os.pipe()
+        for pipe in (self._out, end):
+            os.set_blocking(pipe, False)
+        self._in = WriteEnd(end)
 
     def send(self, task_id: str, text: str) -> None:
         """Say something about a task. Never raises, never waits: a note is lost when thousands wait to be read."""
         content = text.encode("utf-8", "replace")[:_LONGEST]
         with suppress(OSError):
-            os.write(self._in, _HEAD.pack(task_id.encode("ascii", "replace"), len(content)) + content)
+            self._in.write(_HEAD.pack(task_id.encode("ascii", "replace"), len(content)) + content)
 
     def read(self) -> list[tuple[str, str]]:
         """(task id, text) of each note that was told since the last time."""

@@ -6,6 +6,7 @@ POLL = (0.2, 2.0)  # shortest and longest pause (seconds) between two looks at t
 SOON = 0.005  # the pause (seconds) after a hint that came too early; it grows from there
 SLOW_AFTER = 0.5  # seconds that a worker keeps rows that it has not started while a slow task runs
 SLOW_CLAIM = 8  # rows that a worker with threads takes at a time unless the last batch was quick: others may be idle
+FEW = 16  # a batch is quick if one of so many tasks, or fewer, was slow
 LINGER_FROM = 3  # rows: a batch of so many, or more, that was not full may grow for a moment before the next
 
 
@@ -32,9 +33,9 @@ class Pace:
         """Whether to let the next batch grow for a moment."""
         return LINGER_FROM <= self.last_claim < room and not (self._has_threads and room <= SLOW_CLAIM)
 
-    def note_batch(self, *, seconds: float, returned: int, was_slow: bool) -> None:
-        """Note the last batch: how long it took, how many rows were given back unrun, and whether a task of it was slow."""
-        self._is_quick = not (self._has_threads and was_slow)
+    def note_batch(self, *, seconds: float, returned: int, slow: int) -> None:
+        """Note the last batch: how long it took, how many rows were given back unrun, and how many of its tasks were slow."""
+        self._is_quick = not self._has_threads or slow * FEW <= self.last_claim
         if returned:
             self._size = max(1, self.last_claim - returned)  # no more than was started in this time
         elif not self._is_quick:

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from django_q.conf import logger
 
+from durable_queue.task.pipes import WriteEnd
 from durable_queue.work.progress import Progress
 
 MORE_ALONE = b"a"  # to the supervisor: a task that runs alone waits for a worker
@@ -21,11 +22,11 @@ class Stop:
         self.was_told = False  # by SIGTERM
         self.is_over = False
         self._progress = progress
-        self._supervisor = supervisor
-        self.wakes, self._end = os.pipe()  # becomes readable when the leader is to look for what is new
-        for pipe in (self.wakes, self._end):
+        self._supervisor = WriteEnd(supervisor)
+        self.wakes, end = os.pipe()  # becomes readable when the leader is to look for what is new
+        for pipe in (self.wakes, end):
             os.set_blocking(pipe, False)
-        signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
+        self._end = WriteEnd(end)
         signal.signal(signal.SIGTERM, self._hear)
 
     def _hear(self, *_: object) -> None:
@@ -34,8 +35,8 @@ class Stop:
 
     def wake(self) -> None:
         """Wake the thread that leads, if it waits."""
-        with suppress(BlockingIOError):
-            os.write(self._end, b"!")
+        with suppress(OSError):  # it is full, or a task has closed it
+            self._end.write(b"!")
 
     def retire(self, reason: str) -> None:
         """Have this worker end, and its successor start now."""
@@ -56,4 +57,4 @@ class Stop:
 
     def _tell(self, what: bytes) -> None:
         with suppress(OSError):  # it is gone, and so will this process be
-            os.write(self._supervisor, what)
+            self._supervisor.write(what)

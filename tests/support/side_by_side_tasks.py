@@ -230,3 +230,29 @@ async def cancel_all() -> None:
 def abort_at_its_end() -> None:
     """Return while another thread of the process hears the signal that kills it."""
     os.kill(os.getpid(), signal.SIGABRT)
+
+
+def close_descriptors() -> None:
+    """Close what isn't its own."""
+    os.closerange(3, 65536)
+
+
+def fork_and_return() -> int:
+    """Return twice: in the child, too."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+    return child
+
+
+def write_in_child(text: str) -> None:
+    """Have a forked child write a line under a key, then fail if it is the first attempt."""
+    from notifications.tasks import write_log  # noqa: PLC0415 - this module is also an app's
+
+    child = os.fork()
+    if not child:
+        write_log(text, key="of the child")
+        os._exit(0)
+    os.waitpid(child, 0)
+    if note_once(f"failed {text.strip()}"):
+        raise ValueError(text)
