@@ -6,7 +6,7 @@ Each scenario gets a data folder and a database of its own (TEST_DATABASE: sqlit
 hold, and prints one line of figures. The exit code is 1 if an assertion of any scenario failed.
 """
 
-from tests.support import environment  # first: it says where everything is  # isort: skip
+from tests.support import chaos_cluster, environment  # noqa: F401 - first: they set Django up  # isort: skip
 
 import argparse
 import contextlib
@@ -15,7 +15,6 @@ import os
 import random
 import signal
 import statistics
-import subprocess
 import sys
 import time
 import traceback
@@ -25,175 +24,38 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-import django
 import psutil
+from django.conf import settings
+from django.core.management import call_command
+from django.db import Error as DatabaseError
+from django.db import connection, connections
+from django.utils import timezone
+from django_q.models import Failure, OrmQ, Success, Task
+from django_q.tasks import async_task
 
-from tests.support import chaos_over_http
+from durable_queue.intake import packaging
+from durable_queue.models import FailedAttempt, Worker
+from durable_queue.task import signing
+from tests.support import chaos_over_http, chaos_threads, chaos_writes
+from tests.support.chaos_cluster import (
+    FOLDER,
+    OUTPUT,
+    PATIENT_SETTINGS,
+    WORKERS,
+    assert_attempts_add_up,
+    cluster,
+    drained,
+    enqueue,
+    leftovers,
+    managed_cluster,
+    marks,
+    percentile,
+    reset,
+    supervisor_of,
+    upkeep_of,
+    workers_of,
+)
 from tests.support.processes import PROJECT, running, wait_until
-
-django.setup()
-
-from django.conf import settings  # noqa: E402
-from django.core.management import call_command  # noqa: E402
-from django.db import Error as DatabaseError  # noqa: E402
-from django.db import connection, connections  # noqa: E402
-from django.utils import timezone  # noqa: E402
-from django_q.models import Failure, OrmQ, Success, Task  # noqa: E402
-from django_q.tasks import async_task  # noqa: E402
-
-from durable_queue.intake import packaging  # noqa: E402
-from durable_queue.models import DeadLetter, FailedAttempt, Worker  # noqa: E402
-from durable_queue.task import signing  # noqa: E402
-from tests.support import chaos_writes  # noqa: E402
-
-FOLDER = environment.FOLDER
-OUTPUT = FOLDER / "output"
-WORKERS = 2
-
-MANAGER = """
-[supervisord]
-nodaemon=true
-logfile=/dev/null
-logfile_maxbytes=0
-pidfile={folder}/supervisord.pid
-
-[program:queue]
-command={python} manage.py qcluster --workers {workers}
-directory={project}
-autorestart=true
-startsecs=0
-startretries=1000000
-stopwaitsecs=20
-killasgroup=true
-stdout_logfile={output}
-stdout_logfile_maxbytes=0
-redirect_stderr=true
-"""
-
-# Where tasks are killed and fail again and again: none of them runs out of attempts, or waits for minutes.
-PATIENT_SETTINGS = """
-from notifier_project.settings import *
-from notifier_project.settings import Q_CLUSTER
-
-Q_CLUSTER |= {"max_attempts": 0, "backoff_base": 0.1, "backoff_factor": 1.0}
-"""
-
-
-# The cluster under test.
-
-
-@contextlib.contextmanager
-def managed_cluster(settings_module: str = "notifier_project.settings") -> Iterator[psutil.Process]:
-    """A cluster under the process manager, which starts the cluster again whenever it ends."""
-    config = FOLDER / "supervisord.conf"
-    config.write_text(MANAGER.format(folder=FOLDER, python=sys.executable, workers=WORKERS, project=PROJECT, output=OUTPUT))
-    env = {"DJANGO_SETTINGS_MODULE": settings_module, "PYTHONPATH": str(FOLDER)}
-    start = f"from pathlib import Path; from notifier_project.service.manager import manage; manage(Path({str(config)!r}))"
-    with running([sys.executable, "-c", start], env=env, output=OUTPUT) as process:
-        manager = psutil.Process(process.pid)
-        wait_until(lambda: len(workers_of(supervisor_of(manager))) == WORKERS, what="the workers work")
-        yield manager
-        process.terminate()
-        process.wait(20)
-    wait_until(lambda: not leftovers(), what="no process is left")
-
-
-@contextlib.contextmanager
-def cluster(*options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A cluster without the process manager."""
-    command = [sys.executable, "manage.py", "qcluster", "--workers", str(WORKERS), *options]
-    with running(command, env={}, output=OUTPUT) as process:
-        yield process
-
-
-def supervisor_of(manager: psutil.Process) -> psutil.Process | None:
-    """The process of `manage.py qcluster`."""
-    with contextlib.suppress(psutil.Error):
-        for child in manager.children():
-            if "qcluster" in child.cmdline():
-                return child
-    return None
-
-
-def living(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """The processes that are not zombies."""
-    found = []
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
-
-
-def workers_of(supervisor: psutil.Process | None) -> list[psutil.Process]:
-    """A supervisor's worker processes that have registered."""
-    pids = set(Worker.objects.values_list("pid", flat=True))
-    with contextlib.suppress(psutil.Error):
-        if supervisor is not None:
-            return [child for child in living(supervisor.children()) if child.pid in pids]
-    return []
-
-
-def upkeep_of(supervisor: psutil.Process | None) -> list[psutil.Process]:
-    """A supervisor's upkeep process: its oldest child that is not a worker."""
-    pids = set(Worker.objects.values_list("pid", flat=True))
-    with contextlib.suppress(psutil.Error):
-        if supervisor is not None:
-            return [child for child in living(supervisor.children()) if child.pid not in pids][:1]
-    return []
-
-
-def leftovers() -> list[psutil.Process]:
-    """The living processes of this run's clusters, found by the data folder in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if "qcluster" in process.cmdline() and process.environ().get("NOTIFIER_DATA_DIR") == str(FOLDER / "var"):
-                found.append(process)
-    return living(found)
-
-
-# What is queued, and what came of it.
-
-
-def enqueue(count: int, seconds: float = 0.0) -> list[str]:
-    """Enqueue marking tasks; return their ids."""
-    return [async_task("tests.support.cluster_tasks.mark", number, seconds) for number in range(count)]
-
-
-def marks() -> list[tuple[int, int]]:
-    """(number, pid) of all runs of marking tasks."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT number, pid FROM mark")
-        return list(cursor.fetchall())
-
-
-def reset() -> None:
-    """Empty all tables."""
-    for model in (OrmQ, Task, FailedAttempt, DeadLetter):
-        model.objects.all().delete()
-    with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM mark")
-
-
-def drained() -> bool:
-    """Whether the queue is empty."""
-    return not OrmQ.objects.exists()
-
-
-def assert_attempts_add_up() -> None:
-    """Every attempt is on record."""
-    recorded = Counter(FailedAttempt.objects.values_list("task_id", flat=True))
-    for task in Task.objects.all():
-        expected = recorded[task.id] + bool(task.success)
-        assert task.attempt_count == expected, (task.id, task.attempt_count, expected)
-
-
-def percentile(values: list[float], share: float) -> float:
-    """A percentile by the nearest rank."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
 
 # Scenarios.
 
@@ -309,7 +171,7 @@ def poison(quick: bool) -> str:
         "kills its process": ((t + "kill_own_process",), {}, tries, "was killed while it ran"),
         "sys.exit": ((t + "exit_politely",), {}, tries, "SystemExit"),
         "os._exit": ((t + "exit_rudely",), {}, tries, "was killed while it ran"),
-        "runs for ever": ((t + "run_for_ever",), {"timeout": 1}, tries, "exceeded maximum timeout"),
+        "runs for ever": ((t + "run_for_ever",), {"timeout": 1}, tries, "did not heed the timeout"),
         "ignores the timeout": ((t + "ignore_timeout",), {"timeout": 1}, tries, "did not heed the timeout"),
         "returns the unpicklable": ((t + "return_unpicklable",), {}, tries, "can't be pickled"),
         "raises the unpicklable": ((t + "raise_unpicklable",), {}, tries, "unpicklable error"),
@@ -538,6 +400,7 @@ def _has_more_successes_than(count: int) -> bool:
 
 
 EVERYWHERE = [kills, chaos, writes, poison, stops, fairness, idle, paused]
+EVERYWHERE += chaos_threads.ALL
 EVERYWHERE += [chaos_over_http.posts, chaos_over_http.log_disk_full]
 ONLY_ON = {"sqlite": [chaos_over_http.data_disk_full], "postgresql": [hosts, restarts]}
 SCENARIOS = {scenario.__name__: scenario for scenario in EVERYWHERE + ONLY_ON[environment.DATABASE]}

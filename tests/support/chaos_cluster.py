@@ -1,0 +1,170 @@
+"""Helpers of the scenarios of `scripts/chaos`: start a cluster, find its processes, enqueue, and read what came of it."""
+
+from tests.support import environment  # first: it says where everything is  # isort: skip
+
+import contextlib
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+
+import django
+import psutil
+
+from tests.support.processes import PROJECT, running, wait_until
+
+django.setup()
+
+from django.db import connection  # noqa: E402
+from django_q.models import OrmQ, Task  # noqa: E402
+from django_q.tasks import async_task  # noqa: E402
+
+from durable_queue.models import DeadLetter, FailedAttempt, Worker  # noqa: E402
+
+FOLDER = environment.FOLDER
+OUTPUT = FOLDER / "output"
+WORKERS = 2
+
+MANAGER = """
+[supervisord]
+nodaemon=true
+logfile=/dev/null
+logfile_maxbytes=0
+pidfile={folder}/supervisord.pid
+
+[program:queue]
+command={python} manage.py qcluster --workers {workers}
+directory={project}
+autorestart=true
+startsecs=0
+startretries=1000000
+stopwaitsecs=20
+killasgroup=true
+stdout_logfile={output}
+stdout_logfile_maxbytes=0
+redirect_stderr=true
+"""
+
+# Where tasks are killed and fail again and again: none of them runs out of attempts, or waits for minutes.
+PATIENT_SETTINGS = """
+from notifier_project.settings import *
+from notifier_project.settings import Q_CLUSTER
+
+Q_CLUSTER |= {"max_attempts": 0, "backoff_base": 0.1, "backoff_factor": 1.0}
+"""
+
+
+# The cluster under test.
+
+
+@contextlib.contextmanager
+def managed_cluster(settings_module: str = "notifier_project.settings") -> Iterator[psutil.Process]:
+    """A cluster under the process manager, which starts the cluster again whenever it ends."""
+    config = FOLDER / "supervisord.conf"
+    config.write_text(MANAGER.format(folder=FOLDER, python=sys.executable, workers=WORKERS, project=PROJECT, output=OUTPUT))
+    env = {"DJANGO_SETTINGS_MODULE": settings_module, "PYTHONPATH": str(FOLDER)}
+    start = f"from pathlib import Path; from notifier_project.service.manager import manage; manage(Path({str(config)!r}))"
+    with running([sys.executable, "-c", start], env=env, output=OUTPUT) as process:
+        manager = psutil.Process(process.pid)
+        wait_until(lambda: len(workers_of(supervisor_of(manager))) == WORKERS, what="the workers work")
+        yield manager
+        process.terminate()
+        process.wait(20)
+    wait_until(lambda: not leftovers(), what="no process is left")
+
+
+@contextlib.contextmanager
+def cluster(*options: str, settings_module: str = "notifier_project.settings") -> Iterator[subprocess.Popen[bytes]]:
+    """A cluster without the process manager."""
+    command = [sys.executable, "manage.py", "qcluster", "--workers", str(WORKERS), *options]
+    with running(command, env={"DJANGO_SETTINGS_MODULE": settings_module}, output=OUTPUT) as process:
+        yield process
+
+
+def supervisor_of(manager: psutil.Process) -> psutil.Process | None:
+    """The process of `manage.py qcluster`."""
+    with contextlib.suppress(psutil.Error):
+        for child in manager.children():
+            if "qcluster" in child.cmdline():
+                return child
+    return None
+
+
+def living(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """The processes that are not zombies."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def workers_of(supervisor: psutil.Process | None, *, alone: bool = False) -> list[psutil.Process]:
+    """A supervisor's worker processes that have registered. `alone`: those of the tasks that run alone instead."""
+    pids = {pid for pid, queue in Worker.objects.values_list("pid", "queue") if queue.endswith(":alone") == alone}
+    with contextlib.suppress(psutil.Error):
+        if supervisor is not None:
+            return [child for child in living(supervisor.children()) if child.pid in pids]
+    return []
+
+
+def upkeep_of(supervisor: psutil.Process | None) -> list[psutil.Process]:
+    """A supervisor's upkeep process: its oldest child that is not a worker."""
+    pids = set(Worker.objects.values_list("pid", flat=True))
+    with contextlib.suppress(psutil.Error):
+        if supervisor is not None:
+            return [child for child in living(supervisor.children()) if child.pid not in pids][:1]
+    return []
+
+
+def leftovers() -> list[psutil.Process]:
+    """The living processes of this run's clusters, found by the data folder in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "qcluster" in process.cmdline() and process.environ().get("NOTIFIER_DATA_DIR") == str(FOLDER / "var"):
+                found.append(process)
+    return living(found)
+
+
+# What is queued, and what came of it.
+
+
+def enqueue(count: int, seconds: float = 0.0) -> list[str]:
+    """Enqueue marking tasks; return their ids."""
+    return [async_task("tests.support.cluster_tasks.mark", number, seconds) for number in range(count)]
+
+
+def marks() -> list[tuple[int, int]]:
+    """(number, pid) of all runs of marking tasks."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT number, pid FROM mark")
+        return list(cursor.fetchall())
+
+
+def reset() -> None:
+    """Empty all tables."""
+    for model in (OrmQ, Task, FailedAttempt, DeadLetter):
+        model.objects.all().delete()
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM mark")
+
+
+def drained() -> bool:
+    """Whether the queue is empty."""
+    return not OrmQ.objects.exists()
+
+
+def assert_attempts_add_up() -> None:
+    """Every attempt is on record."""
+    recorded = Counter(FailedAttempt.objects.values_list("task_id", flat=True))
+    for task in Task.objects.all():
+        expected = recorded[task.id] + bool(task.success)
+        assert task.attempt_count == expected, (task.id, task.attempt_count, expected)
+
+
+def percentile(values: list[float], share: float) -> float:
+    """A percentile by the nearest rank."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

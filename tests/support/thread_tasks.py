@@ -1,0 +1,66 @@
+"""Tasks for workers that run many at once: good ones that wait, and poison."""
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from typing import NoReturn
+
+from asgiref.sync import sync_to_async
+
+from notifications.tasks import write_log
+
+
+def write_line(text: str, seconds: float) -> None:
+    """Take a while, then append a line, which other tasks append too."""
+    time.sleep(seconds)
+    write_log(f"{text}\n")
+
+
+def abort(seconds: float) -> None:
+    """After a while, end the process as a fault in C does."""
+    time.sleep(seconds)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no file of it
+    os.abort()
+
+
+def sleep_for_ever() -> None:
+    """Sleep in one call, for longer than anybody waits."""
+    time.sleep(10_000)
+
+
+def hear_nothing() -> None:
+    """Wait for what nobody sends."""
+    here, there = socket.socketpair()
+    here.recv(1)
+    there.close()
+
+
+def die_afterwards() -> None:
+    """Return, and have the process die a moment later: another thread is given the signal."""
+    time.sleep(0.3)  # in a thread that leads no more
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.kill(os.getpid(), signal.SIGABRT)
+
+
+class ExitsWhenPickled:
+    """A result that ends whoever stores it."""
+
+    def __reduce__(self) -> NoReturn:
+        sys.exit(3)
+
+
+def return_exiting() -> ExitsWhenPickled:
+    """Return such a result."""
+    return ExitsWhenPickled()
+
+
+async def cancel_itself() -> None:
+    """Be cancelled in the moment of its end."""
+    await sync_to_async(time.sleep)(0.01)
+    task = asyncio.current_task()
+    assert task
+    task.cancel()
