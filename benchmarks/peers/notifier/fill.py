@@ -20,7 +20,8 @@ from line import LINE  # noqa: E402
 
 from durable_queue.intake import packaging  # noqa: E402
 from durable_queue.models import FailedAttempt  # noqa: E402
-from durable_queue.store import table  # noqa: E402
+from durable_queue.store.databases import table_of  # noqa: E402
+from durable_queue.store.rows import HistoryRow  # noqa: E402
 from durable_queue.task import signing  # noqa: E402
 
 CHUNK = 10_000  # rows in one transaction
@@ -56,7 +57,7 @@ def history(numbers: range, last: int) -> None:
         task_id = f"{int(moment.timestamp() * 1000):012x}7{number % 4096:03x}8{number:015x}"
         line = LINE.format(number)
         rows.append(
-            table.HistoryRow(
+            HistoryRow(
                 id=task_id,
                 name=line.strip(),
                 func="notifications.tasks.write_log",
@@ -72,7 +73,7 @@ def history(numbers: range, last: int) -> None:
                 attempt_count=1,
             )
         )
-    table.save_history(connection, rows)
+    table_of(connection).save_history(rows)
 
 
 def main(what: str, first: int, count: int) -> None:

@@ -25,6 +25,7 @@ django.setup()
 
 from django.core.management import call_command  # noqa: E402
 from django.db import connections  # noqa: E402
+from django_q.conf import Conf  # noqa: E402
 
 TICK = 0.001  # seconds
 
@@ -61,9 +62,13 @@ PARTS = (
     ("notifications/http.py", "__init__", "request and answer"),
     ("notifications/views.py", "", "views and guards"),
     ("notifications/http.py", "", "views and guards"),
-    ("durable_queue/work/loop.py", "", "the feed between table and loop"),
-    ("django/db/__init__.py", "close_old_connections", "django-q2's loop around a task"),
-    ("django_q/worker.py", "", "django-q2's loop around a task"),
+    ("durable_queue/work/holdings.py", "", "the loop"),
+    ("durable_queue/work/loop.py", "", "the loop"),
+    ("durable_queue/work/pace.py", "", "the loop"),
+    ("durable_queue/work/runner.py", "", "the loop"),
+    ("durable_queue/work/attempt.py", "", "around a task"),
+    ("durable_queue/work/keeper.py", "", "around a task"),
+    ("django/db/__init__.py", "close_old_connections", "around a task"),
     ("notifier_project/asgi.py", "", "request and answer"),
     ("django/core/handlers/asgi.py", "", "request and answer"),
     ("django/core/handlers/", "", "Django's handler"),
@@ -151,7 +156,7 @@ def task(count: int) -> None:
     from line import LINE  # noqa: PLC0415
 
     from durable_queue.conf import cluster_conf  # noqa: PLC0415
-    from durable_queue.work import worker  # noqa: PLC0415
+    from durable_queue.work.birth import Birth  # noqa: PLC0415
     from durable_queue.work.progress import Progress  # noqa: PLC0415
 
     for number in range(count):
@@ -159,7 +164,16 @@ def task(count: int) -> None:
     connections.close_all()
     cluster_conf.run_dir.mkdir(exist_ok=True, parents=True)
     name = uuid.uuid4().hex
-    birth = worker.Birth(name=name, supervisor=str(uuid.uuid4()), supervisor_pid=os.getpid(), restarts=0, run_once=True)
+    birth = Birth(
+        name=name,
+        queue=Conf.CLUSTER_NAME,
+        supervisor=str(uuid.uuid4()),
+        supervisor_pid=os.getpid(),
+        supervisor_wakes=os.pipe()[1],
+        restarts=0,
+        threads=1,  # in the main thread, which the sampler's signals interrupt
+        run_once=True,
+    )
     child = multiprocessing.get_context("fork").Process(
         target=_work, args=(count, birth, Progress(cluster_conf.run_dir / f"{name}.progress"))
     )
