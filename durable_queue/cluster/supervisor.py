@@ -193,7 +193,7 @@ class Supervisor:
         return len(self._quick_deaths) > BURST and now - self._quick_deaths[-1] < CALM
 
     def _recycle(self) -> None:
-        """SIGHUP: replace the workers one by one. Each finishes what it has in hand, beside its successor."""
+        """SIGHUP: replace the workers one by one. Each finishes its tasks in hand while its successor works."""
         if self._recycle_wish:
             self._recycle_wish = False
             self.to_recycle = deque(self.workers)

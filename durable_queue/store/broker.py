@@ -44,7 +44,7 @@ class Broker(ORM):  # type: ignore[misc]
 
     @staticmethod
     def get_connection(list_key: str | None = None) -> Any:
-        """The rows, for django-q2's own methods. Not by its way, which connects before anybody could wait for the database."""
+        """The rows, for django-q2's own methods. django-q2 itself would connect here, when nothing could wait for that."""
         return OrmQ.objects.using(Conf.ORM or "default")
 
     @property
@@ -66,7 +66,7 @@ class Broker(ORM):  # type: ignore[misc]
         """The broker of the queue that tasks are enqueued in, whether they run alone or not."""
         return Broker(home_queue(self.queue), self.using)
 
-    # Called by those who queue.
+    # Called by processes that enqueue.
 
     def enqueue(self, task: str) -> int:
         """Insert a signed payload, due now, and return the row's id; in a transaction, it is committed with it."""
@@ -89,7 +89,7 @@ class Broker(ORM):  # type: ignore[misc]
             wakeup.wake(self.queue)
         return row
 
-    # Called by those who ask how much there is: django-q2's own methods know nothing of the tasks that run alone.
+    # Called by `qinfo` and others that count: django-q2's own methods know nothing of the tasks that run alone.
 
     def _rows(self) -> QuerySet[OrmQ]:
         return OrmQ.objects.using(self.using).filter(key__in=(home_queue(self.queue), alone_queue(self.queue)))  # type: ignore[no-any-return]
@@ -206,7 +206,7 @@ class Broker(ORM):  # type: ignore[misc]
     def _with_attempts(self, found: list[tuple[int, datetime, str]]) -> list[Row]:
         return [Row(*row) for row in self.table.count_attempts(found)]
 
-    # Called by those who have seen a worker dead.
+    # Called by processes that have found a worker dead.
 
     def free(
         self, worker: Worker, settlements: Sequence[Settlement] = (), suspects: Collection[int] = ()

@@ -1,4 +1,4 @@
-"""A worker's lease on queue rows, and what becomes of the rows that it holds."""
+"""A worker's lease on queue rows, and the settlement of the rows that it holds."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ from durable_queue.store.rows import HistoryRow
 
 
 class LeaseLostError(Exception):
-    """Somebody took this worker for dead and freed its lease: it has to stop."""
+    """Another process took this worker for dead and freed its lease: it has to stop."""
 
 
 class Row(NamedTuple):
@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """What became of a row: django-q2's task package with its result, and what follows."""
+    """The outcome of an attempt at a row: the task as django-q2 keeps it, with its result, and what follows."""
 
     row: Row
     task: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Pipes whose ends may be closed behind our back, by a task that closes descriptors that it doesn't own."""
+"""Pipes whose ends a task may close: one that closes descriptors that it doesn't own."""
 
 import os
 
@@ -11,12 +11,12 @@ class WriteEnd:
         self._file = _identity(descriptor)
 
     def write(self, content: bytes) -> None:
-        """Write, if it is still the same pipe: the number may be a database's by now, or nobody's.
+        """Write, if it is still the same pipe: by now the number may belong to a database file.
 
         Raises BrokenPipeError if it isn't, and OSError.
         """
         if not self._is_ours:
-            raise BrokenPipeError(f"The descriptor {self._descriptor} was closed by somebody else")
+            raise BrokenPipeError(f"The descriptor {self._descriptor} was closed by other code")
         os.write(self._descriptor, content)
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ class RunningTask:
     call = 0  # the index of the call in hand among the task's calls
     era = 0  # when it began: see `_Process`
     begun = 0  # how many tasks its worker had begun by then, itself included
-    began_beside_others = False  # whether other tasks were in hand when it began
+    began_next_to_others = False  # whether other tasks were in hand when it began
     function: tuple[str, object] | None = None  # the call's function, by its dotted path: its retry policy holds
     writes = 0  # how many the call in hand has made: which of them version 0.1 called which (notifications/log/legacy.py)
     _has_calls = False
@@ -99,15 +99,15 @@ class RunningTask:
 
     @property
     def has_been_alone(self) -> bool:
-        """Whether its process has run no other task and no hook since it began: nobody else gave its threads work."""
-        if self.began_beside_others:
+        """Whether its process has run no other task and no hook since it began: its threads can only work for it."""
+        if self.began_next_to_others:
             return False
         if _process.inherited:
             return self._keeper is None or self._keeper.begun() == self.begun
         return self.era == _process.era
 
     def is_held(self) -> bool:
-        """Whether its worker still holds the task. Raises django.db.Error when nobody can tell."""
+        """Whether its worker still holds the task. Raises django.db.Error when the database can't tell."""
         return self._keeper is None or self._keeper.is_held(self.row)
 
     def note(self, text: str) -> None:
@@ -156,8 +156,8 @@ class _Process:
     def begin(self, task: RunningTask) -> None:
         with self.lock:
             self.in_hand.add(task)
-            task.began_beside_others = len(self.in_hand) > 1
-            if task.id != self.last or task.began_beside_others:  # another attempt at the same task is no other task
+            task.began_next_to_others = len(self.in_hand) > 1
+            if task.id != self.last or task.began_next_to_others:  # another attempt at the same task is no other task
                 self.last = task.id
                 self.era += 1
             task.era = self.era

@@ -1,4 +1,4 @@
-"""Tell the rest of the program that a task has ended: hooks, signals, lines in the output."""
+"""Announce that a task has ended: call its hook, send the signal, log a failed attempt."""
 
 import time
 
@@ -14,7 +14,7 @@ from durable_queue.work.progress import LONGEST_READ, Slot
 
 
 def is_heard(settlement: Settlement) -> bool:
-    """Whether there is anything to tell of a settled task, and somebody to tell it to."""
+    """Whether a settled task has a hook, a receiver, or a failed attempt to log."""
     has_ended = settlement.retry_at is None
     return bool(settlement.attempt or (has_ended and (post_execute.receivers or settlement.task.get("hook"))))
 

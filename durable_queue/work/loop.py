@@ -66,10 +66,10 @@ class Loop:
                 if not self._step(member):
                     return
             except LeaseLostError:
-                self._abandon("was taken for dead: its tasks run elsewhere", 0)
+                self._abandon("was taken for dead, and stops: its tasks run elsewhere", 0)
             except BaseException as error:  # a hook has called sys.exit …
                 if isinstance(error, OSError) and error.errno == errno.EBADF:
-                    self._abandon("can't go on: a task has closed descriptors that it doesn't own", 1)
+                    self._abandon("stops: a task has closed descriptors that it doesn't own", 1)
                 logger.exception("%s goes on after an error", self.me)
                 time.sleep(DATABASE_PAUSE[1])
                 if not self._finish(member):
@@ -225,6 +225,6 @@ class Loop:
 
     def _abandon(self, reason: str, code: int) -> NoReturn:
         """End now, with tasks in hand."""
-        logger.error("%s stops, for it %s", self.me, reason)
+        logger.error("%s %s", self.me, reason)
         logging.shutdown()
         os._exit(code)

@@ -60,10 +60,10 @@ def _free(broker: Broker, worker: Worker) -> bool:
 
 
 def _blame(broker: Broker, worker: Worker, progress: Progress) -> tuple[list[Settlement], list[int]]:
-    """What the dead worker's death is charged to, and the ids of rows that may have caused it.
+    """The settlements of the tasks that are charged with a worker's death, and the ids of the rows that are suspects.
 
-    What is over its limit is charged, and so is a single task in hand. Of several, nobody knows which one it was. A task that
-    has finished a moment ago is one of them: what it has left behind may have killed the process.
+    A task that is over its limit is charged, and so is a single task in hand. Of several, any one may have killed the worker.
+    A task that has finished a moment ago is one of them: a thread that it has left behind may have killed the process.
     """
     by_row = {in_hand.row: in_hand for in_hand in (*progress.finished, *progress.in_hand)}
     if not by_row or progress.verdict is Verdict.PARDONED:

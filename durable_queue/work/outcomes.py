@@ -39,7 +39,7 @@ class RefusedError(Exception):
 
 
 def read(row: Row) -> dict[str, Any]:
-    """Check a row's signature, then unpickle it: django-q2's task package, its function's dotted path under `path`.
+    """Check a row's signature, then unpickle it: the task as django-q2 keeps it, with its function's dotted path under `path`.
 
     Raises RefusedError; whatever unpickling raises comes as its cause.
     """
@@ -193,7 +193,7 @@ def settle_unstorable(settlement: Settlement, error: Exception) -> Settlement:
 
 
 def _complete(row: Row, task: dict[str, Any], started: datetime, reason: str) -> dict[str, Any]:
-    """A failed task's package, with a stand-in for whatever could not be read."""
+    """A failed task, with a stand-in for whatever could not be read."""
     return {
         "name": f"unreadable: queue row {row.id}",
         "path": "?",

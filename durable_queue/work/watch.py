@@ -1,4 +1,4 @@
-"""Looks after a worker's threads from outside of them: a slow task holds back nobody, and an overdue one ends the worker."""
+"""Watches a worker's threads from outside: a slow task holds up no other task, and an overdue one makes the worker retire."""
 
 import signal
 import threading
@@ -75,7 +75,7 @@ class Watch:
             except Exception:
                 logger.exception("The watch over %s goes on after an error", self._holdings.me)
 
-    def run_beside(self) -> None:
+    def run_in_thread(self) -> None:
         """The same, in a thread of its own. Signals are for the main thread, which runs the tasks."""
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self.run()
@@ -96,15 +96,15 @@ class Watch:
         self._retire_if_overdue(now)
         self._crew.write_lock.look(now)
 
-    # What is finished, or waits to be started, and a leader who doesn't get to it.
+    # Finished tasks and rows that were not started, while the leader is busy.
 
     def _settle_if_held_up(self, now: float) -> None:
         holdings, leader = self._holdings, self._crew.leader
         busy = now - leader.began if leader and leader.began else 0.0
         is_late = bool(holdings.finished) and now - holdings.oldest_finish > SETTLE_AFTER
         is_stuck = bool(holdings.unstarted) and (self._stop.noted or now - holdings.claimed > SLOW_AFTER)
-        has_nobody = leader is None or busy > SETTLE_AFTER
-        if not has_nobody or not (is_late or is_stuck):
+        is_leader_free = leader is not None and busy <= SETTLE_AFTER
+        if is_leader_free or not (is_late or is_stuck):
             return
         if is_stuck:
             self.returned += holdings.return_unstarted()

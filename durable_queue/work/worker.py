@@ -29,7 +29,9 @@ from durable_queue.work.progress import Progress
 from durable_queue.work.stop import Stop
 from durable_queue.work.titles import show_title
 
-AGAIN = 75  # the exit code of a worker that left work behind where nobody waits: the supervisor starts another (sysexits.h)
+# The exit code of a worker that ended with tasks still due, in a cluster that runs once: the supervisor starts another
+# (sysexits.h).
+AGAIN = 75
 
 
 def main(birth: Birth, progress: Progress) -> None:
@@ -71,7 +73,7 @@ def _work(loop: Loop, birth: Birth) -> None:
         loop.crew.start()
         loop.watch.run()
     else:
-        threading.Thread(target=loop.watch.run_beside, daemon=True).start()
+        threading.Thread(target=loop.watch.run_in_thread, daemon=True).start()
         running.prepare_worker()
         loop.crew.lead_alone()
     logger.info("%s stopped doing work", name)
