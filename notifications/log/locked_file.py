@@ -15,6 +15,7 @@ FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 LOCK_WAIT_SECONDS = 8.0  # then the write fails; the supervisor kills a stopped worker after 5
 LOCK_TRIES_WITH_YIELD = 50  # tries with only a yield in between: a holder needs about 10 µs
 LOCK_PAUSE_SECONDS = (0.00005, 0.001)  # after those, the shortest and the longest pause between tries
+THREAD_PAUSE_SECONDS = (0.0005, 0.004)  # the same between two threads of one process
 
 
 class LockedFile:
@@ -41,8 +42,8 @@ class LockedFile:
         Raises TimeoutError and OSError, and may hold the lock then: call `let_go` in a `finally` that covers this call.
         """
         # First the lock between threads: flock(2) belongs to the open file, which they share.
-        if not self.threads.acquire(blocking=False) and not self.threads.acquire(timeout=self._lock_wait):
-            raise TimeoutError(f"{self.path} was locked by another thread for {self._lock_wait:g} s")
+        if not self.threads.acquire(blocking=False):
+            self._wait_for_thread()
         while True:
             if not self._is_open():
                 self._open()
@@ -114,6 +115,20 @@ class LockedFile:
         if self._durable:
             sync_folder(self.path.parent)
             sync_folder(self.path.parent.parent)
+
+    def _wait_for_thread(self) -> None:
+        """Try again until the time is up.
+
+        A thread that waits in the lock itself is woken by each release, finds the lock taken again by the thread that runs, and
+        has cost two switches: with forty threads a line took 2.8 times the processor time.
+        """
+        deadline = time.monotonic() + self._lock_wait
+        pause, longest = THREAD_PAUSE_SECONDS
+        while not self.threads.acquire(blocking=False):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.path} was locked by another thread for {self._lock_wait:g} s")
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
 
     def _wait_for_lock(self) -> None:
         """Try again until the time is up: flock(2) has no timeout."""
