@@ -15,8 +15,11 @@ from django.db import connection, transaction
 from django_q.models import Failure, OrmQ, Success, Task
 from django_q.tasks import async_task, fetch, result
 
+from durable_queue.intake import packaging
 from durable_queue.intake.background_tasks import BackgroundTasks
+from durable_queue.intake.packaging import new_task
 from durable_queue.models import FailedAttempt, Worker
+from durable_queue.task import signing
 from tests.support import environment, side_by_side_tasks
 from tests.support.processes import queue_workers, wait_until
 from tests.support.promised_tasks import notes_file, read_notes
@@ -549,14 +552,21 @@ def test_hook__that_goes_wrong_costs_no_other(cluster: Cluster) -> None:
         wait_until(lambda: [words[0] for words in read_notes()].count("quick hook") == 38, what="all others are called")
 
 
-def test_load__goes_to_the_worker_that_has_least(cluster: Cluster) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_load__is_shared(cluster: Cluster, at_once: bool) -> None:
+    """Whether tasks come one by one, or as a batch to workers that have seen nothing but quick ones."""
     with cluster(workers=2):
         wait_until(lambda: Worker.objects.count() == 2, what="both work")
-        time.sleep(0.5)
-        for _ in range(40):
-            async_task(WAIT, 2)
-            time.sleep(0.01)
+        packaging.broker().enqueue_all([signing.dumps(new_task("math.copysign", (1, -1), {}, name="")) for _ in range(1000)])
         all_end()
-    pids = [run["pid"] for run in results()]
-    assert min(pids.count(pid) for pid in set(pids)) >= 10
+        tasks = [signing.dumps(new_task(WAIT, (2,), {}, name="")) for _ in range(40)]
+        if at_once:
+            packaging.broker().enqueue_all(tasks)
+        else:
+            for task in tasks:
+                packaging.broker().enqueue(task)
+                time.sleep(0.01)
+        all_end()
+    pids = [run["pid"] for run in results() if isinstance(run, dict)]
     assert len(set(pids)) == 2
+    assert min(pids.count(pid) for pid in set(pids)) >= 10

@@ -29,6 +29,7 @@ STUCK = 5.0  # seconds without a sign of life, after which a child is killed
 QUICK = 1.0  # a child that lived shorter (seconds) died quickly,
 BURST = 20  # and after so many quick deaths within SPAN seconds
 SPAN = 10.0
+MOST_RETIRING = 3  # retiring workers for each worker; beyond them, fewer workers are started in their place
 MOST_ALONE = 4  # workers of the tasks that run alone
 CALM = 1.0  # each further start waits so long (seconds)
 
@@ -178,6 +179,7 @@ class Supervisor:
         if self.upkeep is None and not self._is_stormy():
             self.upkeep = self._starter.start_upkeep()
         wanted = self._unfinished if self.run_once else self.size
+        wanted = min(wanted, max(1, wanted - (len(self.retiring) - MOST_RETIRING * self.size)))
         while len(self.workers) < wanted and not self._is_stormy():
             self.workers.append(self._starter.start_worker(self.restarts))
         if self._wants_alone and not self._is_stormy():

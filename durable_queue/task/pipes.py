@@ -15,17 +15,18 @@ class WriteEnd:
 
         Raises BrokenPipeError if it isn't, and OSError.
         """
-        if not self._is_ours:
+        if not self.is_ours:
             raise BrokenPipeError(f"The descriptor {self._descriptor} was closed by other code")
         os.write(self._descriptor, content)
 
     def close(self) -> None:
         """Close it, if it is still the same pipe."""
-        if self._is_ours:
+        if self.is_ours:
             os.close(self._descriptor)
 
     @property
-    def _is_ours(self) -> bool:
+    def is_ours(self) -> bool:
+        """Whether it is still the same pipe."""
         try:
             return _identity(self._descriptor) == self._file
         except OSError:

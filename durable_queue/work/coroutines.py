@@ -49,12 +49,12 @@ class Coroutines:
         self._starting: deque[tuple[Attempt, int, contextvars.Context]] = deque()
         self._tasks: dict[asyncio.Task[None], Attempt] = {}
         self._asked = self._answered = 0.0  # when (monotonic) the event loop was asked for a sign of life, and when it gave one
-        self._named: object = None  # the last task that was named for blocking it
+        self._named: object = None  # the task that blocks it, once it was named
 
     @property
     def free(self) -> int:
         """How many more may be started."""
-        return len(self._slots)
+        return 0 if self._named else len(self._slots)
 
     def start(self, attempt: Attempt) -> None:
         """Run an attempt that was read. One thread at a time may call this, and only if one is free."""
@@ -110,14 +110,16 @@ class Coroutines:
             self._asked = now
             self._loop.call_soon_threadsafe(self._answer)
         if now - self._asked < BLOCKED or not (task := asyncio.current_task(self._loop)):
+            self._named = None
             return
         blocking = self._tasks.get(task)
         if task is not self._named:
             self._named = task
             what = f"{blocking.task['name']!r}" if blocking else f"A subtask, {task.get_name()},"
             logger.warning("%s has blocked the event loop for %.1f s: no other coroutine can run", what, now - self._asked)
-        if any(attempt.is_overdue(now + LATE) for attempt in list(self._tasks.values())):
-            for attempt in list(self._tasks.values()):
+        attempts = [*self._tasks.values(), *(attempt for attempt, *_ in list(self._starting))]
+        if any(attempt.is_overdue(now + LATE) for attempt in attempts):
+            for attempt in attempts:
                 if attempt is not blocking and not attempt.is_overdue(self._asked + LATE):
                     attempt.slot.hold_up()
 

@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from django_q.conf import logger
+
 from durable_queue.store import queue_connection
 from durable_queue.task import running
 from durable_queue.work import task_connections
@@ -75,7 +77,11 @@ class Crew:
             if not self.free:
                 self.leader = None
                 return False
-            self.leader = successor = self._idle.pop() if self._idle else self._hire()
+            try:
+                self.leader = successor = self._idle.pop() if self._idle else self._hire()
+            except RuntimeError as error:  # the system has no thread left
+                logger.warning("The lead can't be passed on: %s", error)
+                return False
         successor.bell.release()
         return True
 
@@ -92,7 +98,12 @@ class Crew:
         member = Member(number, self._progress.slot(number))
         member.thread = threading.Thread(target=self._live, args=(member,), name=f"tasks-{number}", daemon=True)
         running.adopt_thread(member.thread)
-        member.thread.start()
+        try:
+            member.thread.start()
+        except RuntimeError:
+            running.release_thread(member.thread)
+            self._numbers.append(number)
+            raise
         return member
 
     def _live(self, member: Member) -> None:

@@ -83,11 +83,12 @@ class Holdings:
         self._returning.append(row._replace(runs_alone=True))
         self.in_hand.discard(row.id)
 
-    def return_unstarted(self) -> int:
-        """Have the next transaction give back what was not started; return how many rows that are."""
+    def return_unstarted(self, *, keep: int = 0) -> int:
+        """Have the next transaction give back what was not started, save for the first few; return how many rows that are."""
         with self._lock:
-            returned = list(self.unstarted)
-            self.unstarted.clear()
+            returned = list(self.unstarted)[keep:]
+            for _ in returned:
+                self.unstarted.pop()
             self._returning += returned
         return len(returned)
 

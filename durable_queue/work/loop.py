@@ -3,12 +3,9 @@
 Settling one batch and claiming the next is one transaction.
 """
 
-import errno
-import logging
 import os
 import time
 from collections.abc import Sequence
-from typing import NoReturn
 
 from django_q.conf import logger
 
@@ -23,7 +20,7 @@ from durable_queue.work.birth import Birth
 from durable_queue.work.crew import Crew, Member
 from durable_queue.work.holdings import DATABASE_PAUSE, Holdings
 from durable_queue.work.keeper import Keeper
-from durable_queue.work.pace import LINGER_FROM, POLL, Pace
+from durable_queue.work.pace import LINGER_FROM, POLL, SLOW_CLAIM, Pace
 from durable_queue.work.progress import Progress
 from durable_queue.work.runner import Runner
 from durable_queue.work.stop import Stop
@@ -66,10 +63,9 @@ class Loop:
                 if not self._step(member):
                     return
             except LeaseLostError:
-                self._abandon("was taken for dead, and stops: its tasks run elsewhere", 0)
-            except BaseException as error:  # a hook has called sys.exit …
-                if isinstance(error, OSError) and error.errno == errno.EBADF:
-                    self._abandon("stops: a task has closed descriptors that it doesn't own", 1)
+                self.stop.abandon(self.me)
+            except BaseException:  # a hook has called sys.exit …
+                self.stop.end_if_closed()
                 logger.exception("%s goes on after an error", self.me)
                 time.sleep(DATABASE_PAUSE[1])
                 if not self._finish(member):
@@ -79,6 +75,7 @@ class Loop:
         """Do the next thing; return whether this thread still leads."""
         if not self._announce(member):
             return False
+        self._share_slow_batch()
         row = None if self._is_time_to_settle() else self.holdings.take()
         if row:
             self.runner.run(row, member)
@@ -97,6 +94,14 @@ class Loop:
         if holdings.has_alone:
             return True
         return bool(holdings.finished) and time.monotonic() - holdings.oldest_finish > SETTLE_AFTER
+
+    def _share_slow_batch(self) -> None:
+        """Give back most of a batch that was claimed as a quick one, and isn't: another worker may be idle."""
+        slow, waiting = self.crew.passes - self._passes, len(self.holdings.unstarted)
+        if slow > 1 and waiting > SLOW_CLAIM and not self.pace.is_quick(slow, self.pace.last_claim - waiting):
+            self.holdings.return_unstarted(keep=SLOW_CLAIM)
+            self.holdings.settle_and_claim()
+            wakeup.wake(self.holdings.broker.queue)
 
     # Other threads.
 
@@ -222,9 +227,3 @@ class Loop:
     def _be_over(self) -> None:
         self.stop.end()
         self.watch.closely()
-
-    def _abandon(self, reason: str, code: int) -> NoReturn:
-        """End now, with tasks in hand."""
-        logger.error("%s %s", self.me, reason)
-        logging.shutdown()
-        os._exit(code)

@@ -35,13 +35,17 @@ class Pace:
 
     def note_batch(self, *, seconds: float, returned: int, slow: int) -> None:
         """Note the last batch: how long it took, how many rows were given back unrun, and how many of its tasks were slow."""
-        self._is_quick = not self._has_threads or slow * FEW <= self.last_claim
+        self._is_quick = self.is_quick(slow, self.last_claim)
         if returned:
             self._size = max(1, self.last_claim - returned)  # no more than was started in this time
         elif not self._is_quick:
             self._size = min(self._size, SLOW_CLAIM)
         elif seconds < SLOW_AFTER / 2:
             self._size = min(self._size * 2, self._most)
+
+    def is_quick(self, slow: int, rows: int) -> bool:
+        """Whether so many rows are a quick batch, of which so many were slow."""
+        return not self._has_threads or slow * FEW <= rows
 
     def note_claim(self, rows: int, *, announced: int) -> None:
         """Note how many rows were found, and how many had been announced."""

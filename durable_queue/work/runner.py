@@ -90,6 +90,7 @@ class Runner:
             self._stop.tell_of_waiting_alone()  # this one is busy now, and what else is to run alone needs another
         show_title(f"processing {attempt.task['name']} '{attempt.task['path']}'")
         settlement = attempt.run(interrupt=True)
+        self._stop.end_if_closed()
         show_title("idle")
         if attempt.was_interrupted:
             self._stop.retire("a task was over its limit")
@@ -107,6 +108,7 @@ class Runner:
             else:
                 self._watch.closely()
         settlement = attempt.run()
+        self._stop.end_if_closed()
         task_connections.clean()
         took = time.monotonic() - attempt.began
         if took < QUICK:
@@ -122,12 +124,13 @@ class Runner:
         self._holdings.finish(settlement, attempt.slot)
 
     def _finish_coroutine(self, attempt: Attempt, settlement: Settlement) -> None:
+        self._stop.end_if_closed()
         self._finish(attempt, settlement)
         self.on_coroutine_end()
 
     def _count(self) -> None:
         self.has_run += 1
-        if self.has_run == Conf.RECYCLE:
+        if 0 < Conf.RECYCLE <= self.has_run:
             self._stop.retire("it has run as many tasks as `recycle` says")
         elif Conf.MAX_RSS and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >= Conf.MAX_RSS:
             self._stop.retire("it has reached `max_rss`")

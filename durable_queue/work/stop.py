@@ -1,8 +1,10 @@
 """The end of a worker: it is told to stop, or retires. Either way it claims nothing more, and ends once nothing is in hand."""
 
+import logging
 import os
 import signal
 from contextlib import suppress
+from typing import NoReturn
 
 from django_q.conf import logger
 
@@ -46,6 +48,18 @@ class Stop:
             self._tell(LOOK)
             self.noted = True
             self.wake()
+
+    def abandon(self, worker: object) -> NoReturn:
+        """End now: other workers have what this one has in hand."""
+        logger.error("%s was taken for dead, and stops: its tasks run elsewhere", worker)
+        logging.shutdown()
+        os._exit(0)
+
+    def end_if_closed(self) -> None:
+        """End the process now if a task has closed descriptors that it doesn't own: the next write may go into a database."""
+        if not self._end.is_ours:
+            logger.error("A worker (pid %d) ends at once: a task has closed descriptors that it doesn't own", os.getpid())
+            os._exit(1)
 
     def end(self) -> None:
         """Nothing is in hand any more: the worker is over."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from django_q.conf import logger
 
 from durable_queue.store import wakeup
+from durable_queue.store.leases import LeaseLostError
 from durable_queue.work import kernel
 from durable_queue.work.attempt import LATE
 from durable_queue.work.crew import Crew, Member
@@ -72,6 +73,8 @@ class Watch:
             is_punctual = not rang and time.monotonic() - before < pause + PUNCTUAL
             try:
                 self._look(is_punctual=is_punctual)
+            except LeaseLostError:
+                self._stop.abandon(self._holdings.me)
             except Exception:
                 logger.exception("The watch over %s goes on after an error", self._holdings.me)
 
