@@ -10,7 +10,7 @@ from tests.support.environment import DATABASE
 from tests.support.processes import PROJECT
 
 SCENARIOS = ["kills", "chaos", "writes", "poison", "stops", "fairness", "idle", "paused", "posts", "log_disk_full"]
-SCENARIOS += ["threads", "threads_poison", "threads_hung", "threads_stops"]
+SCENARIOS += ["threads", "threads_poison", "threads_hung", "threads_stops", "threads_bad"]
 SCENARIOS += ["hosts", "restarts"] if DATABASE == "postgresql" else ["data_disk_full"]
 
 
