@@ -280,6 +280,23 @@ def test_overdue__what_has_finished_is_settled_first(cluster: Cluster) -> None:
     assert all(fetch(task_id).attempt_count == 1 for task_id in good)
 
 
+def test_death__before_the_end_is_on_record(cluster: Cluster) -> None:
+    """A thread that the task has left behind may have killed the worker: the task is charged, else it would do so for ever."""
+    with cluster():
+        task_id = async_task(path("note_and_wait"), "once", 1.0)
+        wait_until(read_notes, what="it runs")
+        victim = Worker.objects.get().pid
+        with transaction.atomic(), connection.cursor() as cursor:
+            if connection.vendor == "postgresql":
+                cursor.execute("LOCK TABLE django_q_ormq IN ACCESS EXCLUSIVE MODE")
+            time.sleep(1.6)
+            os.kill(victim, signal.SIGKILL)
+        wait_until(functools.partial(fetch, task_id), what="it has run again")
+    (attempt,) = FailedAttempt.objects.all()
+    assert (attempt.outcome, attempt.error) == ("lost", "The worker was killed before it was on record what it came to.")
+    assert fetch(task_id).attempt_count == 2
+
+
 def test_death__of_the_supervisor_makes_no_suspects(cluster: Cluster) -> None:
     with cluster(ends_with=-signal.SIGKILL):
         ids = [async_task(WAIT, 1.5) for _ in range(20)]
