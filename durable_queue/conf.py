@@ -13,7 +13,7 @@ from django_q.conf import Conf
 class ClusterConf:
     """The cluster's own settings; durations in seconds unless the name says otherwise."""
 
-    run_dir: Path  # sockets and progress files: one folder for the web and the workers of one host
+    run_dir: Path  # FIFOs, locks and progress files: one folder for the web and the workers of one host
     grace: int = 10  # how long a task in hand may go on after SIGTERM
     claim: int = 128  # rows a worker takes at a time
     threads: int = 1  # tasks that a worker runs at once, each in a thread; 1: one after the other, in the main thread

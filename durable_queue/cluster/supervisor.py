@@ -163,7 +163,7 @@ class Supervisor:
             if overdue and (is_silent or (is_settled and not going_on)):
                 logger.error("A worker (pid %d) is overdue, and killed", child.pid)
                 child.kill(Verdict.OVERDUE)
-            elif is_silent and (kernel.is_stopped(child.pid) or not in_hand):
+            elif is_silent and (kernel.is_stopped(child.pid) or not (in_hand or child.progress.finished)):
                 logger.error("A worker (pid %d) gave no sign of life for %d s, and is killed", child.pid, STUCK)
                 child.kill()
         if self.upkeep and kernel.is_stopped(self.upkeep.pid):
@@ -199,6 +199,8 @@ class Supervisor:
         if self._recycle_wish:
             self._recycle_wish = False
             self.to_recycle = deque(self.workers)
+            for child in self.alone:
+                child.send_signal(signal.SIGTERM)
         while self.to_recycle and self.to_recycle[0] not in self.workers:
             self.to_recycle.popleft()
         all_work = len(self.workers) == self.size and all(child.progress and child.progress.works for child in self.workers)

@@ -153,7 +153,7 @@ class Broker(ORM):  # type: ignore[misc]
                     table.put_back(lease=worker.lease, row=row.id, due=row.due, queue=queue)
             if claim:
                 lease.name, lease.rows = self._claim(table, worker, claim, worker.lease if keep else None)
-            due = lease.rows[0].due if lease.rows and not keep else worker.lease_due
+            due = lease.rows[0].due if lease.rows else worker.lease_due
             if not table.change_lease(worker.pk, old=worker.lease, new=lease.name, due=due):
                 raise LeaseLostError(str(worker))
         worker.lease, worker.lease_due = lease.name, due
@@ -198,9 +198,7 @@ class Broker(ORM):  # type: ignore[misc]
         if not found:
             return None
         lease = LeaseChange(name=name, rows=[Row(*row) for row in found])
-        if worker.lease is None:
-            worker.lease_due = lease.rows[0].due
-        worker.lease = name
+        worker.lease, worker.lease_due = name, lease.rows[0].due
         return lease
 
     def _with_attempts(self, found: list[tuple[int, datetime, str]]) -> list[Row]:
@@ -223,7 +221,7 @@ class Broker(ORM):  # type: ignore[misc]
             if worker.lease is not None:
                 if settlements:
                     settle(self, worker.lease, lease, settlements)
-                # All at the first one's due time: nothing else is due before them, and ids keep their order.
+                # All at the time when the first of the last batch was due, so that ids keep their order among them.
                 held = OrmQ.objects.using(self.using).filter(lock=worker.lease)
                 if suspects:
                     held.filter(pk__in=suspects).update(key=alone_queue(worker.queue))

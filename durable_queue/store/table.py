@@ -108,7 +108,11 @@ class Table(ABC):
     def task_settings(self, settings: dict[str, Any], *, threads: int) -> dict[str, Any]:
         """The database's settings, for the connections of a worker's tasks, which so many threads run."""
 
-    # What they do alike.
+    @abstractmethod
+    def has_open_transaction(self) -> bool:
+        """Whether the driver's connection, which must be open, is in a transaction."""
+
+    # What both databases do alike.
 
     def next_due(self, queue: str) -> datetime | None:
         """The first row's `lock`: when it is due, or the name of its lease. None if there is no row."""

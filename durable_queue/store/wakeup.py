@@ -76,7 +76,7 @@ class Ear:
     """A worker's end of the FIFO: it waits for a hint, or for a signal."""
 
     def __init__(self, queue: str, signals: int) -> None:
-        """`signals`: a descriptor that becomes readable when a signal came (signal.set_wakeup_fd). Raises OSError."""
+        """`signals`: a descriptor that becomes readable when the worker is to look for what is new. Raises OSError."""
         path = _fifo(queue)
         with suppress(FileExistsError):
             os.mkfifo(path, 0o600)

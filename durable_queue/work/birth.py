@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Birth:
-    """See above."""
+    """Its name, its queue and its way of working."""
 
     name: str
     queue: str

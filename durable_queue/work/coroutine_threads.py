@@ -1,4 +1,4 @@
-"""The threads in which coroutines run what is no coroutine: one for each task that asks, of a bounded number."""
+"""The threads in which coroutines run functions that are no coroutines: of a bounded number, one for each task that asks."""
 
 import asyncio
 import threading
@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from durable_queue.store import queue_connection
 from durable_queue.task import running
 from durable_queue.work import task_connections
 from durable_queue.work.crew import IDLE
@@ -17,38 +18,35 @@ Job = Callable[[], None]
 
 
 class Pool:
-    """The threads in which coroutines have run what is no coroutine. For the event loop's thread alone."""
+    """The threads, and the tasks that wait for one."""
 
     def __init__(self, size: int, write_lock: WriteLock) -> None:
+        self.lock = threading.Lock()
+        self.waiting: deque[TaskThread] = deque()
         self.write_lock = write_lock
         self._size = size
         self._idle: list[_Thread] = []
-        self._waiting: deque[TaskThread] = deque()
-        self._lock = threading.Lock()
 
-    def take(self, task: "TaskThread") -> "_Thread | None":
-        """A thread for a task; none if all are taken: then the task is given the next one that is free."""
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-            if self._size:
-                self._size -= 1
-                return _Thread(self)
-            self._waiting.append(task)
+    def take(self) -> "_Thread | None":
+        """A thread, under the lock; None if all are taken. Raises RuntimeError if the system has no thread left."""
+        if self._idle:
+            return self._idle.pop()
+        if not self._size:
             return None
+        thread = _Thread(self)
+        self._size -= 1
+        return thread
 
     def give_back(self, thread: "_Thread") -> None:
-        """A task has ended whose thread this was."""
-        with self._lock:
-            task = self._waiting.popleft() if self._waiting else None
-            if task is None:
-                self._idle.append(thread)
-        if task:
-            task.receive(thread)
+        """Under the lock: a task needs its thread no more."""
+        if self.waiting:
+            self.waiting.popleft().receive(thread)
+        else:
+            self._idle.append(thread)
 
     def end(self, thread: "_Thread") -> bool:
         """Whether a thread that was idle for long may end."""
-        with self._lock:
+        with self.lock:
             if thread not in self._idle:
                 return False
             self._idle.remove(thread)
@@ -65,9 +63,15 @@ class _Thread:
         self._pool = pool
         thread = threading.Thread(target=self._work, name="queries", daemon=True)
         running.adopt_thread(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            running.release_thread(thread)
+            raise
 
     def _work(self) -> None:
+        queue_connection.share()
+        task_connections.join_worker()
         self.holder = self._pool.write_lock.join()
         while True:
             try:
@@ -83,15 +87,16 @@ class _Thread:
 
 
 class TaskThread(Executor):
-    """The thread of one task: one of the pool's, from the first time that the task needs it until the task ends."""
+    """The thread of one task. While other tasks wait, it has none between two calls that leave no transaction open."""
 
     def __init__(self, pool: Pool, task: str) -> None:
         """`task`: its name."""
         self._pool = pool
         self._task = task
         self._thread: _Thread | None = None
-        self._waiting: list[Job] = []
-        self._has_asked = False
+        self._waiting: list[Job] = []  # until there is a thread
+        self._submitted = 0  # jobs that have not ended
+        self._was_used = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run `fn` there. Its context is the caller's affair, as with any executor."""
@@ -102,32 +107,56 @@ class TaskThread(Executor):
                 self._thread.holder.task = self._task
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(fn(*args, **kwargs))
+                    result = fn(*args, **kwargs)
                 except BaseException as error:
+                    self._end_job()
                     future.set_exception(error)
+                    return
+                self._end_job()
+                future.set_result(result)
+            else:
+                self._end_job()
 
-        if not self._has_asked:
-            self._has_asked = True
-            self._thread = self._pool.take(self)
-        if self._thread:
-            self._thread.jobs.put(job)
-        else:
-            self._waiting.append(job)
+        with self._pool.lock:
+            self._was_used = True
+            self._submitted += 1
+            if self._thread is None and not self._waiting:
+                self._thread = self._pool.take()
+                if self._thread is None:
+                    self._pool.waiting.append(self)
+            if self._thread:
+                self._thread.jobs.put(job)
+            else:
+                self._waiting.append(job)
         return future
 
     def receive(self, thread: _Thread) -> None:
-        """A thread that was waited for."""
+        """Under the pool's lock: a thread that was waited for."""
         self._thread = thread
         for job in self._waiting:
             thread.jobs.put(job)
+        self._waiting.clear()
+
+    def _end_job(self) -> None:
+        has_open = bool(self._pool.waiting) and task_connections.has_open_transaction()
+        with self._pool.lock:
+            self._submitted -= 1
+            if self._pool.waiting and not self._submitted and not has_open:
+                self._give_back()
 
     async def clean(self) -> None:
         """Roll back what the task has left open, and let go of its connections."""
-        if self._has_asked:
+        if self._was_used:
             await asyncio.wrap_future(self.submit(task_connections.clean))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """The task has ended: its thread is free."""
-        if self._thread:
-            self._pool.give_back(self._thread)
-            self._thread = None
+        with self._pool.lock:
+            if self in self._pool.waiting:
+                self._pool.waiting.remove(self)
+            self._give_back()
+
+    def _give_back(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread:
+            self._pool.give_back(thread)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from asgiref.sync import ThreadSensitiveContext
 from django_q.conf import logger
 
 from durable_queue.store.leases import Settlement
@@ -47,6 +47,7 @@ class Coroutines:
         self._pool = Pool(threads, write_lock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: deque[tuple[Attempt, int, contextvars.Context]] = deque()
+        self._lock = threading.Lock()
         self._tasks: dict[asyncio.Task[None], Attempt] = {}
         self._asked = self._answered = 0.0  # when (monotonic) the event loop was asked for a sign of life, and when it gave one
         self._named: object = None  # the task that blocks it, once it was named
@@ -54,19 +55,23 @@ class Coroutines:
     @property
     def free(self) -> int:
         """How many more may be started."""
-        return 0 if self._named else len(self._slots)
+        return 0 if self._named or self._pool.waiting else len(self._slots)
 
     def start(self, attempt: Attempt) -> None:
-        """Run an attempt that was read. One thread at a time may call this, and only if one is free."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=self._run_loop, args=(self._loop,), name="coroutines", daemon=True)
-            running.adopt_thread(thread)
-            thread.start()
-        number = self._slots.pop()
-        self._starting.append((attempt, number, attempt.hand_to_loop(self._progress.slot(number))))
-        if len(self._starting) == 1:
-            self._loop.call_soon_threadsafe(self._start_all)
+        """Run an attempt that was read. Any thread may call this, if one is free."""
+        with self._lock:  # the lead may have been passed on while an attempt was read
+            loop = self._loop or self._start_loop()
+            number = self._slots.pop()
+            self._starting.append((attempt, number, attempt.hand_to_loop(self._progress.slot(number))))
+        loop.call_soon_threadsafe(self._start_next)
+
+    def _start_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._run_loop, args=(loop,), name="coroutines", daemon=True)
+        running.adopt_thread(thread)
+        thread.start()
+        self._loop = loop
+        return loop
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
@@ -76,20 +81,21 @@ class Coroutines:
             except BaseException:  # a task's own subtask has called sys.exit …
                 logger.exception("The event loop goes on after an error")
 
-    def _start_all(self) -> None:
-        while self._starting:
-            attempt, number, context = self._starting[0]
-            task = asyncio.get_running_loop().create_task(self._run(attempt), context=context)
-            self._tasks[task] = attempt  # the loop itself keeps no task alive
-            task.add_done_callback(functools.partial(self._end, attempt, number))
-            self._starting.popleft()
+    def _start_next(self) -> None:
+        attempt, number, context = self._starting[0]
+        task = asyncio.get_running_loop().create_task(self._run(attempt), context=context)
+        self._tasks[task] = attempt  # the loop itself keeps no task alive
+        task.add_done_callback(functools.partial(self._end, attempt, number))
+        self._starting.popleft()
 
     async def _run(self, attempt: Attempt) -> None:
         thread = TaskThread(self._pool, attempt.task["name"])
-        async with ThreadSensitiveContext() as context:
-            SyncToAsync.context_to_thread_executor[context] = thread
-            await attempt.arun()
+        try:
+            async with ThreadSensitiveContext(executor=thread):
+                await attempt.arun()
             await thread.clean()
+        finally:
+            thread.shutdown()
 
     def _end(self, attempt: Attempt, number: int, task: asyncio.Task[None]) -> None:
         """It has ended, or was cancelled by another task at any moment, even before it began."""
@@ -125,3 +131,6 @@ class Coroutines:
 
     def _answer(self) -> None:
         self._answered = time.monotonic()
+        if self._named:
+            for attempt in self._tasks.values():
+                attempt.slot.go_on()

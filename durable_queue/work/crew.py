@@ -108,6 +108,7 @@ class Crew:
 
     def _live(self, member: Member) -> None:
         queue_connection.share()
+        task_connections.join_worker()
         member.native_id = threading.get_native_id()
         member.holder = self.write_lock.join()
         while self._is_wanted(member):

@@ -122,10 +122,10 @@ class Holdings:
 
     # Transactions.
 
-    def settle_and_claim(self, claim: int = 0, announced: Sequence[int] = ()) -> LeaseChange | None:
+    def settle_and_claim(self, claim: int = 0, announced: Sequence[int] = (), *, patient: bool = True) -> LeaseChange | None:
         """Settle and give back what is to be, and claim; None when the database could not be reached or failed.
 
-        Raises LeaseLostError.
+        `patient`: after an error, wait for a while before this returns. Raises LeaseLostError.
         """
         with queue_connection.lock():
             try:
@@ -134,7 +134,7 @@ class Holdings:
                     change = self._change_lease(claim, announced)
             except LeaseLostError:
                 raise
-            except Exception as error:
+            except BaseException as error:  # a task's argument calls sys.exit when it is pickled …
                 failure = self._settle_one_by_one(error) if outcomes.is_unstorable(error) else error
                 if failure:
                     queue_connection.close()
@@ -142,7 +142,7 @@ class Holdings:
                 self._apply(change)
                 self.keep_notes()
                 return change
-        if failure:
+        if failure and patient:
             self._wait_out(failure)
         return None
 
@@ -166,7 +166,7 @@ class Holdings:
             self._unsure = None
             self.oldest_finish = time.monotonic()
             self.unstarted.extend(change.rows)
-        self._note_settled(change)
+            self._note_settled(change)
 
     def _forget(self, settled: Iterable[Settlement]) -> None:
         """Until now, each of them was one of those that might have killed this worker."""
@@ -185,7 +185,7 @@ class Holdings:
     def _note_settled(self, change: LeaseChange) -> None:
         self._unannounced.extend(filter(is_heard, change.settled))
 
-    def _settle_one_by_one(self, error: Exception) -> Exception | None:
+    def _settle_one_by_one(self, error: BaseException) -> BaseException | None:
         """Something among what is finished can't be stored: find it, and have it failed instead. Returns what kept us."""
         logger.error("%s can't settle its batch: %r", self.me, error)
         time.sleep(DATABASE_PAUSE[0])
@@ -194,7 +194,7 @@ class Holdings:
             for settlement in settled:
                 try:
                     change = self.broker.settle_and_claim(self.me, [settlement], keep=True)
-                except Exception as found:
+                except BaseException as found:
                     if not outcomes.is_unstorable(found):
                         raise
                     change = self.broker.settle_and_claim(self.me, [outcomes.settle_unstorable(settlement, found)], keep=True)
@@ -206,7 +206,7 @@ class Holdings:
             return again
         return None
 
-    def _wait_out(self, error: Exception) -> None:
+    def _wait_out(self, error: BaseException) -> None:
         """Wait after a database error, longer each time. The next try opens a new connection."""
         logger.warning("%s waits %.1f s for the database: %s", self.me, self._error_pause, str(error).strip())
         time.sleep(self._error_pause)
@@ -234,9 +234,9 @@ class Holdings:
 
     def keep_notes(self) -> None:
         """Store what tasks have noted: their threads and children may do so after them."""
-        self._noted += self._notes.read()
-        if self._noted:
-            with queue_connection.lock():
+        with queue_connection.lock():
+            self._noted += self._notes.read()
+            if self._noted:
                 try:
                     keep_notes(self._noted, using=self.broker.using)
                     self._noted = []

@@ -28,7 +28,7 @@ from durable_queue.work.watch import SETTLE_AFTER, Watch
 
 LINGER = 0.02  # pause (seconds) that lets a batch grow
 LOADED = 4  # tasks in hand, from which on a worker lets others go first
-YIELD = 0.0002  # seconds that it waits for each of them
+YIELD = 0.0002  # seconds that it waits for each task in its hand
 MOST_YIELDS = 40
 IDLE_ALONE = 10.0  # seconds without work after which a worker of those that run alone ends
 
@@ -127,6 +127,8 @@ class Loop:
         if claim and self.pace.lets_grow(claim) and not self._run_once:
             time.sleep(LINGER)
         hints, self._hints = self._hints, ()
+        if hints and not claim and not any(number & PASSED_ON for number in hints):
+            wakeup.wake(holdings.broker.queue, hints[-1] | PASSED_ON)  # for another worker: this one has no room
         if claim and hints:
             self._let_idle_workers_go_first(hints)
         if holdings.finished and self.pace.last_claim < LINGER_FROM:

@@ -82,7 +82,8 @@ def _died_alone(worker: Worker) -> bool:
     if worker.host != kernel.host_id():
         return False
     try:
-        return kernel.born(worker.supervisor_pid) <= worker.born
+        born = kernel.born(worker.supervisor_pid)
+        return born <= worker.born and kernel.is_alive(worker.supervisor_pid, born)
     except OSError:
         return False
 

@@ -176,12 +176,12 @@ def _attempt(row: Row, task: dict[str, Any], worker: str, outcome: FailedAttempt
     )
 
 
-def is_unstorable(error: Exception) -> bool:
+def is_unstorable(error: BaseException) -> bool:
     """Whether an error in a transaction comes from what was to be stored; others come from the database, and pass."""
     return not isinstance(error, DatabaseError | LeaseLostError) or isinstance(error, DataError | IntegrityError)
 
 
-def settle_unstorable(settlement: Settlement, error: Exception) -> Settlement:
+def settle_unstorable(settlement: Settlement, error: BaseException) -> Settlement:
     """In the place of a settlement that can't be stored: failed, with what is known to be storable. A retry stays one."""
     task = {"id": settlement.task["id"], "started": settlement.task["started"]}
     reason = f"It ran, but what came of it can't be stored: {type(error).__name__}: {error}"

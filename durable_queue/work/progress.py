@@ -5,6 +5,7 @@ The worker writes, and its supervisor watches. The process that frees a dead wor
 """
 
 import mmap
+import os
 import struct
 import time
 from collections.abc import Iterator
@@ -95,6 +96,11 @@ class Slot:
         if self._map[self._at + _STAGE] == Stage.RUNNING:
             self._map[self._at + _STAGE] = Stage.HELD_UP
 
+    def go_on(self) -> None:
+        """Note that nothing holds it up any more."""
+        if self._map[self._at + _STAGE] == Stage.HELD_UP:
+            self._map[self._at + _STAGE] = Stage.RUNNING
+
     def begin_hook(self, deadline: float) -> None:
         """Note a hook, and when (monotonic) it must be done. No task is charged when it isn't."""
         _SLOT.pack_into(self._map, self._at, 0, time.time(), deadline, b"", Stage.HOOK, 0)
@@ -123,7 +129,9 @@ class Progress:
         self.path = path
         with path.open("a+b") as file:
             if not file.tell():
-                file.truncate(_HEAD + slots * _SLOT.size)
+                os.posix_fallocate(
+                    file.fileno(), 0, _HEAD + slots * _SLOT.size
+                )  # else a full disk would kill it (mmap(2), SIGBUS)
             self._map = mmap.mmap(file.fileno(), 0)
         self._slots, rest = divmod(len(self._map) - _HEAD, _SLOT.size)
         if rest:  # a worker of an earlier version left it, with one row in hand at most: it goes back uncharged
@@ -204,7 +212,7 @@ class Progress:
 
     @property
     def finished(self) -> list[InHand]:
-        """The rows that finished last, each in its thread, and are not settled yet."""
+        """The rows that finished last, each in its thread, and are not settled yet; the next one in a thread takes their place."""
         return [found for found in self._read() if found.stage == Stage.FINISHED]
 
     def _read(self) -> Iterator[InHand]:

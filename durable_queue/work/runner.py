@@ -86,11 +86,12 @@ class Runner:
 
     def _run_here(self, attempt: Attempt) -> Settlement:
         """Run a task in the process's main thread, the only one that runs tasks."""
-        if self._alone:
+        if self._alone and self._holdings.wait_until_due() == 0.0:
             self._stop.tell_of_waiting_alone()  # this one is busy now, and what else is to run alone needs another
         show_title(f"processing {attempt.task['name']} '{attempt.task['path']}'")
         settlement = attempt.run(interrupt=True)
         self._stop.end_if_closed()
+        task_connections.clean()
         show_title("idle")
         if attempt.was_interrupted:
             self._stop.retire("a task was over its limit")
@@ -120,8 +121,8 @@ class Runner:
         return settlement
 
     def _finish(self, attempt: Attempt, settlement: Settlement) -> None:
-        self._count()
         self._holdings.finish(settlement, attempt.slot)
+        self._count()
 
     def _finish_coroutine(self, attempt: Attempt, settlement: Settlement) -> None:
         self._stop.end_if_closed()

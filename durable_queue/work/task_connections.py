@@ -1,30 +1,82 @@
 """The database connections of the tasks themselves, which are none of the queue's: how many, how patient, how they end."""
 
+from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.utils import load_backend
+from django_q.conf import logger
 
 from durable_queue.store.databases import table_of
+
+_own: dict[str, dict[str, Any]] = {}  # by the alias: the settings of connections in the worker's own threads
 
 
 def prepare_worker(*, threads: int) -> None:
     """Settle, in a new worker, how its tasks' connections behave: see `Table.task_settings`."""
     for alias in connections:
-        with suppress(LookupError):  # of a database that the queue knows nothing about
+        with suppress(LookupError, ImproperlyConfigured):  # of a database that the queue knows nothing about
             settings = connections.settings[alias]
-            settings.update(table_of(connections[alias]).task_settings(settings, threads=threads))
-        pool = getattr(connections[alias], "pool", None)
-        if pool:
-            pool.open()  # now, so that its threads are the worker's own: no task has started them
+            own = table_of(connections[alias]).task_settings(settings, threads=threads)
+            if own["OPTIONS"].get("pool") and not settings["OPTIONS"].get("pool"):
+                # For the worker's own threads: a thread that a task starts takes a connection along when it ends.
+                _own[alias] = own
+                _connect(alias).pool.open()  # type: ignore[attr-defined]  # now: no task is to have started its threads
+            else:
+                settings.update(own)
+
+
+def join_worker() -> None:
+    """In a new thread of the worker's own: its connections come from the worker's pool."""
+    for alias in _own:
+        connections[alias] = _connect(alias)
+
+
+def _connect(alias: str) -> BaseDatabaseWrapper:
+    wrapper: BaseDatabaseWrapper = load_backend(_own[alias]["ENGINE"]).DatabaseWrapper(_own[alias], alias)
+    return wrapper
 
 
 def clean() -> None:
-    """After a task, in its thread: roll back what it has left open, and return its connections to their pool."""
+    """After a task, in its thread: roll back what it has left open, and let go of connections that are not to be kept."""
     for connection in connections.all(initialized_only=True):
-        if connection.in_atomic_block or connection.settings_dict["OPTIONS"].get("pool"):
-            connection.close()
-            if connection.in_atomic_block:  # it can't be used any more
-                del connections[connection.alias]
+        try:
+            connection.close_if_unusable_or_obsolete()
+            if _is_open(connection) or connection.settings_dict["OPTIONS"].get("pool"):
+                connection.close()
+        except Exception as error:
+            logger.warning("A task's connection to %r can't be cleaned: %s", connection.alias, error)
+        if connection.in_atomic_block:  # it can't be used any more
+            del connections[connection.alias]
+            if connection.alias in _own:
+                connections[connection.alias] = _connect(connection.alias)
+
+
+def has_open_transaction() -> bool:
+    """Whether the calling thread is in a transaction of a task."""
+    return any(map(_is_open, connections.all(initialized_only=True)))
+
+
+def _is_open(connection: BaseDatabaseWrapper) -> bool:
+    if connection.connection is None:
+        return connection.in_atomic_block
+    if connection.in_atomic_block or connection.autocommit != connection.settings_dict["AUTOCOMMIT"]:
+        return True
+    try:
+        return table_of(connection).has_open_transaction()
+    except LookupError:
+        return False
+
+
+def with_one_writer() -> Iterator[BaseDatabaseWrapper]:
+    """The calling thread's connections to databases that let in one writer at a time."""
+    for alias in connections:
+        with suppress(LookupError, ImproperlyConfigured):
+            if table_of(connections[alias]).has_one_writer:
+                yield connections[alias]
 
 
 def close_all() -> None:

@@ -52,6 +52,7 @@ class Watch:
         self._bell = threading.Lock()
         self._bell.acquire()
         self._close_until = 0.0
+        self._next_look_at_limits = 0.0
         self._looked = (time.monotonic(), time.process_time())
 
     def closely(self) -> None:
@@ -75,7 +76,7 @@ class Watch:
                 self._look(is_punctual=is_punctual)
             except LeaseLostError:
                 self._stop.abandon(self._holdings.me)
-            except Exception:
+            except BaseException:
                 logger.exception("The watch over %s goes on after an error", self._holdings.me)
 
     def run_in_thread(self) -> None:
@@ -111,15 +112,16 @@ class Watch:
             return
         if is_stuck:
             self.returned += holdings.return_unstarted()
-        holdings.settle_and_claim()
+        holdings.settle_and_claim(patient=False)
         if is_stuck:
             wakeup.wake(holdings.broker.queue)
 
     # Tasks that are over their limit.
 
     def _retire_if_overdue(self, now: float) -> None:
-        if self._stop.noted or self._crew.size == 1:
+        if self._stop.noted or self._crew.size == 1 or now < self._next_look_at_limits:
             return  # in the main thread a task is interrupted at its limit
+        self._next_look_at_limits = now + TICK
         for in_hand in self._progress.in_hand:
             if in_hand.is_overdue(now + LATE):
                 what = f"Task {in_hand.task_id}" if in_hand.row else "A hook"

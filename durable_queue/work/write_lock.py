@@ -1,12 +1,14 @@
-"""Names the tasks that hold SQLite's write lock for long: they keep every other process from writing."""
+"""Names the tasks that hold SQLite's write lock for long: they keep every other process from writing.
+
+A transaction holds it from its begin with `"transaction_mode": "IMMEDIATE"`, else from its first write.
+"""
 
 from dataclasses import dataclass, field
 
-from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django_q.conf import logger
 
-from durable_queue.store.databases import table_of
+from durable_queue.work import task_connections
 
 LONG = 1.0  # seconds
 
@@ -29,7 +31,7 @@ class WriteLock:
 
     def join(self) -> Holder:
         """The calling thread may hold the lock from now on."""
-        holder = Holder(connections=[connections[alias] for alias in connections if _has_one_writer(connections[alias])])
+        holder = Holder(connections=list(task_connections.with_one_writer()))
         self._holders.append(holder)
         return holder
 
@@ -48,10 +50,3 @@ class WriteLock:
                 held = now - holder.since
                 logger.warning("%r has held SQLite's write lock for %.1f s: no other process can write", holder.task, held)
                 holder.since = 0.0
-
-
-def _has_one_writer(connection: BaseDatabaseWrapper) -> bool:
-    try:
-        return table_of(connection).has_one_writer
-    except LookupError:
-        return False

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any
 
 from django.core.management.base import BaseCommand
@@ -10,6 +10,12 @@ from django_q.conf import Conf
 
 from durable_queue.cluster.supervisor import Supervisor
 from durable_queue.conf import cluster_conf
+
+
+def _number(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ArgumentTypeError(f"{number} is no number from 1 on")
+    return number
 
 
 class Command(BaseCommand):
@@ -23,9 +29,9 @@ class Command(BaseCommand):
         parser.add_argument(
             "-n", "--name", dest="cluster_name", help="The queue to serve, one of ALT_CLUSTERS; as Q_CLUSTER_NAME."
         )
-        parser.add_argument("--workers", type=int, help=f"How many worker processes (here: {Conf.WORKERS}).")
+        parser.add_argument("--workers", type=_number, help=f"How many worker processes (here: {Conf.WORKERS}).")
         threads = f"How many tasks each of them runs at once (here: {cluster_conf.threads})."
-        parser.add_argument("--threads", type=int, help=threads)
+        parser.add_argument("--threads", type=_number, help=threads)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Become the supervisor."""

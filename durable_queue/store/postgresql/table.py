@@ -158,6 +158,9 @@ class PostgreSQLTable(Table):
         pool = {"min_size": 0, "max_size": cluster_conf.connections, "max_idle": POOL_IDLE, "timeout": POOL_WAIT}
         return settings | {"CONN_MAX_AGE": 0, "OPTIONS": settings["OPTIONS"] | {"pool": pool}}
 
+    def has_open_transaction(self) -> bool:
+        return bool(self.connection.connection.info.transaction_status)  # 0: PQTRANS_IDLE
+
 
 @functools.cache
 def _insert(rows: int) -> str:
@@ -200,8 +203,7 @@ def _claim_statement(limit: int) -> prepared.Statement:
         bounded AS MATERIALIZED ({_bounded("locked")}),
         due AS MATERIALIZED (SELECT * FROM bounded WHERE (SELECT true FROM {QUEUE_TABLE} seen WHERE seen.ctid = place)),
         me AS (
-            UPDATE {WORKERS_TABLE} SET lease = $3,
-                lease_due = CASE WHEN lease IS NULL THEN (SELECT min(lock) FROM due) ELSE lease_due END
+            UPDATE {WORKERS_TABLE} SET lease = $3, lease_due = (SELECT min(lock) FROM due)
             WHERE id = $4 AND lease IS NOT DISTINCT FROM $5 AND EXISTS (SELECT FROM due)
                 AND set_config('synchronous_commit', 'off', true) = 'off'
             RETURNING lease

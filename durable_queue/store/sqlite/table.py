@@ -96,10 +96,8 @@ class SQLiteTable(Table):
                 if not due:
                     return []
                 name = self.moment(asked.lease)
-                held, first = None, due[0][1]
-                if worker.lease is not None:
-                    held, first = name, self.moment(worker.lease_due or asked.now)
-                if not driver.execute(_TAKE_LEASE, (name, first, worker.id, held)).rowcount:
+                held = name if worker.lease else None
+                if not driver.execute(_TAKE_LEASE, (name, due[0][1], worker.id, held)).rowcount:
                     return []
                 last, last_due, *_ = due[-1]
                 driver.execute(_HOLD, (name, worker.queue, last_due, last))
@@ -145,6 +143,9 @@ class SQLiteTable(Table):
     def task_settings(self, settings: dict[str, Any], *, threads: int) -> dict[str, Any]:
         options = settings["OPTIONS"]
         return settings | {"OPTIONS": options | {"timeout": max(options.get("timeout", 0), LOCK_WAIT)}}
+
+    def has_open_transaction(self) -> bool:
+        return bool(self.connection.connection.in_transaction)
 
 
 @functools.cache
