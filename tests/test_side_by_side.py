@@ -264,6 +264,16 @@ def test_overdue__a_coroutine_that_blocks_the_event_loop(cluster: Cluster) -> No
     assert output.read_text().count("'blocks' has blocked the event loop for 1.") == 1
 
 
+def test_overdue__after_another_has_blocked_the_event_loop_for_a_while(cluster: Cluster) -> None:
+    with cluster(max_attempts=1):
+        hangs = async_task(AWAIT, 1000, timeout=6)
+        time.sleep(0.5)
+        blocks = async_task(path("block_loop"), 5, timeout=2)
+        wait_until(lambda: fetch(hangs), timeout=30, what="it is charged")
+    assert fetch(blocks).success
+    assert [(a.task_id, a.outcome) for a in FailedAttempt.objects.all()] == [(hangs, "overdue")]
+
+
 def test_overdue__what_has_finished_is_settled_first(cluster: Cluster) -> None:
     """Even while the database keeps the worker waiting."""
     with cluster(max_attempts=1):
@@ -378,16 +388,16 @@ def test_exit__of_a_subtask_of_the_event_loop(cluster: Cluster) -> None:
     assert fetch(after).success
 
 
-@pytest.mark.parametrize("function", ["return_exit", "cancel_itself_at_its_end", "abort_at_its_end"])
+@pytest.mark.parametrize("function", ["return_exit", "spoil_with_exit", "cancel_itself_at_its_end", "abort_at_its_end"])
 def test_end__that_goes_wrong_is_an_end(cluster: Cluster, function: str) -> None:
     """Around a task, too, whatever is raised makes an attempt of it, and a death soon after it is charged to it."""
     with cluster(max_attempts=2):
-        bad = async_task(path(function))
+        bad = async_task(path(function), *([[]] if function == "spoil_with_exit" else []))
         wait_until(lambda: fetch(bad), what="it has ended")
         good = async_task(WAIT, 0.1)
         wait_until(lambda: fetch(good), what="the queue goes on")
         wait_until(lambda: not Worker.objects.exclude(lease=None).exists(), what="nothing is held any more")
-    if function != "cancel_itself_at_its_end":
+    if function in ("return_exit", "abort_at_its_end"):
         assert (fetch(bad).success, fetch(bad).attempt_count) == (False, 2)
 
 
@@ -447,9 +457,10 @@ def test_write__of_a_forked_child_beside_other_tasks(cluster: Cluster) -> None:
 # Databases.
 
 
-def test_transaction__that_a_task_leaves_open(cluster: Cluster) -> None:
-    with cluster(threads=2):
-        for name in ("leave_transaction_open", "leave_transaction_open_in_coroutine"):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_transaction__that_a_task_leaves_open(cluster: Cluster, threads: int) -> None:
+    with cluster(threads=threads):
+        for name in ("leave_transaction_open", "leave_transaction_open_in_coroutine", "leave_autocommit_off", "begin_by_hand"):
             async_task(path(name))
             all_end()
         for _ in range(4):
@@ -472,6 +483,26 @@ def test_write_lock__tasks_wait_for_it_and_are_named(cluster: Cluster) -> None:
         assert fetch(first).success
         assert fetch(second).success
     assert output.read_text().count("'holds it for long' has held SQLite's write lock for 1.") == 1
+
+
+@on_postgresql
+def test_connections__of_threads_that_tasks_start(cluster: Cluster) -> None:
+    """They are not taken from the worker's pool, and don't use it up."""
+    with cluster(connections=2, max_attempts=1):
+        for _ in range(6):
+            async_task(path("query_in_threads"))
+        all_end()
+        after = async_task(path("query"), 0)
+        wait_until(functools.partial(fetch, after), what="the pool still has connections")
+    assert not Failure.objects.exists()
+
+
+def test_coroutines__more_of_them_query_than_there_are_threads(cluster: Cluster) -> None:
+    with cluster(threads=2, timeout=4):
+        for _ in range(40):
+            async_task(path("query_and_wait"), 0.5)
+        all_end()
+    assert not FailedAttempt.objects.exists()
 
 
 @on_postgresql

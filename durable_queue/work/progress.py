@@ -212,7 +212,7 @@ class Progress:
 
     @property
     def finished(self) -> list[InHand]:
-        """The rows that finished last, each in its thread, and are not settled yet; the next one in a thread takes their place."""
+        """The last row that finished in each thread, if it is not settled yet and no other one has begun there."""
         return [found for found in self._read() if found.stage == Stage.FINISHED]
 
     def _read(self) -> Iterator[InHand]:

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from asgiref.sync import sync_to_async
@@ -140,6 +141,20 @@ def leave_transaction_open() -> None:
         cursor.execute("INSERT INTO mark (name) VALUES ('left open')")
 
 
+def leave_autocommit_off() -> None:
+    """Write in a transaction that has no end."""
+    transaction.set_autocommit(False)
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO mark (name) VALUES ('left open')")
+
+
+def begin_by_hand() -> None:
+    """The same, in a way that Django knows nothing of."""
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("INSERT INTO mark (name) VALUES ('left open')")
+
+
 async def leave_transaction_open_in_coroutine() -> None:
     """The same, in the coroutine's thread."""
     await sync_to_async(leave_transaction_open)()
@@ -159,6 +174,19 @@ def query(seconds: float) -> int:
             cursor.execute("SELECT count(*) FROM mark")
             time.sleep(seconds)
     return id(connection.connection)
+
+
+def query_in_threads() -> None:
+    """The same, from threads of the task's own."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(query, [0.01] * 4))
+
+
+async def query_and_wait(seconds: float) -> None:
+    """Query, wait, and query again."""
+    await sync_to_async(query)(0)
+    await asyncio.sleep(seconds)
+    await sync_to_async(query)(0)
 
 
 async def query_in_coroutine(seconds: float) -> float:
@@ -206,6 +234,11 @@ class ExitsWhenPickled:
 
     def __reduce__(self) -> NoReturn:
         sys.exit(3)
+
+
+def spoil_with_exit(items: list[Any]) -> None:
+    """Put into an argument what ends the program when it is pickled."""
+    items.append(ExitsWhenPickled())
 
 
 def return_exit() -> ExitsWhenPickled:
