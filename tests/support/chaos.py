@@ -85,7 +85,7 @@ def kills(quick: bool) -> str:
 def _kill_once(manager: psutil.Process, find: Callable[[], list[psutil.Process]], way: str, busy: bool) -> float:
     reset()
     wait_until(lambda: len(workers_of(supervisor_of(manager))) == WORKERS and find(), what="all workers are up")
-    ids = enqueue(100, 0.01) if busy else []
+    ids = enqueue(600, 0.1) if busy else []  # for most of a second, in 40 threads of each worker
     if busy:
         wait_until(Success.objects.exists, what="the first task is done")
     victim = random.choice(find())
