@@ -10,7 +10,11 @@ from tests.support.environment import DATABASE
 from tests.support.processes import PROJECT
 
 SCENARIOS = ["kills", "chaos", "writes", "poison", "stops", "fairness", "idle", "paused", "posts", "log_disk_full"]
-SCENARIOS += ["threads", "threads_poison", "threads_hung", "threads_stops", "threads_bad"]
+SCENARIOS += [
+    "threads",
+    "threads_stops",
+    "threads_bad",
+]  # test_side_by_side.py has the others, smaller
 SCENARIOS += ["hosts", "restarts"] if DATABASE == "postgresql" else ["data_disk_full"]
 
 
