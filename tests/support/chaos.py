@@ -28,7 +28,7 @@ import psutil
 from django.conf import settings
 from django.core.management import call_command
 from django.db import Error as DatabaseError
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from django.utils import timezone
 from django_q.models import Failure, OrmQ, Success, Task
 from django_q.tasks import async_task
@@ -85,8 +85,10 @@ def kills(quick: bool) -> str:
 def _kill_once(manager: psutil.Process, find: Callable[[], list[psutil.Process]], way: str, busy: bool) -> float:
     reset()
     wait_until(lambda: len(workers_of(supervisor_of(manager))) == WORKERS and find(), what="all workers are up")
-    ids = enqueue(600, 0.1) if busy else []  # for most of a second, in 40 threads of each worker
+    ids = []
     if busy:
+        with transaction.atomic():  # at once, for they keep 40 threads of each worker busy for less than a second
+            ids = enqueue(600, 0.1)
         wait_until(Success.objects.exists, what="the first task is done")
     victim = random.choice(find())
     before = timezone.now()
