@@ -96,7 +96,8 @@ def results() -> list[dict[str, Any]]:
 @pytest.mark.parametrize(("function", "count"), [(WAIT, 40), (AWAIT, 300)])
 def test_waiting__many_at_once(cluster: Cluster, function: str, count: int) -> None:
     with cluster():
-        ids = [async_task(function, 0.5) for _ in range(count)]
+        with transaction.atomic():
+            ids = [async_task(function, 0.5) for _ in range(count)]
         started = time.monotonic()
         all_end()
         took = time.monotonic() - started
