@@ -17,6 +17,7 @@ import pytest
 from notifications.log import journal
 from notifications.log.protocols import Outcome
 from notifications.log.records import RECORD
+from tests.support import environment
 from tests.support.log_scenes import (
     EARLIER,
     EVENTS,
@@ -49,6 +50,8 @@ from tests.support.log_writer import (
     strike_at_line,
     strike_in_write,
 )
+
+pytestmark = pytest.mark.skipif(environment.DATABASE != "sqlite", reason="The log's writer knows no database: once is enough")
 
 
 @pytest.fixture

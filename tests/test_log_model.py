@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -26,8 +27,11 @@ from notifications.log.journal import TRIM_FROM
 from notifications.log.log_file import LogFile
 from notifications.log.protocols import Outcome
 from notifications.tasks import identify
+from tests.support import environment
 from tests.support.log_scenes import Tasks
 from tests.support.log_writer import completes, kill, strike_at_line, strike_in_write
+
+pytestmark = pytest.mark.skipif(environment.DATABASE != "sqlite", reason="The log's writer knows no database: once is enough")
 
 HOUR = 3_600_000  # ms
 PLACES = ("task", "thread", "bare thread", "child")

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import environment
 from tests.support.log_scenes import KEY, LINE, Event, Scene, Stage, mounted, nothing, same_text
 from tests.support.log_writer import fails_in_each, full_disk, killed_at_each_line, killed_in_each_write
+
+pytestmark = pytest.mark.skipif(environment.DATABASE != "sqlite", reason="The log's writer knows no database: once is enough")
 
 
 @pytest.fixture
