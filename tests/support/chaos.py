@@ -334,8 +334,9 @@ def hosts(quick: bool) -> str:
         assert set(runs) == set(range(count))
         assert set(runs.values()) == {1}, runs.most_common(3)
         reset()
-        held = 100 if quick else 200
-        enqueue(held, 0.2)
+        held = 400
+        with transaction.atomic():  # at once: enough for all threads of all four workers
+            enqueue(held, 1.0)
         wait_until(lambda: Worker.objects.filter(lease__isnull=False).count() == 2 * WORKERS, what="all workers work")
         lost = list(Worker.objects.filter(host=_host_of("alpha")).values_list("name", flat=True))
         assert len(lost) == WORKERS
