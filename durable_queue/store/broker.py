@@ -66,6 +66,10 @@ class Broker(ORM):  # type: ignore[misc]
         """The broker of the queue that tasks are enqueued in, whether they run alone or not."""
         return Broker(home_queue(self.queue), self.using)
 
+    def is_alone_due(self) -> bool:
+        """Whether a task of this queue that runs alone is due. Raises django.db.Error."""
+        return Broker(alone_queue(self.queue), self.using).wait_until_due() == 0.0
+
     # Called by processes that enqueue.
 
     def enqueue(self, task: str) -> int:
@@ -128,9 +132,8 @@ class Broker(ORM):  # type: ignore[misc]
         """In ONE transaction: settle rows, give others back and, unless `claim` is 0, take new ones.
 
         `keep`: whether the worker goes on holding other rows; then the new ones come under the same lease, else under a new
-        one. `announced`: the numbers of rows that are about
-        to be committed (`wakeup.Ear.wait`); a worker that only claims waits for them. The worker's row carries the lease's
-        name; after an error at COMMIT, `recover` finds out what happened.
+        one. `announced`: the numbers of rows that are about to be committed (`wakeup.Ear.wait`); a worker that only claims
+        waits for them. The worker's row has the lease's name; after an error at COMMIT, `recover` finds out what happened.
         Raises LeaseLostError, or django.db.Error and then nothing (or, at a COMMIT, all) has happened.
         """
         table = self.table

@@ -2,10 +2,8 @@
 
 import os
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from durable_queue.store.broker import Broker
-from durable_queue.store.leases import alone_queue
 from durable_queue.work.stop import MORE_ALONE
 
 LOOK = 1.0  # seconds between two looks
@@ -16,8 +14,7 @@ def tell_of_due(broker: Broker, supervisor: int) -> float:
 
     Raises django.db.Error.
     """
-    due = broker.table.next_due(alone_queue(broker.queue))
-    if due and due <= datetime.now(UTC):
+    if broker.is_alone_due():
         with suppress(BlockingIOError):
             os.write(supervisor, MORE_ALONE)
     return LOOK

@@ -1,7 +1,7 @@
 """Tasks that are coroutine functions: many at once on one event loop, in a thread of the worker's own.
 
 Each has a `ThreadSensitiveContext` of its own (asgiref/sync.py): its queries, and what else it runs by `sync_to_async`, run in
-one thread that no other task uses until it ends. The number of these threads is bounded; a task waits until one is free.
+a thread that is its own meanwhile. The number of these threads is bounded (coroutine_threads.py).
 """
 
 import asyncio

@@ -4,7 +4,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from django.db import Error as DatabaseError
@@ -13,7 +12,7 @@ from django_q.conf import logger
 from durable_queue.models import Worker
 from durable_queue.store import queue_connection
 from durable_queue.store.broker import Broker
-from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, alone_queue
+from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement
 from durable_queue.store.notes import keep_notes
 from durable_queue.work import outcomes
 from durable_queue.work.announcements import is_heard
@@ -229,8 +228,7 @@ class Holdings:
     def is_alone_due(self) -> bool:
         """Whether a task that runs alone is due. Raises django.db.Error."""
         with queue_connection.lock():
-            due = self.broker.table.next_due(alone_queue(self.broker.queue))
-        return due is not None and due <= datetime.now(UTC)
+            return self.broker.is_alone_due()
 
     def keep_notes(self) -> None:
         """Store what tasks have noted: their threads and children may do so after them."""
