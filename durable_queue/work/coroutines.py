@@ -62,8 +62,10 @@ class Coroutines:
         with self._lock:  # the lead may have been passed on while an attempt was read
             loop = self._loop or self._start_loop()
             number = self._slots.pop()
+            is_first = not self._starting
             self._starting.append((attempt, number, attempt.hand_to_loop(self._progress.slot(number))))
-        loop.call_soon_threadsafe(self._start_next)
+        if is_first:  # else the loop has been woken for those before it, and will find it
+            loop.call_soon_threadsafe(self._start_all)
 
     def _start_loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.new_event_loop()
@@ -81,12 +83,13 @@ class Coroutines:
             except BaseException:  # a task's own subtask has called sys.exit …
                 logger.exception("The event loop goes on after an error")
 
-    def _start_next(self) -> None:
-        attempt, number, context = self._starting[0]
-        task = asyncio.get_running_loop().create_task(self._run(attempt), context=context)
-        self._tasks[task] = attempt  # the loop itself keeps no task alive
-        task.add_done_callback(functools.partial(self._end, attempt, number))
-        self._starting.popleft()
+    def _start_all(self) -> None:
+        while self._starting:
+            attempt, number, context = self._starting[0]
+            task = asyncio.get_running_loop().create_task(self._run(attempt), context=context)
+            self._tasks[task] = attempt  # the loop itself keeps no task alive
+            task.add_done_callback(functools.partial(self._end, attempt, number))
+            self._starting.popleft()
 
     async def _run(self, attempt: Attempt) -> None:
         thread = TaskThread(self._pool, attempt.task["name"])

@@ -15,7 +15,7 @@ FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 LOCK_WAIT_SECONDS = 8.0  # then the write fails; the supervisor kills a stopped worker after 5
 LOCK_TRIES_WITH_YIELD = 50  # tries with only a yield in between: a holder needs about 10 µs
 LOCK_PAUSE_SECONDS = (0.00005, 0.001)  # after those, the shortest and the longest pause between tries
-THREAD_PAUSE_SECONDS = (0.0005, 0.004)  # the same between two threads of one process
+THREAD_PAUSE_SECONDS = 0.0002  # between the tries of a thread that waits for another one of its process
 
 
 class LockedFile:
@@ -27,6 +27,7 @@ class LockedFile:
         self.fd = -1
         self.openings = 0  # how often it was opened; after another opening, it may be another file
         self.threads = threading.RLock()
+        self._next = threading.RLock()  # held by the one thread, of those that wait for `threads`, that tries to take it
         self._durable = durable
         self._lock_wait = lock_wait
         self._path_name = os.fspath(path)
@@ -57,7 +58,7 @@ class LockedFile:
     def let_go(self) -> None:
         """Release the lock, if this thread holds it."""
         # The thread may hold it more than once: after `replace_with`, or when an exception prevented an earlier release.
-        while self.threads._is_owned():  # type: ignore[attr-defined]
+        while _is_owned(self.threads):
             try:
                 if self.fd >= 0:
                     fcntl.flock(self.fd, fcntl.LOCK_UN)
@@ -87,7 +88,7 @@ class LockedFile:
 
     def after_fork(self) -> None:
         """In a forked child: the inherited file shares the parent's lock, and a thread that held `threads` is not here."""
-        self.threads = threading.RLock()
+        self.threads, self._next = threading.RLock(), threading.RLock()
         self.close()
 
     def _is_open(self) -> bool:
@@ -117,18 +118,21 @@ class LockedFile:
             sync_folder(self.path.parent.parent)
 
     def _wait_for_thread(self) -> None:
-        """Try again until the time is up.
+        """Take the lock between threads, or try again until the time is up: one thread at a time tries, the others wait for it.
 
-        A thread that waits in the lock itself is woken by each release, finds the lock taken again by the thread that runs, and
-        has cost two switches: with forty threads a line took 2.8 times the processor time.
+        If all waited in the lock itself, each release would wake one that finds the lock taken again by the thread that runs,
+        and has cost two switches: with forty threads a line took 2.8 times the processor time.
         """
         deadline = time.monotonic() + self._lock_wait
-        pause, longest = THREAD_PAUSE_SECONDS
-        while not self.threads.acquire(blocking=False):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.path} was locked by another thread for {self._lock_wait:g} s")
-            time.sleep(pause)
-            pause = min(2 * pause, longest)
+        try:
+            self._next.acquire(timeout=self._lock_wait)
+            while not (_is_owned(self._next) and self.threads.acquire(blocking=False)):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{self.path} was locked by another thread for {self._lock_wait:g} s")
+                time.sleep(THREAD_PAUSE_SECONDS)
+        finally:
+            if _is_owned(self._next):
+                self._next.release()
 
     def _wait_for_lock(self) -> None:
         """Try again until the time is up: flock(2) has no timeout."""
@@ -158,6 +162,12 @@ class LockedFile:
         except FileNotFoundError:
             return None
         return there.st_size if (there.st_dev, there.st_ino) == self._device_and_inode else None
+
+
+def _is_owned(lock: threading.RLock) -> bool:
+    """Whether the calling thread holds it."""
+    owned: bool = lock._is_owned()  # type: ignore[attr-defined]
+    return owned
 
 
 def _pauses() -> Iterator[float]:

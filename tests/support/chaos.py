@@ -423,17 +423,20 @@ def main() -> int:
     call_command("migrate", verbosity=0)
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE mark (number integer, pid integer)")
-    failed = 0
+    failed, is_told_to_stop = 0, False
     for name in [name for name in arguments.scenario or NAMES if name in SCENARIOS]:
         started = time.monotonic()
         reset()
         try:
             line = SCENARIOS[name](arguments.quick)
-        except Exception:
+        except (Exception, SystemExit) as error:
             failed += 1
-            line = f"FAILED\n{traceback.format_exc()}\n{OUTPUT.read_text()[-2000:] if OUTPUT.exists() else ''}"
+            is_told_to_stop = isinstance(error, SystemExit)
+            line = f"FAILED\n{traceback.format_exc()}\n{OUTPUT.read_text()[-6000:] if OUTPUT.exists() else ''}"
         sys.stdout.write(f"{environment.DATABASE} {name}: {line} ({time.monotonic() - started:.0f} s)\n")
         sys.stdout.flush()
+        if is_told_to_stop:
+            break
     connections.close_all()
     return min(failed, 1)
 
