@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from django.utils import timezone
 from django_q.models import Failure, OrmQ, Success, Task
 from django_q.tasks import async_task, fetch, result
 
@@ -642,3 +643,21 @@ def test_load__is_shared(cluster: Cluster, at_once: bool) -> None:
     pids = [run["pid"] for run in results() if isinstance(run, dict)]
     assert len(set(pids)) == 2
     assert min(pids.count(pid) for pid in set(pids)) >= 10
+
+
+# The database forgets.
+
+
+def test_claim__that_a_crash_of_the_server_has_undone(cluster: Cluster) -> None:
+    with cluster():
+        ids = [async_task(path("note_and_wait"), f"task {number}", 1.0) for number in range(5)]
+        wait_until(lambda: len(read_notes()) == 5, what="they are in hand")
+        # As PostgreSQL does: a claim that it has told us of need not be on its disk yet (`Table.let_commit_be_lost`).
+        assert OrmQ.objects.update(lock=timezone.now()) == 5
+        later = [async_task(WAIT, 0.1) for _ in range(5)]
+        all_end()
+        later.append(async_task(WAIT, 0.1))
+        all_end(timeout=5.0)
+    assert {task.pk for task in Success.objects.all()} == {*ids, *later}
+    assert len(read_notes()) == 5, "the worker still had them in hand, and ran none of them again"
+    assert not FailedAttempt.objects.exists()

@@ -164,7 +164,9 @@ class Holdings:
                 del self._returning[: len(self._unsure.returned)]
             self._unsure = None
             self.oldest_finish = time.monotonic()
-            self.unstarted.extend(change.rows)
+            # A crash of the server can undo a claim of which this worker knows: then it has made that claim again.
+            held = self.in_hand | {row.id for row in (*self.unstarted, *self._returning, *(each.row for each in self.finished))}
+            self.unstarted.extend(row for row in change.rows if row.id not in held)
             self._note_settled(change)
 
     def _forget(self, settled: Iterable[Settlement]) -> None:
