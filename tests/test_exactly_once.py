@@ -43,7 +43,7 @@ from tests.support.log_writer import (
     fails_in_each,
     full_disk,
     kill,
-    killed_at_each_line,
+    killed_before_each_call,
     killed_in_each_write,
     start,
     stop,
@@ -93,9 +93,9 @@ def assert_replaced_once(scene: Scene, event: Event) -> None:
 
 
 @EACH
-def test_append__killed_at_each_line(memory: Path, event: Event, durable: bool) -> None:
+def test_append__killed_before_each_call(memory: Path, event: Event, durable: bool) -> None:
     stage = Stage(memory, durable=durable)
-    for _ in killed_at_each_line(stage.append):
+    for _ in killed_before_each_call(stage.append):
         event(stage.scene)
         assert_appended_once(stage.scene, event)
 
@@ -109,20 +109,20 @@ def test_append__killed_in_each_write(memory: Path, event: Event) -> None:
 
 
 @pytest.mark.parametrize("event", [nothing, rotation, copytruncate])
-def test_append__the_first_line_and_killed_at_each_line(memory: Path, event: Event) -> None:
+def test_append__the_first_line_and_killed_before_each_call(memory: Path, event: Event) -> None:
     """An empty log looks the same before the write, and after it was emptied."""
 
     stage = Stage(memory, empty=True)
-    for _ in killed_at_each_line(stage.append):
+    for _ in killed_before_each_call(stage.append):
         event(stage.scene)
         stage.scene.writer().append(LINE, identity=KEY)
         assert stage.scene.text() == LINE
 
 
 @EACH
-def test_replace__killed_at_each_line(memory: Path, event: Event, durable: bool) -> None:
+def test_replace__killed_before_each_call(memory: Path, event: Event, durable: bool) -> None:
     stage = Stage(memory, durable=durable)
-    for _ in killed_at_each_line(stage.replace):
+    for _ in killed_before_each_call(stage.replace):
         event(stage.scene)
         assert_replaced_once(stage.scene, event)
 
@@ -135,7 +135,7 @@ def test_replace__killed_in_each_write(memory: Path, event: Event) -> None:
         assert_replaced_once(stage.scene, event)
 
 
-def test_replace__the_clock_was_set_back_and_killed_at_each_line(memory: Path) -> None:
+def test_replace__the_clock_was_set_back_and_killed_before_each_call(memory: Path) -> None:
     """From the replacement on that found the newest key in the future, the order counts again."""
     stage, future = Stage(memory), key(time.time_ns() // 1_000_000 + 3_600_000)
 
@@ -143,7 +143,7 @@ def test_replace__the_clock_was_set_back_and_killed_at_each_line(memory: Path) -
         stage.set(number).writer().append(FIRST, identity=future)
         return lambda: stage.scene.writer().replace(LINE, identity=KEY)
 
-    for _ in killed_at_each_line(job):
+    for _ in killed_before_each_call(job):
         stage.scene.writer().replace(LINE, identity=KEY)
         assert stage.scene.writer().replace(FIRST, identity=key(1, 1)) is Outcome.SUPERSEDED
         assert stage.scene.text() == LINE
@@ -166,7 +166,7 @@ def test_append__the_next_writer_is_killed_too(memory: Path, write: int, length:
         event(stage.scene)
         return lambda: stage.scene.writer().append(LINE, identity=KEY)
 
-    for _ in killed_at_each_line(retry):
+    for _ in killed_before_each_call(retry):
         assert_appended_once(stage.scene, event)
 
 
@@ -180,7 +180,7 @@ def test_replace__the_next_writer_is_killed_too(memory: Path, write: int, length
         assert not completes(stage.replace(number), prepare=strike_in_write(write, length, kill))
         return lambda: stage.scene.writer().replace(LINE, identity=KEY)
 
-    for _ in killed_at_each_line(retry):
+    for _ in killed_before_each_call(retry):
         event(stage.scene)
         assert_replaced_once(stage.scene, event)
 
@@ -294,7 +294,7 @@ def test_append__takes_only_a_part(memory: Path) -> None:
 FILLER = b"x" * journal.TRIM_FROM + b"\n"  # one such write makes the journal overgrown
 
 
-def test_journal__killed_at_each_line_of_a_trimming(memory: Path) -> None:
+def test_journal__killed_before_each_call_of_a_trimming(memory: Path) -> None:
     """What failed is still known, what succeeded may be forgotten, and the newest replacement stays the newest."""
     stage = Stage(memory)
 
@@ -304,7 +304,7 @@ def test_journal__killed_at_each_line_of_a_trimming(memory: Path) -> None:
         scene.database = Tasks(lambda task: task != EARLIER.task)
         return lambda: scene.writer().append(FILLER, identity=LATER)
 
-    for _ in killed_at_each_line(job):
+    for _ in killed_before_each_call(job):
         scene = stage.scene
         assert scene.writer().append(FIRST, identity=EARLIER) is Outcome.WRITTEN_BEFORE
         assert scene.writer().replace(b"late\n", identity=key(1, 1)) is Outcome.SUPERSEDED

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import environment
 from tests.support.log_scenes import KEY, LINE, Event, Scene, Stage, mounted, nothing, same_text
-from tests.support.log_writer import fails_in_each, full_disk, killed_at_each_line, killed_in_each_write
+from tests.support.log_writer import fails_in_each, full_disk, killed_before_each_call, killed_in_each_write
 
 pytestmark = pytest.mark.skipif(environment.DATABASE != "sqlite", reason="The log's writer knows no database: once is enough")
 
@@ -50,9 +50,9 @@ LENGTHS = pytest.mark.parametrize("before", [b"", SHORT, LONG], ids=["empty", "s
 
 
 @pytest.mark.parametrize(("event", "before"), [(nothing, LONG), (nothing, SHORT), (same_text, LONG), (same_text, b"")])
-def test_replace__in_place_and_killed_at_each_line(tmp_path: Path, fixed_log: Path, event: Event, before: bytes) -> None:
+def test_replace__in_place_and_killed_before_each_call(tmp_path: Path, fixed_log: Path, event: Event, before: bytes) -> None:
     stage = FixedStage(tmp_path, fixed_log, before)
-    for _ in killed_at_each_line(stage.replace):
+    for _ in killed_before_each_call(stage.replace):
         assert_replaced_in_place(stage, event)
 
 

@@ -146,8 +146,9 @@ class Broker(ORM):  # type: ignore[misc]
             # What is due is another's to claim, or this worker was taken for dead, or it didn't get its turn.
         lease = LeaseChange(name=worker.lease)
         with table.turn(), transaction.atomic(using=self.using):
-            if not settlements:
-                # After a crash of the server, the rows of a claim are due again, and this worker finds its lease lost.
+            if not (settlements or returned):
+                # After a crash of the server, the rows of a claim are due again. (Rows that were given back would be held
+                # again, and no worker would know of them.)
                 table.let_commit_be_lost()
             if worker.lease is not None:
                 settle(self, worker.lease, lease, settlements)

@@ -410,6 +410,15 @@ SCENARIOS = {scenario.__name__: scenario for scenario in EVERYWHERE + ONLY_ON[en
 NAMES = [scenario.__name__ for scenario in itertools.chain(EVERYWHERE, *ONLY_ON.values())]
 
 
+def _evidence() -> str:
+    """For somebody who asks why a scenario failed: the end of the output, and the first rows of the tables."""
+    found = [OUTPUT.read_text()[-6000:] if OUTPUT.exists() else "", f"at {timezone.now()}:"]
+    for model in (OrmQ, Worker, FailedAttempt):
+        with contextlib.suppress(DatabaseError):
+            found += [f"{model.__name__}: {row}" for row in model.objects.values()[:5]]
+    return "\n".join(found)
+
+
 def main() -> int:
     """Run the scenarios that were asked for."""
     parser = argparse.ArgumentParser(prog="scripts/chaos", description="Kill, stop, poison and restart a real cluster.")
@@ -432,7 +441,7 @@ def main() -> int:
         except (Exception, SystemExit) as error:
             failed += 1
             is_told_to_stop = isinstance(error, SystemExit)
-            line = f"FAILED\n{traceback.format_exc()}\n{OUTPUT.read_text()[-6000:] if OUTPUT.exists() else ''}"
+            line = f"FAILED\n{traceback.format_exc()}\n{_evidence()}"
         sys.stdout.write(f"{environment.DATABASE} {name}: {line} ({time.monotonic() - started:.0f} s)\n")
         sys.stdout.flush()
         if is_told_to_stop:

@@ -41,6 +41,7 @@ WRITER = (
     trimming,
 )
 WATCHED = {module.__file__ for module in WRITER}
+SYSTEM = {"posix", "fcntl"}  # modules by which the writer calls the operating system
 # Exit codes.
 FAILED = 3  # the write raised OSError
 BROKEN = 4
@@ -66,11 +67,13 @@ def start(job: Job, *, prepare: Callable[[], object] = lambda: None) -> int:
         prepare()
         job()
         sys.settrace(None)
+        sys.setprofile(None)
         os._exit(0)
     except OSError:
         os._exit(FAILED)
     except BaseException:
         sys.settrace(None)
+        sys.setprofile(None)
         traceback.print_exc()
     finally:
         os._exit(BROKEN)
@@ -105,6 +108,20 @@ def strike_at_line(number: int, strike: Callable[[], None]) -> Callable[[], None
     return lambda: sys.settrace(trace)
 
 
+def strike_before_call(number: int, strike: Callable[[], None]) -> Callable[[], None]:
+    """A setup by which a process calls `strike` before its n-th call of the operating system."""
+    calls = 0
+
+    def trace(_: FrameType, event: str, called: Any) -> None:
+        nonlocal calls
+        if event == "c_call" and called.__module__ in SYSTEM:
+            calls += 1
+            if calls == number:
+                strike()
+
+    return lambda: sys.setprofile(trace)
+
+
 def strike_in_write(number: int, length: int, strike: Callable[[], None]) -> Callable[[], None]:
     """A setup by which a process calls `strike` in the write with this number, once `length` bytes are in the file."""
     calls = 0
@@ -127,10 +144,13 @@ def strike_in_write(number: int, length: int, strike: Callable[[], None]) -> Cal
     return prepare
 
 
-def killed_at_each_line(job: Callable[[int], Job]) -> Iterator[int]:
-    """Yield after each run of `job(n)` that was killed at its n-th line, until a run completes."""
+def killed_before_each_call(job: Callable[[int], Job]) -> Iterator[int]:
+    """Yield after each run of `job(n)` that was killed before its n-th call of the operating system, until one completes.
+
+    Whoever kills it between two calls finds the same outside of the process as before the second.
+    """
     for number in count(1):
-        if completes(job(number), prepare=strike_at_line(number, kill)):
+        if completes(job(number), prepare=strike_before_call(number, kill)):
             assert number > 10, "nothing was watched"
             return
         yield number
