@@ -199,11 +199,21 @@ def queue_a_long_task(env: Mapping[str, str]) -> None:
 
 
 def _web(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if "notifier_project.service.web" in process.cmdline()]
+    return _with("notifier_project.service.web", processes)
 
 
 def _queue(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if "qcluster" in process.cmdline()]
+    return _with("qcluster", processes)
+
+
+def _with(word: str, processes: list[psutil.Process]) -> list[psutil.Process]:
+    """The living processes that have this word in their command line."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if word in process.cmdline():
+                found.append(process)
+    return found
 
 
 def test_service__each_process_killed(installation: dict[str, str], log_file: Path, output: Path, port: int) -> None:

@@ -201,20 +201,22 @@ def in_shared_pool(text: str) -> None:
 _work: queue.SimpleQueue[str] = queue.SimpleQueue()
 _done: queue.SimpleQueue[None] = queue.SimpleQueue()
 _to_child: list[int] = []
+_pool_lock = threading.Lock()
 
 
 def in_hand_written_pool(kind: str, text: str) -> None:
     """Write in a thread or a forked child that the first task starts, and that other tasks use too, under the same key."""
-    if kind == "thread":
-        if not any(thread.name == "pool" for thread in threading.enumerate()):
-            threading.Thread(target=_work_as_thread, name="pool", daemon=True).start()
-        _work.put(text)
-        _done.get(timeout=20)
-    else:
-        if not _to_child:
-            _to_child[:] = _start_child()
-        os.write(_to_child[0], text.encode())
-        assert os.read(_to_child[1], 1)
+    with _pool_lock:  # one at a time: an answer is for whoever has asked
+        if kind == "thread":
+            if not any(thread.name == "pool" for thread in threading.enumerate()):
+                threading.Thread(target=_work_as_thread, name="pool", daemon=True).start()
+            _work.put(text)
+            _done.get(timeout=20)
+        else:
+            if not _to_child:
+                _to_child[:] = _start_child()
+            os.write(_to_child[0], text.encode())
+            assert os.read(_to_child[1], 1)
 
 
 def _work_as_thread() -> None:
