@@ -62,9 +62,9 @@ class Coroutines:
         with self._lock:  # the lead may have been passed on while an attempt was read
             loop = self._loop or self._start_loop()
             number = self._slots.pop()
-            is_first = not self._starting
             self._starting.append((attempt, number, attempt.hand_to_loop(self._progress.slot(number))))
-        if is_first:  # else the loop has been woken for those before it, and will find it
+        # If there are others, the loop is about to start them, and looks again. Asked only now: it takes them without the lock.
+        if len(self._starting) == 1:
             loop.call_soon_threadsafe(self._start_all)
 
     def _start_loop(self) -> asyncio.AbstractEventLoop:

@@ -126,10 +126,8 @@ class Runner:
 
     def _finish_coroutine(self, attempt: Attempt, settlement: Settlement) -> None:
         self._stop.end_if_closed()
-        is_first = not self._holdings.finished
         self._finish(attempt, settlement)
-        if is_first:  # else the leader has been told of those before it, and looks for others before it waits
-            self.on_coroutine_end()
+        self.on_coroutine_end()
 
     def _count(self) -> None:
         self.has_run += 1
