@@ -63,8 +63,9 @@ class Coroutines:
             loop = self._loop or self._start_loop()
             number = self._slots.pop()
             self._starting.append((attempt, number, attempt.hand_to_loop(self._progress.slot(number))))
-        # If there are others, the loop is about to start them, and looks again. Asked only now: it takes them without the lock.
-        if len(self._starting) == 1:
+            # If there are others, the loop is about to start them, and looks again. Asked only now: it takes no lock.
+            is_only = len(self._starting) == 1
+        if is_only:
             loop.call_soon_threadsafe(self._start_all)
 
     def _start_loop(self) -> asyncio.AbstractEventLoop:
