@@ -21,7 +21,7 @@ from durable_queue.intake.background_tasks import BackgroundTasks
 from durable_queue.intake.packaging import new_task
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.task import signing
-from tests.support import environment, side_by_side_tasks
+from tests.support import environment, side_by_side_tasks, thread_tasks
 from tests.support.processes import queue_workers, wait_until
 from tests.support.promised_tasks import notes_file, read_notes
 
@@ -404,16 +404,17 @@ def test_exit__of_a_subtask_of_the_event_loop(cluster: Cluster) -> None:
     assert fetch(after).success
 
 
-@pytest.mark.parametrize("function", ["return_exit", "spoil_with_exit", "cancel_itself_at_its_end", "abort_at_its_end"])
+@pytest.mark.parametrize("function", ["return_exit", "spoil_with_exit", "cancel_itself_at_its_end", "die_afterwards"])
 def test_end__that_goes_wrong_is_an_end(cluster: Cluster, function: str) -> None:
     """Around a task, too, whatever is raised makes an attempt of it, and a death soon after it is charged to it."""
     with cluster(max_attempts=2):
-        bad = async_task(path(function), *([[]] if function == "spoil_with_exit" else []))
+        place = thread_tasks if function == "die_afterwards" else side_by_side_tasks
+        bad = async_task(f"{place.__name__}.{function}", *([[]] if function == "spoil_with_exit" else []))
         wait_until(lambda: fetch(bad), what="it has ended")
         good = async_task(WAIT, 0.1)
         wait_until(lambda: fetch(good), what="the queue goes on")
         wait_until(lambda: not Worker.objects.exclude(lease=None).exists(), what="nothing is held any more")
-    if function in ("return_exit", "abort_at_its_end"):
+    if function in ("return_exit", "die_afterwards"):
         assert (fetch(bad).success, fetch(bad).attempt_count) == (False, 2)
 
 

@@ -260,11 +260,6 @@ async def cancel_all() -> None:
         other.cancel()
 
 
-def abort_at_its_end() -> None:
-    """Return while another thread of the process hears the signal that kills it."""
-    os.kill(os.getpid(), signal.SIGABRT)
-
-
 def close_descriptors() -> None:
     """Close what isn't its own."""
     os.closerange(3, 65536)

@@ -39,11 +39,23 @@ def hear_nothing() -> None:
     there.close()
 
 
-def die_afterwards() -> None:
-    """Return, and have the process die a moment later: another thread is given the signal."""
+class KillsWhenStored:
+    """A result that can be pickled, but not twice: the first time, the worker only tries whether it can be."""
+
+    def __init__(self) -> None:
+        self.was_pickled = False
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        if self.was_pickled:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.was_pickled = True
+        return KillsWhenStored, ()
+
+
+def die_afterwards() -> KillsWhenStored:
+    """Return, and have the process die before that is settled."""
     time.sleep(0.3)  # in a thread that leads no more
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.kill(os.getpid(), signal.SIGABRT)
+    return KillsWhenStored()
 
 
 class ExitsWhenPickled:
