@@ -45,13 +45,14 @@ from tests.support.log_writer import (
     kill,
     killed_before_each_call,
     killed_in_each_write,
+    run_here,
     start,
     stop,
     strike_at_line,
     strike_in_write,
 )
 
-pytestmark = pytest.mark.skipif(environment.DATABASE != "sqlite", reason="The log's writer knows no database: once is enough")
+pytestmark = environment.once
 
 
 @pytest.fixture
@@ -235,7 +236,7 @@ def test_writer__interrupted_by_a_timeout(memory: Path, work: Callable[[Stage, i
 
     for number in count(1):
         interrupted = memory / f"interrupted-{number}"
-        assert completes(job(number, interrupted), prepare=strike_at_line(number, overdue))
+        run_here(job(number, interrupted), prepare=strike_at_line(number, overdue))
         assert stage.scene.text() == (FIRST if work is Stage.append else b"") + LINE
         if not interrupted.exists():
             break

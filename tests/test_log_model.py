@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -31,7 +30,7 @@ from tests.support import environment
 from tests.support.log_scenes import Tasks
 from tests.support.log_writer import completes, kill, strike_at_line, strike_in_write
 
-pytestmark = pytest.mark.skipif(environment.DATABASE != "sqlite", reason="The log's writer knows no database: once is enough")
+pytestmark = environment.once
 
 HOUR = 3_600_000  # ms
 PLACES = ("task", "thread", "bare thread", "child")

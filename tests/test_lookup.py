@@ -180,6 +180,7 @@ PACKAGES = st.builds(
 )
 
 
+@environment.once
 @settings(max_examples=200, deadline=None, database=None)
 @given(PACKAGES, st.booleans())
 def test_with_id_in_place__whatever_the_task(task: dict[str, Any], compressed: bool) -> None:

@@ -10,7 +10,7 @@ from tests.support import environment
 from tests.support.log_scenes import KEY, LINE, Event, Scene, Stage, mounted, nothing, same_text
 from tests.support.log_writer import fails_in_each, full_disk, killed_before_each_call, killed_in_each_write
 
-pytestmark = pytest.mark.skipif(environment.DATABASE != "sqlite", reason="The log's writer knows no database: once is enough")
+pytestmark = environment.once
 
 
 @pytest.fixture
@@ -39,6 +39,7 @@ class FixedStage(Stage):
 
     def set(self, number: int) -> Scene:
         """A scene with the same log and a journal of its own."""
+        self.scene.close()
         self.scene = Scene(self.folder / f"run-{number}")
         self.scene.log = self.log
         self.log.write_bytes(self.before)
@@ -59,7 +60,7 @@ def test_replace__in_place_and_killed_before_each_call(tmp_path: Path, fixed_log
 @LENGTHS
 def test_replace__in_place_and_killed_in_each_write(tmp_path: Path, fixed_log: Path, before: bytes) -> None:
     stage = FixedStage(tmp_path, fixed_log, before)
-    for _ in killed_in_each_write(stage.replace):
+    for _ in killed_in_each_write(stage.replace, step=1 if before == SHORT else 7):
         assert_replaced_in_place(stage, nothing)
 
 

@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.support import environment
 from tests.support.installations import new_installation
 from tests.support.processes import PROJECT, free_port, manage, processes_of, queue_workers, running, service, wait_until, web
 
@@ -111,6 +112,7 @@ def test_service__restarted_with_entries_waiting(installation: dict[str, str], l
     assert_clean(output, installation)
 
 
+@environment.once
 def test_service__names_of_others_and_relative_paths(
     installation: dict[str, str], log_file: Path, output: Path, port: int, tmp_path: Path
 ) -> None:
@@ -133,6 +135,7 @@ def test_service__names_of_others_and_relative_paths(
     assert "Traceback" not in output.read_text()
 
 
+@environment.once
 def test_service__ctrl_c_in_a_terminal(installation: dict[str, str], port: int, output: Path) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
@@ -153,6 +156,7 @@ def test_service__ctrl_c_in_a_terminal(installation: dict[str, str], port: int, 
     assert_clean(output, installation)
 
 
+@environment.once
 def test_service__output_to_a_socket(installation: dict[str, str], port: int, output: Path) -> None:
     ours, theirs = socket.socketpair()
     with (
@@ -246,6 +250,7 @@ def is_accepted(port: int, path: str) -> bool:
     return False
 
 
+@environment.once
 def test_service__clients_wait_while_the_web_is_started_again(
     installation: dict[str, str], log_file: Path, output: Path, port: int
 ) -> None:
@@ -258,6 +263,7 @@ def test_service__clients_wait_while_the_web_is_started_again(
     assert_clean(output, installation)
 
 
+@environment.once
 def test_service__only_the_web_has_its_socket(installation: dict[str, str], output: Path, port: int) -> None:
     with service(env=installation, port=port, output=output) as process:
         queue_a_long_task(installation)
@@ -295,6 +301,7 @@ def refusal(env: Mapping[str, str]) -> str:
     return result.stderr
 
 
+@environment.once
 def test_service__port_in_use(installation: dict[str, str]) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -322,6 +329,7 @@ def is_ready(outputs: list[Path]) -> bool:
     return any("Notifier is ready" in output.read_text() for output in outputs)
 
 
+@environment.once
 def test_service__second_copy(installation: dict[str, str], port: int, output: Path) -> None:
     with service(env=installation, port=port, output=output) as process:
         said = refusal(installation | {"PORT": str(free_port())})

@@ -29,7 +29,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 on_sqlite = pytest.mark.skipif(environment.DATABASE != "sqlite", reason="of SQLite's write lock")
 on_postgresql = pytest.mark.skipif(environment.DATABASE == "sqlite", reason="SQLite has no server")
-of_threads = pytest.mark.skipif(environment.DATABASE != "sqlite", reason="of a worker's threads, whatever the database is")
 Cluster = Callable[..., Any]
 
 
@@ -93,7 +92,7 @@ def results() -> list[dict[str, Any]]:
 # Side by side.
 
 
-@of_threads
+@environment.once
 @pytest.mark.parametrize(("function", "count"), [(WAIT, 40), (AWAIT, 300)])
 def test_waiting__many_at_once(cluster: Cluster, function: str, count: int) -> None:
     with cluster():
@@ -112,7 +111,7 @@ def test_waiting__many_at_once(cluster: Cluster, function: str, count: int) -> N
     assert all(result(task_id)["task"] == task_id for task_id in ids)
 
 
-@of_threads
+@environment.once
 def test_waiting__no_more_than_there_are_threads(cluster: Cluster) -> None:
     with cluster(threads=3):
         for _ in range(12):
@@ -121,7 +120,7 @@ def test_waiting__no_more_than_there_are_threads(cluster: Cluster) -> None:
     assert most_at_once(results()) == 3
 
 
-@of_threads
+@environment.once
 def test_coroutines__no_more_than_configured(cluster: Cluster) -> None:
     with cluster(coroutines=5):
         for _ in range(20):
@@ -130,7 +129,7 @@ def test_coroutines__no_more_than_configured(cluster: Cluster) -> None:
     assert most_at_once(results()) == 5
 
 
-@of_threads
+@environment.once
 def test_one_thread__one_at_a_time_in_the_main_thread(cluster: Cluster) -> None:
     with cluster(threads=1):
         for _ in range(3):
@@ -142,7 +141,7 @@ def test_one_thread__one_at_a_time_in_the_main_thread(cluster: Cluster) -> None:
     assert all(run["is_main"] for run in runs)
 
 
-@of_threads
+@environment.once
 def test_computing__not_many_at_once(cluster: Cluster) -> None:
     with cluster():
         for _ in range(12):
@@ -151,7 +150,7 @@ def test_computing__not_many_at_once(cluster: Cluster) -> None:
     assert most_at_once(results()) <= 3
 
 
-@of_threads
+@environment.once
 def test_quick_ones__pass_slow_ones(cluster: Cluster) -> None:
     """Whatever the queue has before them."""
     with cluster():
@@ -184,7 +183,7 @@ def test_settled__soon_after_its_end(cluster: Cluster, leader: str) -> None:
     assert late < 0.4  # 0.15 on a quiet machine: `scripts/bench io`
 
 
-@of_threads
+@environment.once
 def test_hook__holds_nobody(cluster: Cluster) -> None:
     with cluster():
         async_task("math.copysign", 1, -1, hook=path("slow_hook"))
@@ -247,7 +246,7 @@ def test_overdue__is_charged_and_nothing_beside_it(cluster: Cluster, hangs: str)
     assert (attempt.task_id, attempt.outcome) == (bad, "overdue")
 
 
-@of_threads
+@environment.once
 def test_hook__that_hangs_ends_its_worker_and_charges_nothing(cluster: Cluster) -> None:
     with cluster(timeout=2):
         async_task("math.copysign", 1, -1, hook=path("hanging_hook"))
@@ -259,7 +258,7 @@ def test_hook__that_hangs_ends_its_worker_and_charges_nothing(cluster: Cluster) 
     assert not FailedAttempt.objects.exists()
 
 
-@of_threads
+@environment.once
 def test_overdue__a_coroutine_that_blocks_the_event_loop(cluster: Cluster) -> None:
     """Its neighbours in the loop can't go on, and can't help it."""
     with cluster(max_attempts=2, backoff_base=30) as output:
@@ -276,7 +275,7 @@ def test_overdue__a_coroutine_that_blocks_the_event_loop(cluster: Cluster) -> No
     assert output.read_text().count("'blocks' has blocked the event loop for 1.") == 1
 
 
-@of_threads
+@environment.once
 def test_overdue__after_another_has_blocked_the_event_loop_for_a_while(cluster: Cluster) -> None:
     with cluster(max_attempts=1):
         hangs = async_task(AWAIT, 1000, timeout=6)
@@ -355,7 +354,7 @@ def test_alone__in_the_main_thread_of_another_process(cluster: Cluster) -> None:
     assert all(most_at_once(runs) == 1 for runs in of_each.values())
 
 
-@of_threads
+@environment.once
 def test_alone__no_more_than_four_processes(cluster: Cluster) -> None:
     with cluster():
         for _ in range(12):
@@ -379,7 +378,7 @@ def test_alone__its_chain_goes_on_in_the_queue(cluster: Cluster) -> None:
 # What escapes.
 
 
-@of_threads
+@environment.once
 @pytest.mark.parametrize("function", ["exit_politely", "exit_politely_in_coroutine", "cancel_itself"])
 def test_exit__is_a_failed_attempt(cluster: Cluster, function: str) -> None:
     with cluster(max_attempts=1):
@@ -391,7 +390,7 @@ def test_exit__is_a_failed_attempt(cluster: Cluster, function: str) -> None:
     assert [attempt.task_id for attempt in FailedAttempt.objects.all()] == [bad]
 
 
-@of_threads
+@environment.once
 def test_exit__of_a_subtask_of_the_event_loop(cluster: Cluster) -> None:
     with cluster():
         beside = async_task(AWAIT, 0.5)
@@ -418,7 +417,7 @@ def test_end__that_goes_wrong_is_an_end(cluster: Cluster, function: str) -> None
         assert (fetch(bad).success, fetch(bad).attempt_count) == (False, 2)
 
 
-@of_threads
+@environment.once
 def test_end__of_a_payload_that_holds_no_calls(cluster: Cluster) -> None:
     with cluster(max_attempts=1):
         bad = async_task("durable_queue.run_in_order", 1)
@@ -426,7 +425,7 @@ def test_end__of_a_payload_that_holds_no_calls(cluster: Cluster) -> None:
     assert not fetch(bad).success
 
 
-@of_threads
+@environment.once
 def test_coroutine__cancelled_by_another_task(cluster: Cluster) -> None:
     with cluster(max_attempts=1):
         bad = [async_task(AWAIT, 30) for _ in range(3)]
@@ -448,7 +447,7 @@ def test_descriptors__that_a_task_closes(cluster: Cluster) -> None:
         assert Path(connection.settings_dict["NAME"]).read_bytes().startswith(b"SQLite format 3")
 
 
-@of_threads
+@environment.once
 def test_fork__that_returns_in_the_child_too(cluster: Cluster) -> None:
     with cluster() as output:
         bad = async_task(path("fork_and_return"))
@@ -545,7 +544,7 @@ def test_connections__are_bounded(cluster: Cluster) -> None:
     assert Success.objects.count() == 40
 
 
-@of_threads
+@environment.once
 def test_coroutines__one_slow_query_stalls_no_other(cluster: Cluster) -> None:
     with cluster():
         async_task(AWAIT, 0)
@@ -561,7 +560,7 @@ def test_coroutines__one_slow_query_stalls_no_other(cluster: Cluster) -> None:
 # The end.
 
 
-@of_threads
+@environment.once
 def test_retire__hints_are_for_the_successor(cluster: Cluster) -> None:
     with cluster():
         first = Worker.objects.get()
@@ -593,7 +592,7 @@ def test_stop__finishes_what_is_in_hand(cluster: Cluster) -> None:
     assert not FailedAttempt.objects.exists()
 
 
-@of_threads
+@environment.once
 def test_recycle__the_successor_starts_at_once(cluster: Cluster) -> None:
     with cluster(recycle=5):
         slow = async_task(WAIT, 3)
@@ -605,7 +604,7 @@ def test_recycle__the_successor_starts_at_once(cluster: Cluster) -> None:
     assert not FailedAttempt.objects.exists()
 
 
-@of_threads
+@environment.once
 @pytest.mark.parametrize("how", ["stop", "recycle"])
 def test_hook__in_hand_is_finished(cluster: Cluster, how: str) -> None:
     with cluster() as output:
@@ -618,7 +617,7 @@ def test_hook__in_hand_is_finished(cluster: Cluster, how: str) -> None:
     assert "Traceback" not in output.read_text()
 
 
-@of_threads
+@environment.once
 def test_hook__that_goes_wrong_costs_no_other(cluster: Cluster) -> None:
     with cluster(timeout=4):
         for number in range(40):
@@ -627,7 +626,7 @@ def test_hook__that_goes_wrong_costs_no_other(cluster: Cluster) -> None:
         wait_until(lambda: [words[0] for words in read_notes()].count("quick hook") == 38, what="all others are called")
 
 
-@of_threads
+@environment.once
 @pytest.mark.parametrize("at_once", [False, True])
 def test_load__is_shared(cluster: Cluster, at_once: bool) -> None:
     """Whether tasks come one by one, or as a batch to workers that have seen nothing but quick ones."""

@@ -72,6 +72,7 @@ def assert_written_once(env: dict[str, str]) -> None:
     assert lines(env) == ["once"]
 
 
+@environment.once
 def test_folder__was_moved(env: dict[str, str], tmp_path: Path) -> None:
     fail(env)
     (tmp_path / "1").rename(tmp_path / "2")
@@ -79,12 +80,14 @@ def test_folder__was_moved(env: dict[str, str], tmp_path: Path) -> None:
     assert_written_once(moved)
 
 
+@environment.once
 def test_log__by_another_spelling(env: dict[str, str], tmp_path: Path) -> None:
     fail(env)
     (tmp_path / "linked").symlink_to(tmp_path / "1")
     assert_written_once(env | {"NOTIFIER_LOG_FILE": str(tmp_path / "linked" / "log.txt")})
 
 
+@environment.once
 @pytest.mark.parametrize("link", ["hardlink_to", "symlink_to"])
 def test_log__linked_into_another_release(env: dict[str, str], tmp_path: Path, link: str) -> None:
     fail(env)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from logging import getLogger
 from pathlib import Path
 
+from notifications.log.disk import write_all
 from notifications.log.journal_id import read_id, read_or_make_id
 
 logger = getLogger(__name__)
@@ -82,6 +83,8 @@ def may_be_owned(log: Path) -> bool:
 class Hold:
     """This process's hold on the log to which it writes."""
 
+    _file = -1  # of one that a signal handler's exception kept from being made
+
     def __init__(self, me: Owner) -> None:
         """Hold nothing yet. `me`: the owner for which a log will be held."""
         self.me = me
@@ -141,7 +144,7 @@ class Hold:
 
     def _take_over(self, file: int, before: Owner | None, log: Path) -> None:
         os.ftruncate(file, 0)
-        os.pwrite(file, (json.dumps(asdict(self.me)) + "\n").encode(), 0)
+        write_all(file, (json.dumps(asdict(self.me)) + "\n").encode(), 0)
         fcntl.flock(file, fcntl.LOCK_SH)
         if before and before.journal != self.me.journal:
             logger.warning(

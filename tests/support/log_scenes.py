@@ -72,12 +72,20 @@ class Scene:
     def __post_init__(self) -> None:
         self.folder.mkdir()
         self.log = self.folder / "log.txt"
+        self.writers: list[LogFile] = []
 
     def writer(self) -> LogFile:
         """A writer that has read nothing yet, as in a new process."""
-        return LogFile(
+        writer = LogFile(
             self.log, journal_path=self.journal, durable=self.durable, lock_wait=self.lock_wait, database=self.database
         )
+        self.writers.append(writer)
+        return writer
+
+    def close(self) -> None:
+        """Let go of the log, as the end of this process would."""
+        for writer in self.writers:
+            writer.close()
 
     @property
     def journal(self) -> Path:

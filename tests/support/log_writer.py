@@ -42,9 +42,7 @@ WRITER = (
 )
 WATCHED = {module.__file__ for module in WRITER}
 SYSTEM = {"posix", "fcntl"}  # modules by which the writer calls the operating system
-# Exit codes.
-FAILED = 3  # the write raised OSError
-BROKEN = 4
+BROKEN = 4  # exit code
 
 
 def kill() -> None:
@@ -58,7 +56,7 @@ def stop() -> None:
 
 
 def start(job: Job, *, prepare: Callable[[], object] = lambda: None) -> int:
-    """Run `job` in a forked process, whose id is returned. It exits with 0 when it gets through, FAILED on an OSError."""
+    """Run `job` in a forked process, whose id is returned. It exits with 0 when it gets through."""
     pid = os.fork()
     if pid:
         return pid
@@ -69,14 +67,25 @@ def start(job: Job, *, prepare: Callable[[], object] = lambda: None) -> int:
         sys.settrace(None)
         sys.setprofile(None)
         os._exit(0)
-    except OSError:
-        os._exit(FAILED)
     except BaseException:
         sys.settrace(None)
         sys.setprofile(None)
         traceback.print_exc()
     finally:
         os._exit(BROKEN)
+
+
+def run_here(job: Job, *, prepare: Callable[[], object]) -> None:
+    """Run `job` in this process, which goes on after it: no kill is meant for it."""
+    write, pwrite = os.write, os.pwrite
+    gc.disable()
+    try:
+        prepare()
+        job()
+    finally:
+        sys.settrace(None)
+        os.write, os.pwrite = write, pwrite
+        gc.enable()
 
 
 def end_of(pid: int) -> int:
@@ -156,11 +165,11 @@ def killed_before_each_call(job: Callable[[int], Job]) -> Iterator[int]:
         yield number
 
 
-def killed_in_each_write(job: Callable[[int], Job]) -> Iterator[int]:
-    """Yield after each run of `job(n)` that was killed in a write: after each number of bytes of each write."""
+def killed_in_each_write(job: Callable[[int], Job], *, step: int = 1) -> Iterator[int]:
+    """Yield after each run of `job(n)` that was killed in a write: after each (second, third …) number of its bytes."""
     runs = count(1)
     for number in count(1):
-        for length in count():
+        for length in count(0, step):
             run = next(runs)
             if completes(job(run), prepare=strike_in_write(number, length, kill)):
                 break
@@ -209,10 +218,11 @@ def fails_in_each(job: Callable[[int], Job], fault: Callable[[int, int], Callabl
     for number in count(1):
         for length in count():
             run = next(runs)
-            pid = start(job(run), prepare=fault(number, length))
-            if (code := end_of(pid)) == 0:
+            try:
+                run_here(job(run), prepare=fault(number, length))
+            except OSError:
+                yield run
+            else:
                 break
-            assert code == FAILED
-            yield run
         if not length:
             return
