@@ -18,8 +18,8 @@ from urllib.parse import quote
 import psutil
 
 from tests.support import environment
-from tests.support.installations import new_installation, queue_table
-from tests.support.processes import free_port, processes_of, service, wait_until
+from tests.support.installations import execute, new_installation, queue_table
+from tests.support.processes import free_port, manage, processes_of, service, wait_until
 
 CLIENTS = 8
 
@@ -191,3 +191,34 @@ def free_bytes(path: Path) -> int:
     """The free space of a file system."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
+
+
+def threads_in_transactions(_quick: bool) -> str:
+    """Eighty tasks hold SQLite's write lock for 0.1 s each, while 50 POSTs a second come in."""
+    heard, port, output = Posts(), free_port(), environment.FOLDER / "in_transactions.out"
+    with installation("in_transactions") as (env, log), service(env=env, port=port, output=output):
+        execute(env, "CREATE TABLE mark (name text)")
+        task = "tests.support.side_by_side_tasks.hold_write_lock"
+        enqueue = f"from django_q.tasks import async_task\nfor n in range(80): async_task({task!r}, 0.1, str(n))"
+        threading.Thread(target=manage, args=("shell", "--command", enqueue), kwargs={"env": env}, daemon=True).start()
+        began = time.monotonic()
+        senders: list[threading.Thread] = []
+        while not has_ended(env, task, 80):
+            senders.append(threading.Thread(target=heard.send, args=(port, f"{len(senders)}@example.com", ""), daemon=True))
+            senders[-1].start()
+            time.sleep(max(0.0, began + len(senders) / 50 - time.monotonic()))
+            assert len(senders) < 3000, "the tasks don't end"
+        for sender in senders:
+            sender.join()
+        wait_until(lambda: is_drained(env), timeout=60, what="all is written")
+        heard.assert_kept(env, log)
+        failed = execute(env, "SELECT count(*) FROM durable_queue_failedattempt")[0][0]
+        marks = execute(env, "SELECT count(DISTINCT name), count(*) FROM mark")[0]
+    assert (failed, marks, heard.refused) == (0, (80, 80), 0), f"{failed} failed, {marks} of 80, {heard.refused} refused"
+    return f"80 tasks and {len(senders)} posts meanwhile: none failed, none was refused, and all are written once"
+
+
+def has_ended(env: Mapping[str, str], task: str, count: int) -> bool:
+    """Whether so many tasks of this function are in the history."""
+    found: int = execute(env, f"SELECT count(*) FROM django_q_task WHERE func = '{task}'")[0][0]
+    return found >= count

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 
@@ -72,19 +73,19 @@ class Scene:
     def __post_init__(self) -> None:
         self.folder.mkdir()
         self.log = self.folder / "log.txt"
-        self.writers: list[LogFile] = []
+        self.writers = WeakSet[LogFile]()
 
     def writer(self) -> LogFile:
         """A writer that has read nothing yet, as in a new process."""
         writer = LogFile(
             self.log, journal_path=self.journal, durable=self.durable, lock_wait=self.lock_wait, database=self.database
         )
-        self.writers.append(writer)
+        self.writers.add(writer)
         return writer
 
     def close(self) -> None:
         """Let go of the log, as the end of this process would."""
-        for writer in self.writers:
+        for writer in list(self.writers):
             writer.close()
 
     @property
