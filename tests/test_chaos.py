@@ -14,6 +14,7 @@ if DATABASE == "postgresql":
     SCENARIOS += ["hosts", "restarts"]
 else:  # no matter which database it is; `scripts/chaos` runs them on both
     SCENARIOS += ["kills", "poison", "stops", "fairness", "idle", "paused", "posts", "log_disk_full", "data_disk_full"]
+    SCENARIOS += ["threads_in_transactions"]
     SCENARIOS += ["threads_stops", "threads_bad"]  # test_side_by_side.py has the others, smaller
 
 

@@ -53,6 +53,10 @@ class Table(ABC):
         """Take a turn to write; gives whether this process got it. A process that hears of the write now comes after it."""
 
     @abstractmethod
+    def give_way(self) -> None:
+        """Before a task writes: let the queue's own writers go first, where only one can write at a time."""
+
+    @abstractmethod
     def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:
         """Insert rows by one statement, hence in one transaction; return the id of the last one."""
 

@@ -1,16 +1,72 @@
-"""Names the tasks that hold SQLite's write lock for long: they keep every other process from writing.
+"""SQLite's write lock, as tasks use it: of a worker's tasks that wait for it, one asks at a time; a long hold is named.
 
 A transaction holds it from its begin with `"transaction_mode": "IMMEDIATE"`, else from its first write.
 """
 
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from django_q.conf import logger
 
+from durable_queue.store.databases import table_of
+from durable_queue.store.queue_connection import QUEUE
 from durable_queue.work import task_connections
 
 LONG = 1.0  # seconds
+LONGEST_WAIT = 30.0  # seconds; then a task looks for itself
+TAKES_LOCK = ("BEGIN", "INSERT", "UPDATE", "DELETE", "REPLACE")  # how a statement begins that may wait for the lock
+
+
+def prepare_worker() -> None:
+    """Have each connection that is opened in this process from now on wait in line, save for the queue's own."""
+    line = _Line()
+    os.register_at_fork(after_in_child=line.renew)
+    connection_created.connect(line.join, weak=False)
+
+
+class _Line:
+    """Tasks that wait for the write lock line up, and let the queue's own writers go first.
+
+    SQLite's own waiting is a look every 1 to 100 ms (https://www.sqlite.org/c3ref/busy_timeout.html). While forty threads look,
+    the one POST that waits as well may have no luck within its two seconds.
+    """
+
+    def __init__(self) -> None:
+        self._locks: defaultdict[str, threading.Lock]  # by the database's alias
+        self.renew()
+
+    def renew(self) -> None:
+        """In a forked child: none of its parent's threads is there."""
+        self._locks = defaultdict(threading.Lock)
+
+    def join(self, connection: BaseDatabaseWrapper, **_: object) -> None:
+        """A new connection lines up."""
+        with suppress(LookupError):  # a database that the queue knows nothing about
+            is_queue = connection.alias == QUEUE
+            if table_of(connection).has_one_writer and not is_queue and self._wait not in connection.execute_wrappers:
+                connection.execute_wrappers.append(self._wait)
+
+    def _wait(self, execute: Callable[..., Any], sql: str, params: object, many: bool, context: dict[str, Any]) -> Any:
+        connection = context["connection"]
+        table = table_of(connection)
+        # Within a transaction this thread may hold the lock: then it must not wait for one that waits for it.
+        if not sql.startswith(TAKES_LOCK) or table.has_open_transaction():
+            return execute(sql, params, many, context)
+        lock = self._locks[connection.alias]
+        is_first = lock.acquire(timeout=LONGEST_WAIT)
+        try:
+            table.give_way()
+            return execute(sql, params, many, context)
+        finally:
+            if is_first:
+                lock.release()
 
 
 @dataclass(eq=False)

@@ -405,7 +405,10 @@ def _has_more_successes_than(count: int) -> bool:
 EVERYWHERE = [kills, chaos, writes, poison, stops, fairness, idle, paused]
 EVERYWHERE += chaos_threads.ALL
 EVERYWHERE += [chaos_over_http.posts, chaos_over_http.log_disk_full]
-ONLY_ON = {"sqlite": [chaos_over_http.data_disk_full, chaos_over_http.threads_in_transactions], "postgresql": [hosts, restarts]}
+ONLY_ON: dict[str, list[Callable[[bool], str]]] = {
+    "sqlite": [chaos_over_http.data_disk_full, chaos_over_http.threads_in_transactions],
+    "postgresql": [hosts, restarts],
+}
 SCENARIOS = {scenario.__name__: scenario for scenario in EVERYWHERE + ONLY_ON[environment.DATABASE]}
 NAMES = [scenario.__name__ for scenario in itertools.chain(EVERYWHERE, *ONLY_ON.values())]
 

@@ -76,6 +76,9 @@ class PostgreSQLTable(Table):
         """No turns: here all processes write at the same time."""
         return nullcontext(False)
 
+    def give_way(self) -> None:
+        """Nothing to do: many write at a time."""
+
     def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:
         values = [value for payload in payloads for value in (queue, payload, due)]
         return int(self.run(_insert(len(payloads)), values)[-1][0])

@@ -21,7 +21,7 @@ from durable_queue.store.rows import (
     Claim,
     Claimed,
 )
-from durable_queue.store.sqlite.turns import Turn
+from durable_queue.store.sqlite.turns import Turn, give_way
 from durable_queue.store.table import Table
 
 LOCK_WAIT = 30  # seconds that a task waits for the write lock; a web process, whose client waits, has less
@@ -54,6 +54,9 @@ class SQLiteTable(Table):
 
     def turn(self) -> Turn:
         return Turn(self.connection)
+
+    def give_way(self) -> None:
+        give_way()
 
     def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:
         moment = self.moment(due)

@@ -15,6 +15,8 @@ from durable_queue.conf import cluster_conf
 
 LONGEST = 0.1  # seconds that a process waits for its turn; then it goes on without it: SQLite's lock decides
 PAUSE = 0.0001  # seconds between two tries; flock(2) can wait by itself, but without a time limit
+LONGEST_COURTESY = 0.5  # seconds that a task which is about to write waits for those that have, or wait for, their turn
+COURTESY_PAUSE = 0.001  # seconds between two looks
 
 _own = threading.local()
 
@@ -46,6 +48,19 @@ class Turn:
     def __exit__(self, *_: object) -> None:
         if self._lock >= 0:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+
+def give_way() -> None:
+    """Wait while one of the queue's own writers has its turn. It may be waiting for SQLite's lock, which a task holds."""
+    lock, deadline = _lock(), time.monotonic() + LONGEST_COURTESY
+    while lock >= 0 and time.monotonic() < deadline:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(COURTESY_PAUSE)
+        else:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            return
 
 
 def _lock() -> int:
