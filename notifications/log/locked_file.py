@@ -15,7 +15,7 @@ FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 LOCK_WAIT_SECONDS = 8.0  # then the write fails; the supervisor kills a stopped worker after 5
 LOCK_TRIES_WITH_YIELD = 50  # tries with only a yield in between: a holder needs about 10 µs
 LOCK_PAUSE_SECONDS = (0.00005, 0.001)  # after those, the shortest and the longest pause between tries
-THREAD_PAUSE_SECONDS = 0.0002  # between the tries of a thread that waits for another one of its process
+THREAD_PAUSE_SECONDS = 0.001  # between the tries of a thread that waits for another one of its process
 
 
 class LockedFile:
