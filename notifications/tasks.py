@@ -8,6 +8,7 @@ from pathlib import Path
 from django.conf import settings
 
 from durable_queue.task.identifiers import new_task_id
+from durable_queue.task.limits import uninterrupted
 from durable_queue.task.running import RunningTask, current_attempt, starter_of_caller, task_of_caller
 from notifications.log.identity import Identity, mark_of_key, mark_of_repetition, mark_of_text
 from notifications.log.log_file import LogFile
@@ -65,13 +66,14 @@ def _write(kind: str, text: str, key: str | None) -> str | None:
         raise TypeError(f"The key {key!r} is not a string: write key=str(…).")
     if key == "":
         raise ValueError("The key is empty: name the thing that is written, for example by an order number.")
-    attempt = current_attempt()
-    task = attempt or task_of_caller()
     content = text.encode()
-    identity = identify(task, kind, content, key)
-    log = _log_file(settings.NOTIFIER_LOG_FILE)
-    put = log.append if kind == APPEND else log.replace
-    outcome = put(content, identity=identity, attempt=attempt or (task if task and task.is_in_hand else None))
+    with uninterrupted():  # a write that has begun ends, whatever the limit of its task
+        attempt = current_attempt()
+        task = attempt or task_of_caller()
+        identity = identify(task, kind, content, key)
+        log = _log_file(settings.NOTIFIER_LOG_FILE)
+        put = log.append if kind == APPEND else log.replace
+        outcome = put(content, identity=identity, attempt=attempt or (task if task and task.is_in_hand else None))
     if outcome is Outcome.WRITTEN:
         return None
     shown = repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")

@@ -109,11 +109,12 @@ try:
     )
     HTTPS = env.bool("NOTIFIER_HTTPS", False)
 
-    # How many processes there are, and how long a stop and the history last.
+    # How many processes there are, and how long a task, a stop and the history last.
     NOTIFIER_WEB_WORKERS = env.int("NOTIFIER_WEB_WORKERS", 2, validate=validate.Range(1, 64))
     NOTIFIER_QUEUE_WORKERS = env.int("NOTIFIER_QUEUE_WORKERS", 2, validate=validate.Range(1, 256))
     NOTIFIER_QUEUE_THREADS = env.int("NOTIFIER_QUEUE_THREADS", 40, validate=validate.Range(1, 1000))
     NOTIFIER_QUEUE_COROUTINES = env.int("NOTIFIER_QUEUE_COROUTINES", 1000, validate=validate.Range(1, 100_000))
+    NOTIFIER_TASK_TIMEOUT = env.int("NOTIFIER_TASK_TIMEOUT", 60, validate=validate.Range(1, 86_400))
     NOTIFIER_STOP_GRACE = env.int("NOTIFIER_STOP_GRACE", 10, validate=validate.Range(1, 3600))
     NOTIFIER_HISTORY_DAYS = env.int("NOTIFIER_HISTORY_DAYS", 30, validate=validate.Range(1, 36500))
 
@@ -220,8 +221,8 @@ Q_CLUSTER = {
     "workers": NOTIFIER_QUEUE_WORKERS,
     "threads": NOTIFIER_QUEUE_THREADS,
     "coroutines": NOTIFIER_QUEUE_COROUTINES,
-    "timeout": 60,  # seconds that one task may take
-    "retry": 90,  # unused, because leases don't expire; django-q2 requires it to be above the timeout
+    "timeout": NOTIFIER_TASK_TIMEOUT,
+    "retry": NOTIFIER_TASK_TIMEOUT + 30,  # unused, because leases don't expire; django-q2 requires it to be above the timeout
     "max_attempts": 10,
     "save_limit": 0,  # keep every result; pruning deletes old ones by their age
     "recycle": 100_000,  # tasks after which a worker process is replaced

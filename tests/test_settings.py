@@ -62,6 +62,8 @@ def settings_of(env: Mapping[str, str], folder: Path) -> dict[str, Any]:
         ("NOTIFIER_WEB_WORKERS", "many"),
         ("NOTIFIER_QUEUE_WORKERS", "0"),
         ("NOTIFIER_QUEUE_WORKERS", "1.5"),
+        ("NOTIFIER_TASK_TIMEOUT", "0"),
+        ("NOTIFIER_TASK_TIMEOUT", "1m"),
         ("NOTIFIER_STOP_GRACE", "-1"),
         ("NOTIFIER_STOP_GRACE", "10s"),
         ("NOTIFIER_HISTORY_DAYS", "0"),

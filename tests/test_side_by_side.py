@@ -227,7 +227,7 @@ def test_death__with_one_in_hand_charges_it(cluster: Cluster) -> None:
     assert [attempt.outcome for attempt in FailedAttempt.objects.filter(task_id=bad)] == ["lost"] * 2
 
 
-@pytest.mark.parametrize("hangs", ["wait", "receive_for_ever", "await_"])
+@pytest.mark.parametrize("hangs", ["wait", "receive_for_ever"])
 def test_overdue__is_charged_and_nothing_beside_it(cluster: Cluster, hangs: str) -> None:
     arguments = () if hangs == "receive_for_ever" else (1000,)
     with cluster(max_attempts=1):
@@ -247,9 +247,94 @@ def test_overdue__is_charged_and_nothing_beside_it(cluster: Cluster, hangs: str)
 
 
 @environment.once
+def test_limit__interrupts_what_runs_python(cluster: Cluster) -> None:
+    """In a thread, on the event loop, in a hook: the worker goes on."""
+    with cluster(max_attempts=1, timeout=2) as output:
+        beside = async_task(path("note_and_wait"), "beside", 4, timeout=10)
+        computes = async_task(path("compute"), 1000, timeout=1.5)
+        awaits = async_task(AWAIT, 1000, timeout=0.5)
+        hooked = async_task("math.copysign", 1, -1, hook=path("hanging_hook"))
+        wait_until(read_notes, what="they run")
+        worker = Worker.objects.get().pid
+        wait_until(lambda: "The hook" in output.read_text(), what="the hook is interrupted")
+        all_end()
+        assert Worker.objects.get().pid == worker
+    assert fetch(beside).success
+    assert fetch(hooked).success
+    for task_id, limit in ((computes, "1.5"), (awaits, "0.5")):
+        assert not fetch(task_id).success
+        assert f"Task exceeded maximum timeout value ({limit} seconds)" in fetch(task_id).result
+
+
+def test_limit__commits_are_whole(cluster: Cluster) -> None:
+    with cluster(max_attempts=1):
+        ids = [async_task(path("commit_for_ever"), timeout=0.3 + number / 100) for number in range(40)]
+        all_end(timeout=40)
+        after = [async_task(path("query"), 0) for _ in range(40)]
+        wait_until(lambda: all(map(fetch, after)), what="the connections can be used")
+    assert all("Task exceeded maximum timeout value" in fetch(task_id).result for task_id in ids)
+    assert all(fetch(task_id).success for task_id in after)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT sum(CASE name WHEN 'one' THEN 1 ELSE -1 END) FROM mark")
+        assert cursor.fetchone() == (0,)
+
+
+@environment.once
+def test_limit__lines_are_whole(cluster: Cluster) -> None:
+    """A write that has begun comes to its end, and the worker goes on writing."""
+    with cluster(max_attempts=1):
+        for number in range(20):
+            async_task(path("write_for_ever"), f"{number}", timeout=0.1 + number / 100)
+        all_end(timeout=30)
+    lines = Path(os.environ["NOTIFIER_LOG_FILE"]).read_text().splitlines()
+    for name, noted in read_notes():
+        written = [line for line in lines if line.startswith(f"{name}: ")]
+        assert written == [f"{name}: {number}" for number in range(len(written))]
+        assert len(written) in (noted, noted + 1)
+    assert len(read_notes()) == 20
+
+
+@environment.once
+def test_limit__of_each_call(cluster: Cluster) -> None:
+    with cluster(max_attempts=1, timeout=2, retry_policies={WAIT: {"timeout": 5}}):
+        tasks = BackgroundTasks()
+        for seconds in (0.8, 0.8, 0.8):
+            tasks.add_task(side_by_side_tasks.compute, seconds)
+        tasks.add_task(side_by_side_tasks.wait, 2.5)
+        within = tasks.enqueue()
+        tasks = BackgroundTasks()
+        tasks.add_task(side_by_side_tasks.compute, 0.1)
+        tasks.add_task(side_by_side_tasks.compute, 1000)
+        over = tasks.enqueue()
+        all_end()
+    assert fetch(within).success
+    assert f"The call of {COMPUTE} exceeded maximum timeout value (2 seconds)" in fetch(over).result
+
+
+@environment.once
+@pytest.mark.parametrize("threads", [1, 40])
+def test_limit__of_receivers(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """They cost the task that they hold up, and once it has ended, nothing."""
+    monkeypatch.setenv("TEST_SIGNALS", "1")
+    signals = ("pre_execute", "post_execute_in_worker", "post_execute")
+    with cluster(max_attempts=1, timeout=1, threads=threads) as output:
+        bad = {name: async_task("math.copysign", 1, -1, task_name=f"hangs in {name}") for name in signals}
+        bad["coroutine"] = async_task(AWAIT, 0.1, task_name="hangs in pre_execute")
+        good = [async_task("math.copysign", 1, -1, hook=path("quick_hook")) for _ in range(20)]
+        wait_until(lambda: all(map(fetch, bad.values())), timeout=30, what="they have ended")
+        wait_until(lambda: all(map(fetch, good)), what="the others have ended")
+        wait_until(lambda: "A receiver of post_execute, told of hangs in" in output.read_text(), what="it is named")
+        all_end()
+    assert [fetch(task_id).success for task_id in bad.values()] == [False, False, True, False]
+    for name in signals[:2]:
+        assert f"A receiver of {name} exceeded maximum timeout value (1 seconds)" in fetch(bad[name]).result
+    assert sum(words[0] == "quick hook" for words in read_notes()) == 20
+
+
+@environment.once
 def test_hook__that_hangs_ends_its_worker_and_charges_nothing(cluster: Cluster) -> None:
     with cluster(timeout=2):
-        async_task("math.copysign", 1, -1, hook=path("hanging_hook"))
+        async_task("math.copysign", 1, -1, hook=path("blocking_hook"))
         wait_until(read_notes, what="the hook hangs")
         first = Worker.objects.get().pid
         wait_until(lambda: not Worker.objects.filter(pid=first).exists(), timeout=20, what="its worker ends")
@@ -283,7 +368,8 @@ def test_overdue__after_another_has_blocked_the_event_loop_for_a_while(cluster: 
         blocks = async_task(path("block_loop"), 5, timeout=2)
         wait_until(lambda: fetch(hangs), timeout=30, what="it is charged")
     assert fetch(blocks).success
-    assert [(a.task_id, a.outcome) for a in FailedAttempt.objects.all()] == [(hangs, "overdue")]
+    assert [a.task_id for a in FailedAttempt.objects.all()] == [hangs]
+    assert "Task exceeded maximum timeout value (6 seconds)" in fetch(hangs).result
 
 
 def test_overdue__what_has_finished_is_settled_first(cluster: Cluster) -> None:

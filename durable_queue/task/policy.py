@@ -1,4 +1,4 @@
-"""When a task runs again after a failed or lost attempt."""
+"""How long a function may take, and when its task runs again after a failed or lost attempt."""
 
 import functools
 import random
@@ -17,16 +17,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How often a function is tried, and how long the waits are."""
+    """How often a function is tried, how long the waits are, and how long each attempt may take."""
 
     attempts: int  # in all, including the first; 0 means no limit
     base: float  # seconds
     factor: float
     ceiling: float  # seconds
+    timeout: float | None = None  # seconds that a call of it may take; None: as the task or `Q_CLUSTER` says; 0: any
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that is not a number, or is below 0."""
         for name, value in vars(self).items():
+            if name == "timeout" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 raise ValueError(f"{name} is {value!r}, and should be a number from 0 on")
 
@@ -56,7 +59,7 @@ DEFAULT = RetryPolicy(
 
 
 def retry(**policy: Any) -> Callable[[F], F]:
-    """Give a function its own policy: `@retry(attempts=3, base=10)`. Omitted values stay as configured."""
+    """Give a function its own policy: `@retry(attempts=3, base=10, timeout=30)`. Omitted values stay as configured."""
     own = replace(DEFAULT, **policy)
 
     def decorate(func: F) -> F:

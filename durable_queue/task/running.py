@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -46,6 +46,7 @@ class RunningTask:
     begun = 0  # how many tasks its worker had begun by then, itself included
     began_next_to_others = False  # whether other tasks were in hand when it began
     function: tuple[str, object] | None = None  # the call's function, by its dotted path: its retry policy holds
+    entered_call: Callable[[str, object], None] | None = None  # told of each of the task's calls: its path and function
     writes = 0  # how many the call in hand has made: which of them version 0.1 called which (notifications/log/legacy.py)
     _has_calls = False
     _told: frozenset[str] = frozenset()
@@ -82,6 +83,8 @@ class RunningTask:
     def begin_call(self, index: int, path: str, func: object) -> None:
         """Go on to the next of the task's calls."""
         self.call, self.function, self.writes = index, (path, func), 0
+        if self.entered_call:
+            self.entered_call(path, func)
 
     def count(self, what: Hashable) -> int:
         """How often this attempt has asked for this before. Threads may ask at once: each step is atomic."""

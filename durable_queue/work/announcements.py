@@ -1,16 +1,18 @@
 """Announce that a task has ended: call its hook, send the signal, log a failed attempt."""
 
 import time
+from collections.abc import Callable
 
 from django.db import close_old_connections
-from django_q.conf import Conf, logger
+from django_q.conf import logger
 from django_q.models import Task
 from django_q.signals import call_hook, post_execute
 
 from durable_queue.store.leases import Settlement
-from durable_queue.task import running
+from durable_queue.task import limits, running
 from durable_queue.work import task_connections
-from durable_queue.work.progress import LONGEST_READ, Slot
+from durable_queue.work.attempt import LATE, RECEIVER_LIMIT
+from durable_queue.work.progress import Slot
 
 
 def is_heard(settlement: Settlement) -> bool:
@@ -20,24 +22,20 @@ def is_heard(settlement: Settlement) -> bool:
 
 
 def announce(settlement: Settlement, slot: Slot) -> None:
-    """Do what django-q2's monitor does once a result is saved: hook, signal, log line. Errors in them are logged."""
-    has_ended = settlement.retry_at is None
-    hook = settlement.task.get("hook") if has_ended and settlement.saves_result else None
-    if hook or (has_ended and post_execute.receivers):
-        slot.begin_hook(time.monotonic() + (Conf.TIMEOUT or LONGEST_READ))  # one that hangs ends like a task
-        try:
-            with running.others():
-                _call(settlement, hook=hook)
-        except BaseException:
-            logger.exception("What follows %s (%s) has failed", settlement.task["name"], settlement.task["path"])
-        finally:
-            slot.end()
-            task_connections.clean()
+    """Do what django-q2's monitor does once a result is saved: hook, signal, log line. Errors in them are logged.
+
+    `slot`: of the calling thread.
+    """
+    task, has_ended = settlement.task, settlement.retry_at is None
+    if has_ended and settlement.saves_result and (hook := task.get("hook")):
+        _guard(f"The hook {hook} of {task['name']} ({task['path']})", _call_hook, settlement, slot)
+    if has_ended and post_execute.receivers:
+        _guard(f"A receiver of post_execute, told of {task['name']} ({task['path']}),", _send, settlement, slot)
     if settlement.attempt:
         logger.error(
             "%s (%s): attempt %d %s, %s: %s",
-            settlement.task["name"],
-            settlement.task["path"],
+            task["name"],
+            task["path"],
             settlement.attempt.number,
             settlement.attempt.outcome,
             "the last one" if has_ended else f"the next one is at {settlement.retry_at:%X}",
@@ -45,10 +43,25 @@ def announce(settlement: Settlement, slot: Slot) -> None:
         )
 
 
-def _call(settlement: Settlement, *, hook: object) -> None:
-    if hook:
-        close_old_connections()  # the hook's: the database may have been restarted since
-        call_hook(sender=Task, instance=Task(*settlement.history()))
+def _guard(what: str, follow: Callable[[Settlement], None], settlement: Settlement, slot: Slot) -> None:
+    """Whatever this raises costs nobody else anything; what hangs ends as a task does."""
+    slot.begin_hook(time.monotonic() + RECEIVER_LIMIT + LATE)
+    try:
+        with running.others():
+            limits.under(RECEIVER_LIMIT, what, follow, settlement)
+    except BaseException:
+        logger.exception("%s has failed", what)
+    finally:
+        slot.end()
+        task_connections.clean()
+
+
+def _call_hook(settlement: Settlement) -> None:
+    close_old_connections()  # the hook's: the database may have been restarted since
+    call_hook(sender=Task, instance=Task(*settlement.history()))
+
+
+def _send(settlement: Settlement) -> None:
     for receiver, error in post_execute.send_robust(sender="django_q", task=settlement.task):
         if isinstance(error, Exception):
             logger.error("post_execute receiver %s failed: %r", receiver, error)

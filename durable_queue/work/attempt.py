@@ -4,34 +4,37 @@ What django-q2's worker does for callers around a task stands here (django_q/wor
 the output.
 """
 
+import asyncio
 import contextvars
 import multiprocessing
 import os
 import pickle
 import time
 import traceback
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import close_old_connections
+from django.dispatch import Signal
 from django.utils import timezone
 from django_q.conf import Conf, error_reporter, logger
 from django_q.exceptions import TimeoutException
 from django_q.signals import post_execute_in_worker, pre_execute
-from django_q.timeout import TimeoutHandler
 from django_q.utils import get_func_repr
 
 from durable_queue.store.leases import Row, Settlement
-from durable_queue.task import running
+from durable_queue.task import limits, running
 from durable_queue.task.calls import run_in_order
+from durable_queue.task.limits import OverLimitError, over_limit
 from durable_queue.task.running import AFTER, BEFORE, RunningTask
 from durable_queue.work import outcomes
 from durable_queue.work.keeper import Keeper
 from durable_queue.work.progress import LONGEST_READ, Slot
 
 LATE = 3  # seconds that an overdue task has to heed its timeout, before anything else is done about it
+RECEIVER_LIMIT = float(Conf.TIMEOUT or LONGEST_READ)  # seconds for the receivers of a signal
 SIMPLE = (type(None), bool, int, float, str, bytes)  # results that can be pickled, without a try
 
 
@@ -39,11 +42,14 @@ class Attempt:
     """One attempt at the task of a row."""
 
     task: dict[str, Any]
-    timeout: int  # seconds, -1 for none
+    timeout: float  # seconds that it, or the call in hand, may take; 0.0 for any
     function: outcomes.Function
     settlement: Settlement | None = None  # once it has ended
     was_interrupted = False  # at its limit: it may have left anything behind
+    has_left_thread = False  # a coroutine's thread is in a call that can't be interrupted
     _running: RunningTask | None = None
+    _own_timeout: float | None = None  # of the task, whatever the policy of its function says
+    _deadline = 0.0  # when (monotonic) its worker may be killed for it; 0.0 for never
 
     def __init__(self, row: Row, slot: Slot, worker: str, keeper: Keeper, claimed: float) -> None:
         """`worker`: its name. `claimed`: the moment (monotonic) before its row was claimed."""
@@ -61,12 +67,14 @@ class Attempt:
         self.slot.begin(self.row.id, self.began + (Conf.TIMEOUT or LONGEST_READ) + LATE)
         try:
             self.task = task = outcomes.read(self.row)
-            self.timeout = outcomes.timeout_of(task)
-            self.slot.run(task["id"], self._deadline)
+            self._own_timeout = task.get("timeout")
+            self.slot.run(task["id"])
             self._running = RunningTask(task["id"], task["path"], row=self.row.id, claimed=self._claimed, keeper=self._keeper)
+            self._running.entered_call = self._begin_call
             self._running.begun = self._keeper.note_begun(task["id"])
             running.begin(self._running)
             self.function = outcomes.function_of(task)
+            self.timeout = outcomes.timeout_of(task, task["path"], self.function.itself)
         except outcomes.RefusedError as error:
             _report()
             return self._end(outcomes.settle_refused(self.row, str(error), self._worker, self.task))
@@ -75,11 +83,13 @@ class Attempt:
             _report()
             self._fail(f"{error!r} : {traceback.format_exc()}")
             return self._end(outcomes.settle_finished(self.row, self.task, self._worker))
+        self._allow(self.timeout)
         return None
 
-    @property
-    def _deadline(self) -> float:
-        return 0.0 if self.timeout < 0 else self.began + self.timeout + LATE
+    def _allow(self, seconds: float) -> None:
+        """What runs now may take so many seconds, and `LATE` more to heed its limit; 0.0 for any."""
+        self._deadline = time.monotonic() + seconds + LATE if seconds > 0 else 0.0
+        self.slot.extend(self._deadline)
 
     def is_overdue(self, now: float) -> bool:
         """Whether it should be done by that moment (monotonic), and `LATE` more seconds have passed."""
@@ -95,15 +105,16 @@ class Attempt:
 
     # What runs in a thread.
 
-    def run(self, *, interrupt: bool = False) -> Settlement:
-        """Run the task in this thread. `interrupt`: have it interrupted at its limit; the main thread only can be."""
+    def run(self) -> Settlement:
+        """Run the task in this thread."""
         try:
             close_old_connections()
             self._before()
             func = async_to_sync(self.function.itself) if self.function.is_coroutine else self.function.itself
             try:
-                with TimeoutHandler(self.timeout) if interrupt else nullcontext():
-                    result, success = func(*self.task["args"], **self.task["kwargs"]), True
+                self._allow(self.timeout)
+                result = limits.under(self.timeout, "Task", func, *self.task["args"], **self.task["kwargs"])
+                success = True
             except (Exception, TimeoutException) as error:
                 self._end_if_child()
                 self.was_interrupted = isinstance(error, TimeoutException)
@@ -114,6 +125,13 @@ class Attempt:
             self._end_if_child()
             self._fail_by(error)
         return self._settle()
+
+    def _begin_call(self, path: str, func: object) -> None:
+        """The task goes on to its next call, which has a limit of its own."""
+        seconds = outcomes.timeout_of({"timeout": self._own_timeout}, path, func)
+        self._allow(seconds)
+        if limit := limits.of_thread():
+            limit.begin(seconds, f"The call of {path}")
 
     def _end_if_child(self) -> None:
         """End a process that the task has forked, and that has come back from it: it is no worker."""
@@ -130,8 +148,8 @@ class Attempt:
 
     def hand_to_loop(self, slot: Slot) -> contextvars.Context:
         """Leave the thread that has read it, for another slot; return the context that it is to run in."""
-        slot.begin(self.row.id, 0.0)
-        slot.run(self.task["id"], self._deadline)
+        slot.begin(self.row.id, self._deadline)
+        slot.run(self.task["id"])
         self.slot.end()
         self.slot = slot
         context = contextvars.copy_context()
@@ -145,10 +163,15 @@ class Attempt:
                 await sync_to_async(self._before)()
             else:
                 self._before()
+            self._allow(self.timeout)
+            limit = asyncio.timeout(self.timeout or None)
             try:
-                result, success = await self.function.itself(*self.task["args"], **self.task["kwargs"]), True
+                async with limit:
+                    result, success = await self.function.itself(*self.task["args"], **self.task["kwargs"]), True
             except Exception as error:
-                result, success = _describe(error), False
+                is_late = limit.expired() and isinstance(error, TimeoutError)
+                self.was_interrupted = is_late
+                result, success = _describe(OverLimitError(over_limit("Task", self.timeout)) if is_late else error), False
             if post_execute_in_worker.receivers:
                 await sync_to_async(self._after)(result, success=success)
             else:
@@ -169,7 +192,7 @@ class Attempt:
         if pre_execute.receivers:
             assert self._running  # noqa: S101
             self._running.call = BEFORE
-            pre_execute.send(sender="django_q", func=self.function.itself, task=self.task)
+            self._send(pre_execute, "A receiver of pre_execute")
             self._running.call = 0
 
     def _after(self, result: object, *, success: bool) -> None:
@@ -177,7 +200,11 @@ class Attempt:
         if post_execute_in_worker.receivers:
             assert self._running  # noqa: S101
             self._running.call = AFTER
-            post_execute_in_worker.send(sender="django_q", func=self.function.itself, task=self.task)
+            self._send(post_execute_in_worker, "A receiver of post_execute_in_worker")
+
+    def _send(self, signal: Signal, what: str) -> None:
+        self._allow(RECEIVER_LIMIT)
+        limits.under(RECEIVER_LIMIT, what, signal.send, sender="django_q", func=self.function.itself, task=self.task)
 
     def _fail(self, reason: str) -> None:
         self.task |= {"success": False, "result": reason, "stopped": timezone.now(), "started": self._started}

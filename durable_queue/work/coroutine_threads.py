@@ -9,8 +9,10 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from durable_queue.store import queue_connection
-from durable_queue.task import running
+from durable_queue.task import limits, running
+from durable_queue.task.limits import HEED, Limit
 from durable_queue.work import task_connections
+from durable_queue.work.attempt import RECEIVER_LIMIT
 from durable_queue.work.crew import IDLE
 from durable_queue.work.write_lock import Holder, WriteLock
 
@@ -59,6 +61,7 @@ class _Thread:
 
     def __init__(self, pool: Pool) -> None:
         self.holder = Holder()
+        self.limit = Limit()
         self.jobs: SimpleQueue[Job] = SimpleQueue()
         self._pool = pool
         thread = threading.Thread(target=self._work, name="queries", daemon=True)
@@ -72,6 +75,7 @@ class _Thread:
     def _work(self) -> None:
         queue_connection.share()
         task_connections.join_worker()
+        self.limit.join()
         self.holder = self._pool.write_lock.join()
         while True:
             try:
@@ -81,6 +85,7 @@ class _Thread:
                     break
                 continue
             job()
+        self.limit.leave()
         self._pool.write_lock.leave(self.holder)
         task_connections.close_all()
         running.release_thread(threading.current_thread())
@@ -107,7 +112,7 @@ class TaskThread(Executor):
                 self._thread.holder.task = self._task
             if future.set_running_or_notify_cancel():
                 try:
-                    result = fn(*args, **kwargs)
+                    result = limits.under(0.0, self._task, fn, *args, **kwargs)
                 except BaseException as error:
                     self._end_job()
                     future.set_exception(error)
@@ -144,10 +149,23 @@ class TaskThread(Executor):
             if self._pool.waiting and not self._submitted and not has_open:
                 self._give_back()
 
-    async def clean(self) -> None:
-        """Roll back what the task has left open, and let go of its connections."""
-        if self._was_used:
-            await asyncio.wrap_future(self.submit(task_connections.clean))
+    async def clean(self, *, at_once: bool) -> bool:
+        """Roll back what the task has left open, and let go of its connections. Returns whether the thread is free.
+
+        What still runs there has some time to end, or none with `at_once`; then it is interrupted. A blocking call of C
+        does not hear that, and keeps the thread.
+        """
+        if not self._was_used:
+            return True
+        cleaned = asyncio.wrap_future(self.submit(task_connections.clean))
+        if not at_once and (await asyncio.wait({cleaned}, timeout=RECEIVER_LIMIT))[0]:
+            return True
+        if thread := self._thread:
+            thread.limit.interrupt(thread.limit.current[0])
+        if (await asyncio.wait({cleaned}, timeout=HEED))[0]:
+            return True
+        self._thread = None  # nobody gets it any more
+        return False
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """The task has ended: its thread is free."""

@@ -97,7 +97,7 @@ class Coroutines:
         try:
             async with ThreadSensitiveContext(executor=thread):
                 await attempt.arun()
-            await thread.clean()
+            attempt.has_left_thread = not await thread.clean(at_once=attempt.was_interrupted)
         finally:
             thread.shutdown()
 

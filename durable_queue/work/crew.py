@@ -13,6 +13,7 @@ from django_q.conf import logger
 
 from durable_queue.store import queue_connection
 from durable_queue.task import running
+from durable_queue.task.limits import Limit, MainThreadLimit
 from durable_queue.work import task_connections
 from durable_queue.work.habits import Habit
 from durable_queue.work.progress import Progress, Slot
@@ -59,6 +60,7 @@ class Crew:
     def lead_alone(self) -> None:
         """Lead in this very thread, until there is nothing more to do."""
         self.leader = Member(0, self._progress.slot(self._numbers.pop()))
+        MainThreadLimit().join()
         self.leader.holder = self.write_lock.join()
         self._lead(self.leader)
 
@@ -110,11 +112,14 @@ class Crew:
         queue_connection.share()
         task_connections.join_worker()
         member.native_id = threading.get_native_id()
+        limit = Limit()
+        limit.join()
         member.holder = self.write_lock.join()
         while self._is_wanted(member):
             self._lead(member)
             while not self._go_idle(member):
                 self._lead(member)
+        limit.leave()
         self.write_lock.leave(member.holder)
         task_connections.close_all()
         running.release_thread(member.thread)

@@ -6,6 +6,7 @@ import threading
 from durable_queue.models import Worker
 from durable_queue.store.databases import table_of
 from durable_queue.store.queue_connection import outside_of_event_loops, own_connection
+from durable_queue.task.limits import uninterrupted
 from durable_queue.work.notes import Notes
 from durable_queue.work.progress import Progress
 
@@ -25,7 +26,7 @@ class Keeper:
     @outside_of_event_loops
     def is_held(self, row: int) -> bool:
         """Whether the worker's lease holds a queue row, by the database."""
-        with own_connection() as connection:
+        with uninterrupted(), own_connection() as connection:
             return self._me.lease is not None and table_of(connection).is_held(row, self._me.lease)
 
     def is_in_hand(self, task_id: str) -> bool:
@@ -46,4 +47,5 @@ class Keeper:
 
     def keep_note(self, task_id: str, text: str) -> None:
         """Keep a note of a task."""
-        self.notes.send(task_id, text)
+        with uninterrupted():
+            self.notes.send(task_id, text)

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -71,12 +70,14 @@ def _is_id(task_id: object) -> bool:
     return isinstance(task_id, str) and 0 < len(task_id) <= ID_LENGTH and task_id.isprintable()
 
 
-def timeout_of(task: dict[str, Any]) -> int:
-    """The whole seconds that a task may run, -1 for any: `signal.alarm` takes no fractions."""
+def timeout_of(task: dict[str, Any], path: str, func: object) -> float:
+    """The seconds that a call of a function may take, 0 for any: what its task says, else its policy, else `Q_CLUSTER`."""
     timeout = task.get("timeout")
     if timeout is None:
-        timeout = Conf.TIMEOUT
-    return -1 if timeout is None or timeout < 0 else max(1, math.ceil(timeout))
+        timeout = policy_for(path, func).timeout
+    if timeout is None:
+        timeout = Conf.TIMEOUT or 0
+    return max(0.0, float(timeout))
 
 
 def function_of(task: dict[str, Any]) -> Function:

@@ -84,12 +84,15 @@ class Slot:
         _SLOT.pack_into(self._map, self._at, row, time.time(), deadline, b"", Stage.NONE, 0)
         self._map[self._at + _STAGE] = Stage.READING
 
-    def run(self, task_id: str, deadline: float) -> None:
+    def run(self, task_id: str) -> None:
         """Note that the row in hand was read, and its task runs."""
         at = self._at
         self._map[at + _TASK : at + _TASK + 32] = task_id.encode().ljust(32)[:32]
-        _TIME.pack_into(self._map, at + _DEADLINE, deadline)
         self._map[at + _STAGE] = Stage.RUNNING
+
+    def extend(self, deadline: float) -> None:
+        """Note when (monotonic) what is in hand must be done; 0 for never."""
+        _TIME.pack_into(self._map, self._at + _DEADLINE, deadline)
 
     def hold_up(self) -> None:
         """Note that what runs is held up by another task."""

@@ -89,7 +89,7 @@ class Runner:
         if self._alone and self._holdings.wait_until_due() == 0.0:
             self._stop.tell_of_waiting_alone()  # this one is busy now, and what else is to run alone needs another
         show_title(f"processing {attempt.task['name']} '{attempt.task['path']}'")
-        settlement = attempt.run(interrupt=True)
+        settlement = attempt.run()
         self._stop.end_if_closed()
         task_connections.clean()
         show_title("idle")
@@ -126,6 +126,8 @@ class Runner:
 
     def _finish_coroutine(self, attempt: Attempt, settlement: Settlement) -> None:
         self._stop.end_if_closed()
+        if attempt.has_left_thread:
+            self._stop.retire(f"what {attempt.task['name']!r} runs in a thread is over its limit, and can't be interrupted")
         self._finish(attempt, settlement)
         self.on_coroutine_end()
 

@@ -1,5 +1,7 @@
-"""Watches a worker's threads from outside: a slow task holds up no other task, and an overdue one makes the worker retire."""
+"""Watches a worker's threads from outside: a slow task holds up no other, one that is over its limit is interrupted, and one
+that does not heed that makes the worker retire."""
 
+import math
 import signal
 import threading
 import time
@@ -10,6 +12,8 @@ from django_q.conf import logger
 
 from durable_queue.store import wakeup
 from durable_queue.store.leases import LeaseLostError
+from durable_queue.task import limits
+from durable_queue.task.limits import HEED
 from durable_queue.work import kernel
 from durable_queue.work.attempt import LATE
 from durable_queue.work.crew import Crew, Member
@@ -21,6 +25,7 @@ from durable_queue.work.stop import Stop
 
 TICK = 0.25  # seconds between two looks
 CLOSE = 0.01  # seconds between two looks while something is in hand that isn't known to be quick
+SOONEST = 0.01  # the shortest pause
 CLOSE_FOR = 1.0  # seconds for which it looks so often, from the last time that it was told to
 SETTLE_AFTER = 0.05  # seconds that a finished task waits for its batch: what a killed worker had finished in them runs again
 BUSY = 0.8  # the share of the time between two looks, in which a process that has processor to spare uses less of it
@@ -53,6 +58,7 @@ class Watch:
         self._bell.acquire()
         self._close_until = 0.0
         self._next_look_at_limits = 0.0
+        self._next_limit = math.inf  # when (monotonic) something may be over its limit next, as far as it knows
         self._looked = (time.monotonic(), time.process_time())
 
     def closely(self) -> None:
@@ -68,8 +74,8 @@ class Watch:
         self._progress.work()
         while not self._stop.is_over:
             self._progress.tick()
-            pause = CLOSE if time.monotonic() < self._close_until else TICK
             before = time.monotonic()
+            pause = self._pause(before)
             rang = self._bell.acquire(timeout=pause)
             is_punctual = not rang and time.monotonic() - before < pause + PUNCTUAL
             try:
@@ -84,6 +90,10 @@ class Watch:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self.run()
 
+    def _pause(self, now: float) -> float:
+        pause = CLOSE if now < self._close_until else TICK
+        return max(SOONEST, min(pause, self._next_limit - now))
+
     def _look(self, *, is_punctual: bool) -> None:
         now, processor = time.monotonic(), time.process_time()
         (then, used), self._looked = self._looked, (now, processor)
@@ -97,6 +107,7 @@ class Watch:
         self._settle_if_held_up(now)
         if self.look_at_coroutines:
             self.look_at_coroutines(now)
+        self._next_limit = limits.interrupt_all(now)
         self._retire_if_overdue(now)
         self._crew.write_lock.look(now)
 
@@ -116,14 +127,14 @@ class Watch:
         if is_stuck:
             wakeup.wake(holdings.broker.queue)
 
-    # Tasks that are over their limit.
+    # What is over its limit.
 
     def _retire_if_overdue(self, now: float) -> None:
         if self._stop.noted or self._crew.size == 1 or now < self._next_look_at_limits:
-            return  # in the main thread a task is interrupted at its limit
+            return  # in the main thread a signal ends what is over its limit, even a blocking call
         self._next_look_at_limits = now + TICK
         for in_hand in self._progress.in_hand:
-            if in_hand.is_overdue(now + LATE):
+            if in_hand.is_overdue(now + LATE - HEED):
                 what = f"Task {in_hand.task_id}" if in_hand.row else "A hook"
                 logger.error("%s is overdue after %.0f s, and can't be interrupted", what, time.time() - in_hand.started)
                 self._stop.retire("something is overdue")

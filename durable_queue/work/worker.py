@@ -18,7 +18,7 @@ from durable_queue.models import Worker
 from durable_queue.store import queue_connection
 from durable_queue.store.broker import Broker
 from durable_queue.store.queue_connection import QUEUE
-from durable_queue.task import running
+from durable_queue.task import limits, running
 from durable_queue.work import kernel, task_connections, write_lock
 from durable_queue.work.birth import Birth
 from durable_queue.work.follow_ups import follow_up
@@ -46,6 +46,7 @@ def main(birth: Birth, progress: Progress) -> None:
         _bind_to_cpus(birth)
     queue_connection.prepare_worker()
     task_connections.prepare_worker(threads=birth.threads)
+    limits.prepare_worker()
     write_lock.prepare_worker()
     broker = Broker(birth.queue, using=QUEUE, follow_up=follow_up)
     code = 0

@@ -5,7 +5,8 @@ A transaction holds it from its begin with `"transaction_mode": "IMMEDIATE"`, el
 
 import os
 import threading
-from collections import defaultdict
+import time
+from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ from django_q.conf import logger
 
 from durable_queue.store.databases import table_of
 from durable_queue.store.queue_connection import QUEUE
+from durable_queue.task.limits import uninterrupted
 from durable_queue.work import task_connections
 
 LONG = 1.0  # seconds
+LOOK = 0.05  # seconds between two looks at the limit of one that waits
 LONGEST_WAIT = 30.0  # seconds; then a task looks for itself
 TAKES_LOCK = ("BEGIN", "INSERT", "UPDATE", "DELETE", "REPLACE")  # how a statement begins that may wait for the lock
 
@@ -39,12 +42,12 @@ class _Line:
     """
 
     def __init__(self) -> None:
-        self._locks: defaultdict[str, threading.Lock]  # by the database's alias
         self.renew()
 
     def renew(self) -> None:
         """In a forked child: none of its parent's threads is there."""
-        self._locks = defaultdict(threading.Lock)
+        self._lines: defaultdict[str, deque[threading.Lock]] = defaultdict(deque)  # by the database's alias; the first may ask
+        self._lock = threading.Lock()
 
     def join(self, connection: BaseDatabaseWrapper, **_: object) -> None:
         """A new connection lines up."""
@@ -59,14 +62,33 @@ class _Line:
         # Within a transaction this thread may hold the lock: then it must not wait for one that waits for it.
         if not sql.startswith(TAKES_LOCK) or table.has_open_transaction():
             return execute(sql, params, many, context)
-        lock = self._locks[connection.alias]
-        is_first = lock.acquire(timeout=LONGEST_WAIT)
-        try:
-            table.give_way()
-            return execute(sql, params, many, context)
-        finally:
-            if is_first:
-                lock.release()
+        with uninterrupted() as limit:  # else it might never leave the line
+            place = self._stand_in(line := self._lines[connection.alias])
+            try:
+                deadline = time.monotonic() + LONGEST_WAIT
+                while not place.acquire(timeout=LOOK) and not limit.is_over and time.monotonic() < deadline:
+                    pass
+                if not limit.is_over:
+                    table.give_way()
+                    return execute(sql, params, many, context)
+            finally:
+                self._leave(line, place)
+        raise AssertionError("it was interrupted")
+
+    def _stand_in(self, line: deque[threading.Lock]) -> threading.Lock:
+        place = threading.Lock()
+        with self._lock:
+            if line:
+                place.acquire()  # until the one before it leaves
+            line.append(place)
+        return place
+
+    def _leave(self, line: deque[threading.Lock], place: threading.Lock) -> None:
+        with self._lock:
+            was_first = line[0] is place
+            line.remove(place)
+            if was_first and line:
+                line[0].release()
 
 
 @dataclass(eq=False)

@@ -16,6 +16,7 @@ LOCK_WAIT_SECONDS = 8.0  # then the write fails; the supervisor kills a stopped 
 LOCK_TRIES_WITH_YIELD = 50  # tries with only a yield in between: a holder needs about 10 µs
 LOCK_PAUSE_SECONDS = (0.00005, 0.001)  # after those, the shortest and the longest pause between tries
 THREAD_PAUSE_SECONDS = 0.001  # between the tries of a thread that waits for another one of its process
+PATIENCE_SECONDS = 0.01  # once a thread has waited for so long, others let it go first
 
 
 class LockedFile:
@@ -28,6 +29,7 @@ class LockedFile:
         self.openings = 0  # how often it was opened; after another opening, it may be another file
         self.threads = threading.RLock()
         self._next = threading.RLock()  # held by the one thread, of those that wait for `threads`, that tries to take it
+        self._waits_since = 0.0  # since when (monotonic) that one has tried; 0.0 while none does
         self._durable = durable
         self._lock_wait = lock_wait
         self._path_name = os.fspath(path)
@@ -64,6 +66,8 @@ class LockedFile:
                     fcntl.flock(self.fd, fcntl.LOCK_UN)
             finally:
                 self.threads.release()
+        if 0.0 < self._waits_since < time.monotonic() - PATIENCE_SECONDS:
+            time.sleep(2 * THREAD_PAUSE_SECONDS)
 
     def replace_with(self, content: bytes) -> None:
         """Put a new file in the place of this one, and close this one, which releases its lock."""
@@ -125,13 +129,15 @@ class LockedFile:
         """
         deadline = time.monotonic() + self._lock_wait
         try:
-            self._next.acquire(timeout=self._lock_wait)
+            if self._next.acquire(timeout=self._lock_wait):
+                self._waits_since = time.monotonic()
             while not (_is_owned(self._next) and self.threads.acquire(blocking=False)):
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{self.path} was locked by another thread for {self._lock_wait:g} s")
                 time.sleep(THREAD_PAUSE_SECONDS)
         finally:
             if _is_owned(self._next):
+                self._waits_since = 0.0
                 self._next.release()
 
     def _wait_for_lock(self) -> None:

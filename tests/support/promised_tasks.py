@@ -49,8 +49,15 @@ class Listener(AppConfig):
             return
         from django_q import signals  # noqa: PLC0415 - its module needs the models to be loaded
 
+        for name in ("pre_execute", "post_execute_in_worker", "post_execute"):
+            getattr(signals, name).connect(partial(_hang_if_asked, name), weak=False)
         for name in ("pre_enqueue", "pre_execute", "post_execute_in_worker", "post_execute", "post_spawn"):
             getattr(signals, name).connect(partial(_note_signal, name), weak=False)
+
+
+def _hang_if_asked(name: str, sender: str, task: dict[str, Any], **_: object) -> None:
+    while task["name"] == f"hangs in {name}":
+        time.sleep(0.05)
 
 
 def _note_signal(name: str, sender: str, **arguments: Any) -> None:

@@ -134,6 +134,27 @@ def hold_write_lock(seconds: float, name: str) -> None:
         time.sleep(seconds)
 
 
+def commit_for_ever() -> None:
+    """Write two rows in each of many transactions."""
+    while True:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("INSERT INTO mark (name) VALUES ('one')")
+            cursor.execute("INSERT INTO mark (name) VALUES ('two')")
+
+
+def write_for_ever(name: str) -> None:
+    """Write a line after the other, and note how many, once interrupted."""
+    from notifications.tasks import write_log  # noqa: PLC0415 - this module is also an app's
+
+    written = 0
+    try:
+        while True:
+            write_log(f"{name}: {written}\n")
+            written += 1
+    finally:
+        note(name, written)
+
+
 def leave_transaction_open() -> None:
     """Begin a transaction, write, and forget it."""
     transaction.atomic().__enter__()
@@ -210,6 +231,12 @@ def slow_hook(task: Any) -> None:
     note("hook begins", task.id)
     time.sleep(1.5)
     note("hook ends", task.id)
+
+
+def blocking_hook(task: Any) -> NoReturn:
+    """Never come back, and hear of nothing."""
+    note("hook hangs", task.id)
+    receive_for_ever()
 
 
 def hanging_hook(task: Any) -> NoReturn:

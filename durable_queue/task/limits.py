@@ -1,0 +1,277 @@
+"""A time limit on what a thread runs. Once it is over, an exception is raised in that thread, and never in anything after it.
+
+In the main thread a signal does it, which ends a blocking call too (setitimer(2)). In another thread the exception comes
+between two instructions of Python, hence after a blocking call of C has returned
+(https://docs.python.org/3/c-api/init.html#c.PyThreadState_SetAsyncExc).
+"""
+
+import ctypes
+import functools
+import itertools
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+from types import FrameType
+from typing import ParamSpec, Self, TypeVar
+
+from django.db.transaction import Atomic
+from django_q.exceptions import TimeoutException
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Modules that take locks in Python code: an exception between a lock and its `try` would leave the lock taken for ever.
+DELICATE = frozenset({"logging", "importlib._bootstrap", "importlib._bootstrap_external"})
+HEED = 0.5  # seconds that what was interrupted has to come to its end, before it is overdue
+AGAIN = 0.01  # seconds until the next try when a thread is in such code
+
+
+def over_limit(what: str, seconds: float) -> str:
+    """What the history says of it, in django-q2's words."""
+    return f"{what} exceeded maximum timeout value ({seconds:g} seconds)"
+
+
+class _State(Enum):
+    QUIET = auto()
+    RAISED = auto()  # in another thread: the exception is on its way
+    POSTPONED = auto()  # until the thread leaves what must not be interrupted
+    HEARD = auto()
+
+
+class OverLimitError(TimeoutException):  # type: ignore[misc]
+    """What runs is over its limit. As django-q2's, it is a SystemExit: `except Exception` does not stop it."""
+
+    def __init__(self, *args: object) -> None:
+        """Made in the thread that is interrupted, when the exception arrives there."""
+        if not args and (limit := of_thread()):
+            args = (limit.hear(),)
+        super().__init__(*args)
+
+
+class Limit:
+    """The limit on what a thread runs; each thing that it runs has a number of its own."""
+
+    def __init__(self) -> None:
+        self.current = (0, 0.0)  # the number of what runs, and when (monotonic) it is over its limit; 0.0 for never
+        self._what, self._seconds = "", 0.0
+        self._thread = 0
+        self._lock = threading.RLock()
+        self._numbers = itertools.count(1)
+        self._state = _State.QUIET
+        self._shields = 0
+
+    def join(self) -> None:
+        """The calling thread, one of the worker's own, is the one that it limits."""
+        self._thread = threading.get_ident()
+        _own.limit = self
+        with _lock:
+            _joined.add(self)
+
+    def leave(self) -> None:
+        """The thread is about to end."""
+        with _lock:
+            _joined.discard(self)
+
+    def begin(self, seconds: float, what: str) -> None:
+        """Something begins that may take so many seconds, or any time if that is not above 0."""
+        with self._lock:
+            self._withdraw()
+            self._what, self._seconds = what, seconds
+            self.current = (next(self._numbers), time.monotonic() + seconds if seconds > 0 else 0.0)
+
+    def end(self) -> None:
+        """It has ended. The exception may have arrived in the middle of this very call: then call it again."""
+        with self._lock:
+            self.current = (0, 0.0)
+            self._withdraw()
+
+    def interrupt(self, number: int) -> None:
+        """From another thread: interrupt what has this number, if it still runs and was not interrupted before."""
+        with self._lock:
+            if number != self.current[0] or self._state is not _State.QUIET:
+                return
+            if self._shields:
+                self._state = _State.POSTPONED
+            elif not _is_delicate(sys._current_frames().get(self._thread)):
+                self._state = _State.RAISED
+                _raise_in(self._thread, OverLimitError)
+
+    def hear(self) -> str:
+        """The exception has arrived; returns its text."""
+        self._state = _State.HEARD
+        return over_limit(self._what, self._seconds)
+
+    def shield(self) -> None:
+        """From now on an interruption is postponed."""
+        with self._lock:
+            self._shields += 1
+            if self._state is _State.RAISED:
+                _raise_in(self._thread, None)
+                self._state = _State.POSTPONED
+
+    def unshield(self) -> None:
+        """Raises OverLimitError if an interruption was postponed."""
+        with self._lock:
+            self._shields -= 1
+            is_late = self._state is _State.POSTPONED and self._shields <= 0
+        if is_late:
+            raise OverLimitError
+
+    def after_fork(self) -> None:
+        """In a forked child: the thread that would interrupt it is not here."""
+        self._lock = threading.RLock()
+        self.current, self._state = (0, 0.0), _State.QUIET
+
+    @property
+    def is_postponed(self) -> bool:
+        """Whether an interruption waits for the thread to leave what must not be interrupted."""
+        return self._state is _State.POSTPONED
+
+    def _withdraw(self) -> None:
+        if self._state is _State.RAISED:
+            _raise_in(self._thread, None)
+        self._state, self._shields = _State.QUIET, 0
+
+
+class MainThreadLimit(Limit):
+    """The same for the main thread, which a signal interrupts."""
+
+    def join(self) -> None:
+        """The calling thread, the main one, is the one that it limits."""
+        _own.limit = self
+
+    def begin(self, seconds: float, what: str) -> None:
+        """Something begins that may take so many seconds, or any time if that is not above 0."""
+        super().begin(seconds, what)
+        if seconds > 0:
+            signal.signal(signal.SIGALRM, self._expire)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def end(self) -> None:
+        """It has ended."""
+        super().end()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _expire(self, _: int, frame: FrameType | None) -> None:
+        if not self.current[0] or self._state is not _State.QUIET:
+            return
+        if self._shields:
+            self._state = _State.POSTPONED
+        elif _is_delicate(frame):
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        else:
+            raise OverLimitError
+
+
+class uninterrupted:
+    """Within this, a limit that is over interrupts nothing; it does so at the end."""
+
+    __slots__ = ("_limit",)
+
+    def __enter__(self) -> Self:
+        self._limit = of_thread()
+        if self._limit:
+            self._limit.shield()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._limit:
+            self._limit.unshield()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the limit is over, and will interrupt the thread at the end."""
+        return self._limit is not None and self._limit.is_postponed
+
+
+def under(seconds: float, what: str, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a function, and interrupt it after so many seconds (0.0: never) if the thread has a limit.
+
+    Raises OverLimitError, and what the function raises.
+    """
+    limit = of_thread()
+    if limit is None:
+        return func(*args, **kwargs)
+    try:
+        try:
+            limit.begin(seconds, what)
+            return func(*args, **kwargs)
+        finally:
+            limit.end()
+    except BaseException:
+        limit.end()  # the interruption may have come in the middle of that
+        raise
+
+
+def prepare_worker() -> None:
+    """In a new worker: a COMMIT or ROLLBACK, and a line for the log, that have begun come to their end.
+
+    Else Django's connection would not know in which transaction it is, and a lock of `logging` would stay taken for ever.
+    """
+    Atomic.__exit__ = to_its_end(Atomic.__exit__)  # type: ignore[method-assign]
+    logging.Handler.handle = to_its_end(logging.Handler.handle)  # type: ignore[method-assign]
+
+
+def to_its_end(func: Callable[P, R]) -> Callable[P, R]:
+    """The function, uninterrupted."""
+
+    @functools.wraps(func)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        with uninterrupted():
+            return func(*args, **kwargs)
+
+    return wrapper
+
+
+_lock = threading.Lock()
+_joined: set[Limit] = set()  # of all threads that others interrupt
+_own = threading.local()
+
+
+def interrupt_all(now: float) -> float:
+    """Interrupt what is over its limit by now, in any thread; return when (monotonic) the next one will be, or infinity."""
+    with _lock:
+        joined = list(_joined)
+    soonest = math.inf
+    for limit in joined:
+        number, moment = limit.current
+        if moment > now:
+            soonest = min(soonest, moment)
+        elif moment:
+            limit.interrupt(number)
+    return soonest
+
+
+def of_thread() -> Limit | None:
+    """The limit of the calling thread, if it has one."""
+    limit: Limit | None = getattr(_own, "limit", None)
+    return limit
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603 - the parent's may be taken
+    _lock = threading.Lock()
+    if limit := of_thread():
+        limit.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Raise an exception in a thread; None takes back one that has not arrived yet."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error) if error else None)
+
+
+def _is_delicate(frame: FrameType | None) -> bool:
+    while frame:
+        if frame.f_globals.get("__name__") in DELICATE:
+            return True
+        frame = frame.f_back
+    return False
