@@ -1,12 +1,10 @@
 """Many slow tasks run at once in each worker; one that misbehaves harms none of those beside it."""
 
 import functools
-import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +20,14 @@ from durable_queue.intake.packaging import new_task
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.task import signing
 from tests.support import environment, side_by_side_tasks, thread_tasks
-from tests.support.processes import queue_workers, wait_until
+from tests.support.clusters import Cluster, all_end, cluster_in
+from tests.support.processes import wait_until
 from tests.support.promised_tasks import notes_file, read_notes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 on_sqlite = pytest.mark.skipif(environment.DATABASE != "sqlite", reason="of SQLite's write lock")
 on_postgresql = pytest.mark.skipif(environment.DATABASE == "sqlite", reason="SQLite has no server")
-Cluster = Callable[..., Any]
 
 
 def path(name: str) -> str:
@@ -53,25 +51,8 @@ def _table() -> Iterator[None]:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Cluster:
-    """Run a cluster of one worker until the end of the block. Keywords differ in its `Q_CLUSTER`."""
-    own = {"DATABASE_URL": environment.database_url_of_test(), "DJANGO_SETTINGS_MODULE": "tests.support.promised_settings"}
-
-    @contextmanager
-    def run(*, workers: int = 1, ends_with: int = 0, **q_cluster: Any) -> Iterator[Path]:
-        settings = {"threads": 40, "workers": workers} | q_cluster
-        output = tmp_path / "output"
-        with queue_workers(env=own | {"TEST_Q_CLUSTER": json.dumps(settings)}, output=output) as process:
-            wait_until(lambda: Worker.objects.count() >= workers, what="the workers work")
-            yield output
-            process.terminate()
-            assert process.wait(15) == ends_with
-
-    return run
-
-
-def all_end(*, timeout: float = 20.0) -> None:
-    """Wait until the queue is empty."""
-    wait_until(lambda: not OrmQ.objects.exists(), timeout=timeout, what="all tasks have ended")
+    """Run a cluster of one worker with 40 threads."""
+    return cluster_in(tmp_path)
 
 
 def most_at_once(runs: list[dict[str, Any]]) -> int:

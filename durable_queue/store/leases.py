@@ -34,6 +34,7 @@ class Settlement(NamedTuple):
     task: dict[str, Any]
     attempt: FailedAttempt | None = None  # what went wrong this time
     retry_at: datetime | None = None  # None: this was the end of it
+    payload: str | None = None  # for the next attempt, where it isn't the row's own: it tells which calls have been made
     refused: bool = False  # it could not be run at all: keep the payload
 
     @property

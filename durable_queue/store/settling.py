@@ -18,7 +18,7 @@ def settle(broker: "Broker", name: datetime, lease: LeaseChange, settlements: Se
     still_held = table.delete(lease=name, ids=ended)
     for settlement in settlements:
         row, due = settlement.row.id, settlement.retry_at
-        if due and table.put_back(lease=name, row=row, due=due):
+        if due and table.put_back(lease=name, row=row, due=due, payload=settlement.payload):
             still_held.add(row)
     lease.settled = [settlement for settlement in settlements if settlement.row.id in still_held]
     table.save_history([s.history() for s in lease.settled if s.retry_at is None and s.saves_result])

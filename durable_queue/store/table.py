@@ -132,11 +132,17 @@ class Table(ABC):
         sql = f"DELETE FROM {QUEUE_TABLE} WHERE lock = %s AND id {among} RETURNING id"  # noqa: S608
         return {row for (row,) in self.run(sql, (self.moment(lease), value))}
 
-    def put_back(self, *, lease: datetime, row: int, due: datetime, queue: str | None = None) -> bool:
-        """Let go of a row, to be run when it is due, in another `queue` if one is given. Return whether the lease held it."""
-        key, queues = (", key = %s", [queue]) if queue else ("", [])
-        sql = f"UPDATE {QUEUE_TABLE} SET lock = %s{key} WHERE lock = %s AND id = %s RETURNING id"  # noqa: S608
-        return bool(self.run(sql, (self.moment(due), *queues, self.moment(lease), row)))
+    def put_back(
+        self, *, lease: datetime, row: int, due: datetime, queue: str | None = None, payload: str | None = None
+    ) -> bool:
+        """Let go of a row, to be run when it is due. Return whether the lease held it.
+
+        `queue`, `payload`: others than it had, if they are given.
+        """
+        values = {"lock": self.moment(due)} | ({"key": queue} if queue else {}) | ({"payload": payload} if payload else {})
+        columns = ", ".join(f"{column} = %s" for column in values)
+        sql = f"UPDATE {QUEUE_TABLE} SET {columns} WHERE lock = %s AND id = %s RETURNING id"  # noqa: S608
+        return bool(self.run(sql, (*values.values(), self.moment(lease), row)))
 
     def change_lease(self, worker: int, *, old: datetime | None, new: datetime | None, due: datetime | None) -> bool:
         """Set a worker's lease, and when its first row was due; return whether the worker still held the old lease."""

@@ -2,8 +2,9 @@
 
 import functools
 import inspect
+import pickle
 import pydoc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -15,6 +16,9 @@ Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 # The function of a task with several calls: `run_in_order`, by a path that stays the same when the function moves.
 IN_ORDER = "durable_queue.run_in_order"
+
+# What stands in the place of a call that an earlier attempt has made: `done`, with its result and the call.
+DONE = "durable_queue.done"
 
 # Old paths that queue rows, schedules, settings and history may hold, and the paths of today. No task is lost to a move.
 MOVED = {
@@ -54,12 +58,17 @@ def resolve(path: str) -> Callable[..., Any]:
 def run_in_order(*calls: Call) -> list[Any] | None:
     """Run the calls of a task one after the other. If a call raises, the later ones do not run.
 
+    The next attempt goes on with the call that raised.
+
     Returns the calls' results for the history, or None if all of them are None.
     """
     task = current_task.get()
     own = task if task and task.enter_calls(IN_ORDER) else None
-    results = []
+    results = own.results if own else []
     for index, (path, args, kwargs) in enumerate(calls):
+        if path == DONE:
+            results.append(args[0])
+            continue
         func = resolve(path)
         if own:
             own.begin_call(index, path_today(path), func)
@@ -67,3 +76,30 @@ def run_in_order(*calls: Call) -> list[Any] | None:
             func = async_to_sync(func)
         results.append(func(*args, **kwargs))
     return results if any(result is not None for result in results) else None
+
+
+def done(result: object, *_: object) -> object:
+    """Stand for a call that an earlier attempt has made; returns its result."""
+    return result
+
+
+def with_progress(calls: Sequence[Call], results: Sequence[object]) -> tuple[Call, ...]:
+    """The calls of a task whose first ones have been made, with these results, as the next attempt is to find them."""
+    made = (
+        call if call[0] == DONE else (DONE, (_kept(result), *call), {}) for call, result in zip(calls, results, strict=False)
+    )
+    return (*made, *calls[len(results) :])
+
+
+def without_progress(calls: Sequence[Call]) -> tuple[Call, ...]:
+    """The calls as they were asked for."""
+    return tuple(tuple(call[1][1:]) if call[0] == DONE else call for call in calls)
+
+
+def _kept(result: object) -> object:
+    """The result, or None if it can't be pickled: that costs the result, and not the progress."""
+    try:
+        pickle.dumps(result)
+    except BaseException:  # pickling runs code of others
+        return None
+    return result

@@ -68,6 +68,7 @@ class RunningTask:
         self.path = path
         self.row = row
         self.claimed = time.monotonic() if claimed is None else claimed
+        self.results: list[object] = []  # of its calls that were made, in order
         self._keeper = keeper
         self._asked: dict[Hashable, itertools.count[int]] = {}
 

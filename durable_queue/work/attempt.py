@@ -25,8 +25,8 @@ from django_q.signals import post_execute_in_worker, pre_execute
 from django_q.utils import get_func_repr
 
 from durable_queue.store.leases import Row, Settlement
-from durable_queue.task import limits, running
-from durable_queue.task.calls import run_in_order
+from durable_queue.task import limits, running, signing
+from durable_queue.task.calls import run_in_order, with_progress, without_progress
 from durable_queue.task.limits import OverLimitError, over_limit
 from durable_queue.task.running import AFTER, BEFORE, RunningTask
 from durable_queue.work import outcomes
@@ -226,8 +226,24 @@ class Attempt:
             except BaseException as error:
                 self._fail(f"Its result can't be pickled: {error!r} : {traceback.format_exc()}")
         mine = self._running
+        payload = self._note_progress(mine.results) if mine and mine.results else None
         function = mine.function if mine and mine.function else (task["path"], self.function.itself)
-        return self._end(outcomes.settle_finished(self.row, task, self._worker, function))
+        settlement = outcomes.settle_finished(self.row, task, self._worker, function)
+        return self._end(settlement._replace(payload=payload) if payload and settlement.retry_at else settlement)
+
+    def _note_progress(self, results: list[object]) -> str | None:
+        """Have the task say which of its calls have been made. Returns the payload for another attempt, which goes on there."""
+        try:
+            if self.task["success"]:
+                self.task["args"] = without_progress(self.task["args"])
+                return None
+            task = signing.loads(self.row.payload)  # its own arguments may have been changed by a call
+            self.task["args"] = task["args"] = with_progress(task["args"], results)
+            payload = signing.dumps(task)
+        except BaseException as error:
+            logger.warning("%s makes all its calls again: %r", self.task["name"], error)
+            return None
+        return payload
 
     def settle_error(self, error: BaseException) -> Settlement:
         """The settlement of an attempt that came to nothing, because of an error from outside of the task."""

@@ -43,6 +43,8 @@ def _connect(alias: str) -> BaseDatabaseWrapper:
 def clean() -> None:
     """After a task, in its thread: roll back what it has left open, and let go of connections that are not to be kept."""
     for connection in connections.all(initialized_only=True):
+        if connection.connection is None and not connection.in_atomic_block:
+            continue
         try:
             connection.close_if_unusable_or_obsolete()
             if _is_open(connection) or connection.settings_dict["OPTIONS"].get("pool"):

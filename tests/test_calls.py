@@ -1,0 +1,125 @@
+"""A task with several calls: what has succeeded is not made again."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django_q.models import Failure, OrmQ, Success
+from django_q.tasks import fetch
+
+from durable_queue import BackgroundTasks, current_task
+from durable_queue.models import FailedAttempt
+from durable_queue.task.calls import DONE, Call, with_progress, without_progress
+from durable_queue.verbs import submit_again
+from tests.support.clusters import Cluster, all_end, cluster_in
+from tests.support.processes import wait_until
+from tests.support.promised_tasks import note, notes_file, read_notes
+from tests.support.side_by_side_tasks import die_once, note_once
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def effect(word: str) -> str:
+    """Have an effect that is counted."""
+    note(word)
+    return f"result of {word}"
+
+
+def effect_that_fails(word: str, times: int) -> str:
+    """The same, after it has failed so often."""
+    note(word)
+    if any(note_once(f"{word}, {number}") for number in range(times)):
+        raise ValueError(word)
+    return f"result of {word}"
+
+
+def unpicklable(word: str) -> Any:
+    """Return what can't be kept."""
+    note(word)
+    return lambda: word
+
+
+def index_of_call() -> int:
+    """The index of the call."""
+    task = current_task.get()
+    assert task
+    return task.call
+
+
+@pytest.fixture(autouse=True)
+def _no_notes() -> None:
+    notes_file().unlink(missing_ok=True)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    """Run a cluster of one worker with 40 threads."""
+    return cluster_in(tmp_path)
+
+
+def enqueue(*calls: tuple[Any, ...]) -> str:
+    """Enqueue a task with these calls."""
+    tasks = BackgroundTasks()
+    for func, *args in calls:
+        tasks.add_task(func, *args)
+    task_id = tasks.enqueue()
+    assert task_id
+    return task_id
+
+
+def effects() -> Counter[str]:
+    """How often each effect was had."""
+    return Counter(words[0] for words in read_notes() if len(words) == 1)
+
+
+def test_retry__goes_on_with_the_call_that_failed(cluster: Cluster) -> None:
+    """Five calls, the fourth failing twice: each is made once, the fourth three times."""
+    task_id = enqueue((effect, "1"), (unpicklable, "2"), (effect, "3"), (effect_that_fails, "4", 2), (effect, "5"))
+    with cluster(max_attempts=5):
+        all_end()
+    assert effects() >= Counter({"1": 1, "2": 1, "3": 1, "4": 3, "5": 1})
+    assert effects()["1"] == effects()["2"] == effects()["3"] == effects()["5"] == 1
+    task = Success.objects.get(pk=task_id)
+    assert task.result == ["result of 1", None, "result of 3", "result of 4", "result of 5"]
+    assert [path.rpartition(".")[2] for path, *_ in task.args] == [
+        "effect",
+        "unpicklable",
+        "effect",
+        "effect_that_fails",
+        "effect",
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 40])
+def test_retry__after_a_kill_too(cluster: Cluster, threads: int) -> None:
+    """Killed in the fourth call after a failure in the third: what had been made when it failed is not made again."""
+    task_id = enqueue((effect, "1"), (effect_that_fails, "2", 1), (effect, "3"), (die_once, 0.1), (index_of_call,))
+    with cluster(max_attempts=5, threads=threads):
+        all_end()
+    found = effects()
+    assert (found["1"], found["2"], found["3"]) == (1, 2 + 1, 2)
+    assert fetch(task_id).result[-1] == 4
+    assert sorted(FailedAttempt.objects.values_list("outcome", flat=True)) == ["failed", "lost"]
+
+
+def test_submit_again__goes_on_with_the_call_that_failed(cluster: Cluster) -> None:
+    task_id = enqueue((effect, "1"), (effect_that_fails, "2", 2), (effect, "3"))
+    with cluster(max_attempts=1):
+        for _ in range(2):
+            wait_until(lambda: not OrmQ.objects.exists(), what="it has ended")
+            failure = Failure.objects.get(pk=task_id)
+            assert failure.args[0][0] == DONE
+            assert submit_again(task_id)
+        all_end()
+    assert (effects()["1"], effects()["2"], effects()["3"]) == (1, 3, 1)
+    assert Success.objects.get(pk=task_id).result == ["result of 1", "result of 2", "result of 3"]
+
+
+def test_progress__there_and_back() -> None:
+    calls: tuple[Call, ...] = (("a.f", (1,), {}), ("a.g", (), {"key": 2}), ("a.h", (), {}))
+    once = with_progress(calls, ["one"])
+    twice = with_progress(once, ["one", lambda: None])
+    assert once == ((DONE, ("one", *calls[0]), {}), *calls[1:])
+    assert twice == (once[0], (DONE, (None, *calls[1]), {}), calls[2])
+    assert without_progress(calls) == without_progress(once) == without_progress(twice) == calls
