@@ -545,8 +545,10 @@ def test_write__of_a_forked_child_beside_other_tasks(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_transaction__that_a_task_leaves_open(cluster: Cluster, threads: int) -> None:
-    with cluster(threads=threads):
-        for name in ("leave_transaction_open", "leave_transaction_open_in_coroutine", "leave_autocommit_off", "begin_by_hand"):
+    """It is rolled back, and the task fails with that reason."""
+    names = ("leave_transaction_open", "leave_transaction_open_in_coroutine", "leave_autocommit_off", "begin_by_hand")
+    with cluster(threads=threads, max_attempts=1):
+        for name in names:
             async_task(path(name))
             all_end()
         for _ in range(4):
@@ -556,7 +558,8 @@ def test_transaction__that_a_task_leaves_open(cluster: Cluster, threads: int) ->
     with connection.cursor() as cursor:
         cursor.execute("SELECT name FROM mark")
         assert [name for (name,) in cursor.fetchall()] == ["written"] * 4
-    assert not Failure.objects.exists()
+    assert {failure.func for failure in Failure.objects.all()} == set(map(path, names))
+    assert all("left a database transaction open" in failure.result for failure in Failure.objects.all())
 
 
 @on_sqlite

@@ -44,6 +44,12 @@ class Child:
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    def stop(self) -> None:
+        """Tell it to stop."""
+        if self.progress:
+            self.progress.tell_to_stop()
+        self.send_signal(signal.SIGTERM)
+
     def kill(self, verdict: Verdict = Verdict.NONE) -> None:
         """Kill it, stopped or not."""
         if self.progress:

@@ -31,6 +31,8 @@ BURST = 20  # and after so many quick deaths within SPAN seconds
 SPAN = 10.0
 MOST_RETIRING = 3  # retiring workers for each worker; beyond them, fewer workers are started in their place
 MOST_ALONE = 4  # workers of the tasks that run alone
+LOOK_FOR_ORPHANS = 5.0  # seconds after the death of a worker
+END_WAIT = 1.0  # seconds that killed processes have to be gone
 CALM = 1.0  # each further start waits so long (seconds)
 
 
@@ -54,12 +56,14 @@ class Supervisor:
         self._recycle_wish = False
         self._wants_alone = False  # whether a task that runs alone may wait for a worker
         self._deadline = float("inf")
+        self._look_for_orphans_until = 0.0
         self._quick_deaths: deque[float] = deque()
         self._starter = Starter(self.id, threads=threads, run_once=run_once)
 
     def run(self) -> int:
         """Work until told to stop; return the exit code."""
         cluster_conf.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kernel.adopt_orphans()
         connections.close_all()  # a connection must not be forked
         gc.freeze()  # what is loaded stays: children that looked through it would copy the pages that they share
         self._listen()
@@ -106,8 +110,10 @@ class Supervisor:
             logger.info("Cluster %s stops", Conf.CLUSTER_NAME)
             self._deadline = time.monotonic() + cluster_conf.grace
             for child in self._all_workers:
-                child.send_signal(signal.SIGTERM)
+                child.stop()
         self._reap()
+        if time.monotonic() < self._look_for_orphans_until:
+            self._kill_orphans()
         if self.stop_wishes:
             if time.monotonic() > self._deadline:
                 for child in self._all_workers:
@@ -129,10 +135,15 @@ class Supervisor:
                 elif self.run_once:
                     self._note_drained(child)
                 self._report_death()
+                self._look_for_orphans_until = time.monotonic() + LOOK_FOR_ORPHANS
         if self.upkeep and self.upkeep.is_dead:
             logger.error("The upkeep process died: exit code %s", self.upkeep.process.exitcode)
             self._note_death(self.upkeep)
             self.upkeep = None
+
+    def _kill_orphans(self) -> bool:
+        """Kill what the tasks of dead workers have left running; return whether there was something."""
+        return kernel.kill_orphans({child.pid for child in (*self._all_workers, self.upkeep) if child})
 
     def _note_drained(self, child: Child) -> None:
         """With `run_once`: a worker has found that nothing is due, or one has run tasks alone: they may have enqueued more."""
@@ -200,13 +211,13 @@ class Supervisor:
             self._recycle_wish = False
             self.to_recycle = deque(self.workers)
             for child in self.alone:
-                child.send_signal(signal.SIGTERM)
+                child.stop()
         while self.to_recycle and self.to_recycle[0] not in self.workers:
             self.to_recycle.popleft()
         all_work = len(self.workers) == self.size and all(child.progress and child.progress.works for child in self.workers)
         if self.to_recycle and all_work and not self.to_recycle[0].told_to_stop:
             self.to_recycle[0].told_to_stop = True
-            self.to_recycle[0].send_signal(signal.SIGTERM)
+            self.to_recycle[0].stop()
 
     # The end.
 
@@ -217,6 +228,7 @@ class Supervisor:
 
     def _finish(self) -> int:
         """End the upkeep process, which frees what killed workers have left, within the grace."""
+        self._end_orphans()
         if self.upkeep:
             os.close(self._starter.orders[1])
             self.upkeep.process.join(max(2.0, min(cluster_conf.grace, 5.0)))
@@ -231,4 +243,14 @@ class Supervisor:
         for child in (*self._all_workers, self.upkeep):
             if child:
                 child.kill(Verdict.PARDONED)
+        deadline = time.monotonic() + END_WAIT
+        while any(not child.is_dead for child in self._all_workers) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._end_orphans()
         return 1
+
+    def _end_orphans(self) -> None:
+        """The workers have ended: nothing that their tasks have started outlives them, nor what that has started."""
+        deadline = time.monotonic() + END_WAIT
+        while self._kill_orphans() and time.monotonic() < deadline:
+            time.sleep(0.01)

@@ -232,6 +232,11 @@ def prepare_worker() -> None:
     _process.own = frozenset(_process.alive)
 
 
+def paths_in_hand() -> list[str]:
+    """The functions of the tasks that this process runs, by their dotted paths."""
+    return sorted({task.path for task in tuple(_process.in_hand)})
+
+
 adopt_thread, release_thread = _process.adopt, _process.release
 
 

@@ -1,5 +1,6 @@
 """Announce that a task has ended: call its hook, send the signal, log a failed attempt."""
 
+import contextvars
 import time
 from collections.abc import Callable
 
@@ -48,7 +49,7 @@ def _guard(what: str, follow: Callable[[Settlement], None], settlement: Settleme
     slot.begin_hook(time.monotonic() + RECEIVER_LIMIT + LATE)
     try:
         with running.others():
-            limits.under(RECEIVER_LIMIT, what, follow, settlement)
+            contextvars.Context().run(limits.under, RECEIVER_LIMIT, what, follow, settlement)
     except BaseException:
         logger.exception("%s has failed", what)
     finally:

@@ -11,6 +11,7 @@ import os
 import pickle
 import time
 import traceback
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -29,12 +30,13 @@ from durable_queue.task import limits, running, signing
 from durable_queue.task.calls import run_in_order, with_progress, without_progress
 from durable_queue.task.limits import OverLimitError, over_limit
 from durable_queue.task.running import AFTER, BEFORE, RunningTask
-from durable_queue.work import outcomes
+from durable_queue.work import outcomes, task_connections
 from durable_queue.work.keeper import Keeper
 from durable_queue.work.progress import LONGEST_READ, Slot
 
 LATE = 3  # seconds that an overdue task has to heed its timeout, before anything else is done about it
 RECEIVER_LIMIT = float(Conf.TIMEOUT or LONGEST_READ)  # seconds for the receivers of a signal
+LEFT_OPEN = "It left a database transaction open, which was rolled back: end it with COMMIT, or use transaction.atomic()"
 SIMPLE = (type(None), bool, int, float, str, bytes)  # results that can be pickled, without a try
 
 
@@ -115,6 +117,8 @@ class Attempt:
                 self._allow(self.timeout)
                 result = limits.under(self.timeout, "Task", func, *self.task["args"], **self.task["kwargs"])
                 success = True
+                if task_connections.has_open_transaction():
+                    result, success = LEFT_OPEN, False
             except (Exception, TimeoutException) as error:
                 self._end_if_child()
                 self.was_interrupted = isinstance(error, TimeoutException)
@@ -156,8 +160,11 @@ class Attempt:
         running.current_task.set(None)
         return context
 
-    async def arun(self) -> Settlement:
-        """Run the task in this coroutine; receivers of signals run in the task's own thread."""
+    async def arun(self, has_open_transaction: Callable[[], Awaitable[bool]]) -> Settlement:
+        """Run the task in this coroutine; receivers of signals run in the task's own thread.
+
+        `has_open_transaction`: whether the task is in a transaction there.
+        """
         try:
             if pre_execute.receivers:
                 await sync_to_async(self._before)()
@@ -168,6 +175,8 @@ class Attempt:
             try:
                 async with limit:
                     result, success = await self.function.itself(*self.task["args"], **self.task["kwargs"]), True
+                if await has_open_transaction():
+                    result, success = LEFT_OPEN, False
             except Exception as error:
                 is_late = limit.expired() and isinstance(error, TimeoutError)
                 self.was_interrupted = is_late

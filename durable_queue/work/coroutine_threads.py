@@ -14,6 +14,7 @@ from durable_queue.task.limits import HEED, Limit
 from durable_queue.work import task_connections
 from durable_queue.work.attempt import RECEIVER_LIMIT
 from durable_queue.work.crew import IDLE
+from durable_queue.work.surroundings import Surroundings
 from durable_queue.work.write_lock import Holder, WriteLock
 
 Job = Callable[[], None]
@@ -22,10 +23,11 @@ Job = Callable[[], None]
 class Pool:
     """The threads, and the tasks that wait for one."""
 
-    def __init__(self, size: int, write_lock: WriteLock) -> None:
+    def __init__(self, size: int, write_lock: WriteLock, surroundings: Surroundings) -> None:
         self.lock = threading.Lock()
         self.waiting: deque[TaskThread] = deque()
         self.write_lock = write_lock
+        self.surroundings = surroundings
         self._size = size
         self._idle: list[_Thread] = []
 
@@ -75,6 +77,7 @@ class _Thread:
     def _work(self) -> None:
         queue_connection.share()
         task_connections.join_worker()
+        self._pool.surroundings.join()
         self.limit.join()
         self.holder = self._pool.write_lock.join()
         while True:
@@ -148,6 +151,10 @@ class TaskThread(Executor):
             self._submitted -= 1
             if self._pool.waiting and not self._submitted and not has_open:
                 self._give_back()
+
+    async def has_open_transaction(self) -> bool:
+        """Whether the task is in a transaction."""
+        return self._was_used and await asyncio.wrap_future(self.submit(task_connections.has_open_transaction))
 
     async def clean(self, *, at_once: bool) -> bool:
         """Roll back what the task has left open, and let go of its connections. Returns whether the thread is free.

@@ -20,7 +20,6 @@ from durable_queue.task import running
 from durable_queue.work.attempt import LATE, Attempt
 from durable_queue.work.coroutine_threads import Pool, TaskThread
 from durable_queue.work.progress import Progress
-from durable_queue.work.write_lock import WriteLock
 
 BLOCKED = 1.0  # seconds for which a coroutine may keep the event loop from the others, before it is named
 
@@ -33,7 +32,7 @@ class Coroutines:
         limit: int,
         threads: int,
         progress: Progress,
-        write_lock: WriteLock,
+        pool: Pool,
         finish: Callable[[Attempt, Settlement], None],
     ) -> None:
         """`limit`: how many may run at once. `threads`: how many of these may be in threads at once.
@@ -44,7 +43,7 @@ class Coroutines:
         self._slots = list(range(threads + limit - 1, threads - 1, -1))
         self._progress = progress
         self._finish = finish
-        self._pool = Pool(threads, write_lock)
+        self._pool = pool
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: deque[tuple[Attempt, int, contextvars.Context]] = deque()
         self._lock = threading.Lock()
@@ -96,7 +95,7 @@ class Coroutines:
         thread = TaskThread(self._pool, attempt.task["name"])
         try:
             async with ThreadSensitiveContext(executor=thread):
-                await attempt.arun()
+                await attempt.arun(thread.has_open_transaction)
             attempt.has_left_thread = not await thread.clean(at_once=attempt.was_interrupted)
         finally:
             thread.shutdown()

@@ -17,6 +17,7 @@ from durable_queue.task.limits import Limit, MainThreadLimit
 from durable_queue.work import task_connections
 from durable_queue.work.habits import Habit
 from durable_queue.work.progress import Progress, Slot
+from durable_queue.work.surroundings import Surroundings
 from durable_queue.work.write_lock import Holder, WriteLock
 
 IDLE = 10.0  # seconds after which a thread that has nothing to do closes its connections and ends
@@ -40,7 +41,7 @@ class Member:
 class Crew:
     """A worker's threads."""
 
-    def __init__(self, size: int, progress: Progress, lead: Callable[[Member], None]) -> None:
+    def __init__(self, size: int, progress: Progress, surroundings: Surroundings, lead: Callable[[Member], None]) -> None:
         """`lead`: what a thread does that has the lead, until it has passed it on."""
         self.size = size
         self.passes = 0  # how often the lead was passed on, or given up
@@ -48,6 +49,7 @@ class Crew:
         self.write_lock = WriteLock()
         self._progress = progress
         self._lead = lead
+        self._surroundings = surroundings
         self._lock = threading.Lock()
         self._idle: list[Member] = []
         self._numbers = list(range(size - 1, -1, -1))
@@ -110,6 +112,7 @@ class Crew:
 
     def _live(self, member: Member) -> None:
         queue_connection.share()
+        self._surroundings.join()
         task_connections.join_worker()
         member.native_id = threading.get_native_id()
         limit = Limit()

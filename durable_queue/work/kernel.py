@@ -5,9 +5,12 @@ import functools
 import os
 import signal
 import socket
+import threading
+from contextlib import suppress
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
+CLONE_FS = 0x200  # unshare(2)
 
 
 @functools.cache
@@ -50,6 +53,48 @@ def is_runnable(thread: int) -> bool:
         return Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[0] == "R"
     except OSError:
         return False
+
+
+def can_unshare_directory() -> bool:
+    """Whether a thread may have a directory and a umask of its own: a container may forbid it."""
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(unshare_directory()))  # which ends: it changes nothing here
+    thread.start()
+    thread.join()
+    return answers == [True]
+
+
+def unshare_directory() -> bool:
+    """Give the calling thread a directory and a umask of its own; return whether that was allowed."""
+    return bool(ctypes.CDLL(None).unshare(CLONE_FS) == 0)
+
+
+def adopt_orphans() -> None:
+    """Have the descendants of this process whose parents die become its children, not init's."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children() -> set[int]:
+    """The pids of this process's children, zombies too."""
+    lists = list(Path("/proc/self/task").glob("*/children"))  # not in every kernel (proc_tid_children(5))
+    if lists:
+        return {int(pid) for each in lists for pid in each.read_text().split()}
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if int(_stat(int(process.name))[1]) == os.getpid():
+                found.add(int(process.name))
+    return found
+
+
+def kill_orphans(own: set[int]) -> bool:
+    """Kill the children that are not this process's own: it has adopted them. Return whether there were any that live."""
+    found = False
+    for pid in children() - own:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+            found |= os.waitpid(pid, os.WNOHANG)[0] == 0
+    return found
 
 
 def die_with_parent(parent: int) -> None:

@@ -15,6 +15,7 @@ from durable_queue.store import wakeup
 from durable_queue.store.broker import Broker
 from durable_queue.store.leases import LeaseLostError
 from durable_queue.store.wakeup import PASSED_ON
+from durable_queue.task import running
 from durable_queue.work.announcements import announce
 from durable_queue.work.birth import Birth
 from durable_queue.work.crew import Crew, Member
@@ -24,19 +25,23 @@ from durable_queue.work.pace import LINGER_FROM, POLL, SLOW_CLAIM, Pace
 from durable_queue.work.progress import Progress
 from durable_queue.work.runner import Runner
 from durable_queue.work.stop import Stop
+from durable_queue.work.surroundings import Surroundings
 from durable_queue.work.watch import SETTLE_AFTER, Watch
 
 LINGER = 0.02  # pause (seconds) that lets a batch grow
 LOADED = 4  # tasks in hand, from which on a worker lets others go first
 YIELD = 0.0002  # seconds that it waits for each task in its hand
 MOST_YIELDS = 40
+NAMED = 5  # functions that the output names
 IDLE_ALONE = 10.0  # seconds without work after which a worker of those that run alone ends
 
 
 class Loop:
     """One worker's way of getting through the queue."""
 
-    def __init__(self, broker: Broker, me: Worker, progress: Progress, stop: Stop, birth: Birth) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a worker
+        self, broker: Broker, me: Worker, progress: Progress, stop: Stop, birth: Birth, surroundings: Surroundings
+    ) -> None:
         """`me`: this process's row, stored."""
         threads = birth.threads
         self.me = me
@@ -44,9 +49,19 @@ class Loop:
         self.is_drained = False  # with `run_once`, or `alone`: whether nothing was due any more
         keeper = Keeper(me, progress)
         self.holdings = Holdings(broker, me, keeper.notes)
-        self.crew = Crew(threads, progress, self.lead)
+        self.crew = Crew(threads, progress, surroundings, self.lead)
         self.watch = Watch(self.holdings, self.crew, progress, stop)
-        self.runner = Runner(self.holdings, self.crew, self.watch, progress=progress, stop=stop, keeper=keeper, birth=birth)
+        self.runner = Runner(
+            self.holdings,
+            self.crew,
+            self.watch,
+            progress=progress,
+            stop=stop,
+            keeper=keeper,
+            birth=birth,
+            surroundings=surroundings,
+        )
+        self._surroundings = surroundings
         self.runner.on_coroutine_end = self._tell_leader
         self._ear = wakeup.Ear(broker.queue, stop.wakes)
         self._run_once = birth.run_once
@@ -162,6 +177,7 @@ class Loop:
 
     def _settle_and_claim(self, claim: int, announced: Sequence[int]) -> None:
         holdings, began = self.holdings, time.monotonic()
+        self._retire_if_spoilt()
         passed_on = holdings.has_alone
         change = holdings.settle_and_claim(claim, announced)
         if change is None:
@@ -178,6 +194,14 @@ class Loop:
             self._passes, self.watch.returned, holdings.claimed = self.crew.passes, 0, time.monotonic()
             if not (rows or announced or change.settled):
                 self._wait(POLL[0])  # it is due, but another has locked it, and may for long
+
+    def _retire_if_spoilt(self) -> None:
+        """Compare what belongs to the whole process. Nobody can put it back under a task that runs."""
+        if changed := self._surroundings.changes():
+            paths = sorted({*running.paths_in_hand(), *(finished.task["path"] for finished in self.holdings.finished)})
+            some = ", ".join(paths[:NAMED]) + (f" and {len(paths) - NAMED} others" if len(paths) > NAMED else "")
+            logger.error("%s changed, which is every task's here: by one of %s. Mark it with @alone", ", ".join(changed), some)
+            self.stop.retire("a task has changed what is every task's")
 
     def _wait(self, seconds: float) -> None:
         self._hints = self._ear.wait(seconds)

@@ -55,7 +55,7 @@ class InHand:
 
 _TICK = struct.Struct("=d")
 _COUNT = struct.Struct("=I")
-_WORKS, _VERDICT, _RETIRES, _USED, _BEGUN, _JUDGED = 8, 9, 10, 12, 16, 24
+_WORKS, _VERDICT, _RETIRES, _TOLD, _USED, _BEGUN, _JUDGED = 8, 9, 10, 11, 12, 16, 24
 _HEAD = 32
 _SLOT = struct.Struct("=qdd32sB7xq")  # row, started, deadline, task id, stage, finished row
 _ROW, _DEADLINE, _TASK, _STAGE, _FINISHED = 0, 16, 24, 56, 64  # where they are in a slot
@@ -173,7 +173,16 @@ class Progress:
         _TIME.pack_into(self._map, _JUDGED, time.monotonic())
         self._map[_VERDICT] = verdict
 
+    def tell_to_stop(self) -> None:
+        """Tell the worker to stop, in addition to the signal: a task may have set that aside."""
+        self._map[_TOLD] = 1
+
     # What others read.
+
+    @property
+    def is_told_to_stop(self) -> bool:
+        """Whether the worker is to stop."""
+        return bool(self._map[_TOLD])
 
     @property
     def works(self) -> bool:

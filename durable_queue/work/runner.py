@@ -1,5 +1,6 @@
 """Where a task runs: in the thread that leads, in the event loop, in the main thread, or in a process for itself."""
 
+import contextvars
 import resource
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from durable_queue.store.leases import Row, Settlement
 from durable_queue.work import task_connections
 from durable_queue.work.attempt import Attempt
 from durable_queue.work.birth import Birth
+from durable_queue.work.coroutine_threads import Pool
 from durable_queue.work.coroutines import Coroutines
 from durable_queue.work.crew import Crew, Member
 from durable_queue.work.habits import QUICK, Habits
@@ -18,6 +20,7 @@ from durable_queue.work.holdings import Holdings
 from durable_queue.work.keeper import Keeper
 from durable_queue.work.progress import Progress
 from durable_queue.work.stop import Stop
+from durable_queue.work.surroundings import Surroundings
 from durable_queue.work.titles import show_title
 from durable_queue.work.watch import Watch
 
@@ -37,6 +40,7 @@ class Runner:
         stop: Stop,
         keeper: Keeper,
         birth: Birth,
+        surroundings: Surroundings,
     ) -> None:
         self.has_run = 0  # how many tasks
         self._worker = str(holdings.me)
@@ -45,13 +49,13 @@ class Runner:
         self._watch = watch
         self._stop = stop
         self._keeper = keeper
+        self._surroundings = surroundings
         self._alone = birth.alone
         self._habits = Habits()
         self._coroutines: Coroutines | None = None
         if birth.threads > 1:
-            self._coroutines = Coroutines(
-                cluster_conf.coroutines, birth.threads, progress, crew.write_lock, self._finish_coroutine
-            )
+            pool = Pool(birth.threads, crew.write_lock, surroundings)
+            self._coroutines = Coroutines(cluster_conf.coroutines, birth.threads, progress, pool, self._finish_coroutine)
             watch.look_at_coroutines = self._coroutines.look
 
     @property
@@ -64,11 +68,15 @@ class Runner:
         attempt = Attempt(row, member.slot, self._worker, self._keeper, self._holdings.claiming)
         member.began = attempt.began
         try:
-            settlement = attempt.read() or self._run_where_it_belongs(attempt, member)
+            # A context of its own: what a task sets in it, a time zone, a language, a precision, ends with the task.
+            settlement = contextvars.Context().run(self._read_and_run, attempt, member)
         except BaseException as error:  # from around the task, or by a signal that came late
             settlement = attempt.settle_error(error)
         if settlement:
             self._finish(attempt, settlement)
+
+    def _read_and_run(self, attempt: Attempt, member: Member) -> Settlement | None:
+        return attempt.read() or self._run_where_it_belongs(attempt, member)
 
     def _run_where_it_belongs(self, attempt: Attempt, member: Member) -> Settlement | None:
         """Run a task in this thread, and return what became of it; or hand it over, and return None."""
@@ -90,7 +98,8 @@ class Runner:
             self._stop.tell_of_waiting_alone()  # this one is busy now, and what else is to run alone needs another
         show_title(f"processing {attempt.task['name']} '{attempt.task['path']}'")
         settlement = attempt.run()
-        self._stop.end_if_closed()
+        self._restore()
+        self._surroundings.restore_signals()
         task_connections.clean()
         show_title("idle")
         if attempt.was_interrupted:
@@ -109,7 +118,7 @@ class Runner:
             else:
                 self._watch.closely()
         settlement = attempt.run()
-        self._stop.end_if_closed()
+        self._restore()
         task_connections.clean()
         took = time.monotonic() - attempt.began
         if took < QUICK:
@@ -119,6 +128,13 @@ class Runner:
         else:
             habit.note_slow(took, took)
         return settlement
+
+    def _restore(self) -> None:
+        self._stop.end_if_closed()
+        try:
+            self._surroundings.restore()
+        except OSError as error:
+            self._stop.retire(f"its directory can't be restored: {error}")
 
     def _finish(self, attempt: Attempt, settlement: Settlement) -> None:
         self._holdings.finish(settlement, attempt.slot)

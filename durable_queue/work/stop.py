@@ -35,6 +35,11 @@ class Stop:
         self.noted = self.was_told = True
         self.wake()
 
+    def hear_if_told(self) -> None:
+        """Stop if the supervisor says so, whose signal a task may have set aside. For any thread."""
+        if self._progress.is_told_to_stop and not self.was_told:
+            self._hear()
+
     def wake(self) -> None:
         """Wake the thread that leads, if it waits."""
         with suppress(OSError):  # it is full, or a task has closed it

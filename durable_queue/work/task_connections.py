@@ -1,22 +1,31 @@
 """The database connections of the tasks themselves, which are none of the queue's: how many, how patient, how they end."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from django.db.utils import load_backend
 from django_q.conf import logger
 
 from durable_queue.store.databases import table_of
+from durable_queue.store.queue_connection import QUEUE
 
 _own: dict[str, dict[str, Any]] = {}  # by the alias: the settings of connections in the worker's own threads
 
 
+# How a statement begins that changes a session, not data. A connection that has run one is closed after the task.
+OF_SESSION = ("SET ", "RESET ", "PRAGMA ", "ATTACH ", "DETACH ", "LISTEN ", "SELECT SET_CONFIG", "SELECT PG_ADVISORY_LOCK")
+_altered = WeakSet[BaseDatabaseWrapper]()
+
+
 def prepare_worker(*, threads: int) -> None:
     """Settle, in a new worker, how its tasks' connections behave: see `Table.task_settings`."""
+    connection_created.connect(_watch_session, weak=False)
     for alias in connections:
         with suppress(LookupError, ImproperlyConfigured):  # of a database that the queue knows nothing about
             settings = connections.settings[alias]
@@ -40,12 +49,27 @@ def _connect(alias: str) -> BaseDatabaseWrapper:
     return wrapper
 
 
+def _watch_session(connection: BaseDatabaseWrapper, **_: object) -> None:
+    if connection.alias != QUEUE and _note_change not in connection.execute_wrappers:
+        connection.execute_wrappers.append(_note_change)
+
+
+def _note_change(execute: Callable[..., Any], sql: str, params: object, many: bool, context: dict[str, Any]) -> Any:
+    if sql[:24].lstrip().upper().startswith(OF_SESSION):
+        _altered.add(context["connection"])
+    return execute(sql, params, many, context)
+
+
 def clean() -> None:
     """After a task, in its thread: roll back what it has left open, and let go of connections that are not to be kept."""
     for connection in connections.all(initialized_only=True):
         if connection.connection is None and not connection.in_atomic_block:
             continue
         try:
+            if connection in _altered:
+                _altered.discard(connection)
+                connection.connection.close()  # one of a pool would come back as it is
+                connection.close()
             connection.close_if_unusable_or_obsolete()
             if _is_open(connection) or connection.settings_dict["OPTIONS"].get("pool"):
                 connection.close()

@@ -76,6 +76,7 @@ class Watch:
             self._progress.tick()
             before = time.monotonic()
             pause = self._pause(before)
+            self._stop.hear_if_told()
             rang = self._bell.acquire(timeout=pause)
             is_punctual = not rang and time.monotonic() - before < pause + PUNCTUAL
             try:

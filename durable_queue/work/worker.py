@@ -21,12 +21,14 @@ from durable_queue.store.queue_connection import QUEUE
 from durable_queue.task import limits, running
 from durable_queue.work import kernel, task_connections, write_lock
 from durable_queue.work.birth import Birth
+from durable_queue.work.children import Children, ignore
 from durable_queue.work.follow_ups import follow_up
 from durable_queue.work.holdings import DATABASE_PAUSE
 from durable_queue.work.loop import Loop
 from durable_queue.work.lost_workers import free_dead
 from durable_queue.work.progress import Progress
 from durable_queue.work.stop import Stop
+from durable_queue.work.surroundings import Surroundings
 from durable_queue.work.titles import show_title
 
 # The exit code of a worker that ended with tasks still due, in a cluster that runs once: the supervisor starts another
@@ -37,8 +39,9 @@ AGAIN = 75
 def main(birth: Birth, progress: Progress) -> None:
     """The life of a worker process, from fork to exit."""
     os.setsid()  # Ctrl-C in a terminal is the supervisor's to hear
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, ignore)
+    signal.signal(signal.SIGHUP, ignore)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     stop = Stop(progress, birth.supervisor_wakes)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD])
     kernel.die_with_parent(birth.supervisor_pid)
@@ -48,11 +51,13 @@ def main(birth: Birth, progress: Progress) -> None:
     task_connections.prepare_worker(threads=birth.threads)
     limits.prepare_worker()
     write_lock.prepare_worker()
+    kernel.adopt_orphans()  # what a task leaves running ends with its worker
+    Children(threads=birth.threads)
     broker = Broker(birth.queue, using=QUEUE, follow_up=follow_up)
     code = 0
     if me := _register(birth, stop, progress):
         _tell_of_start()
-        loop = Loop(broker, me, progress, stop, birth)
+        loop = Loop(broker, me, progress, stop, birth, Surroundings(threads=birth.threads))
         _work(loop, birth)
         _say_goodbye(broker, me, progress)
         left_work = loop.runner.has_run > 0 if birth.alone else not (loop.is_drained or stop.was_told)

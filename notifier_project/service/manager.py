@@ -1,7 +1,7 @@
-"""The service's process manager: supervisord (http://supervisord.org) with three changes.
+"""The service's process manager: supervisord (http://supervisord.org) with four changes.
 
 It handles a signal at once, not up to 1 s later. A second SIGTERM or SIGINT ends it without waiting. When it is killed,
-its programs stop too.
+its programs stop too. What tasks have left running is killed when the cluster that ran them is.
 """
 
 import os
@@ -16,24 +16,29 @@ if __name__ == "__main__":
 import ctypes
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from supervisor import supervisord  # type: ignore[import-untyped]
 from supervisor.medusa import asyncore_25 as asyncore  # type: ignore[import-untyped]
 from supervisor.options import ServerOptions  # type: ignore[import-untyped]
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
+LOOK_FOR_ORPHANS_SECONDS = 5.0  # after the death of a program
 RESTART_PAUSE_SECONDS = 1.0  # a program that dies again sooner is restarted at supervisord's own pace
 
 
 def manage(configuration: Path) -> None:
     """Run the programs of a configuration until SIGTERM, SIGINT or SIGHUP, then return."""
-    make_output_reopenable()
+    own = make_output_reopenable()
     manager = os.getpid()
     os.register_at_fork(after_in_child=lambda: prepare_program(manager))
-    signals = Signals()
-    asyncore.socket_map[signals.descriptor] = signals
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # what a killed cluster's tasks leave running becomes a child
     options = ServerOptions()
+    signals = Signals(lambda: kill_orphans({*options.pidhistory, *own}))
+    asyncore.socket_map[signals.descriptor] = signals
     user = ["--user", "root"] if os.getuid() == 0 else []  # otherwise supervisord warns that it runs as root
     options.realize(["--configuration", str(configuration), *user], doc=supervisord.__doc__)
     options.first, options.test = True, False
@@ -44,7 +49,10 @@ def manage(configuration: Path) -> None:
 class Signals:
     """A pipe that gets a byte for each signal. supervisord's loop waits on it, by asyncore's interface."""
 
-    def __init__(self) -> None:
+    def __init__(self, kill_orphans: Callable[[], object]) -> None:
+        """`kill_orphans`: called in each round of the loop for a while after the death of a program."""
+        self._kill_orphans = kill_orphans
+        self._look_for_orphans_until = 0.0
         self.descriptor, self._wakeup = os.pipe()
         for end in (self.descriptor, self._wakeup):
             os.set_blocking(end, False)
@@ -55,6 +63,8 @@ class Signals:
 
     def readable(self) -> bool:
         """True: the loop waits for bytes to read."""
+        if time.monotonic() < self._look_for_orphans_until:
+            self._kill_orphans()
         return True
 
     def writable(self) -> bool:
@@ -64,6 +74,8 @@ class Signals:
     def handle_read_event(self) -> None:
         """Read one byte, so that the loop makes one round for each signal: it handles one signal in a round."""
         number = os.read(self.descriptor, 1)[0]
+        if number == signal.SIGCHLD:
+            self._look_for_orphans_until = time.monotonic() + LOOK_FOR_ORPHANS_SECONDS
         if number == signal.SIGCHLD and time.monotonic() - self._restarted > RESTART_PAUSE_SECONDS:
             self._restarted = time.monotonic()
             self._look_again()  # this round reaps the dead program, the next one starts it again
@@ -75,8 +87,19 @@ class Signals:
         os.write(self._wakeup, b"\0")
 
 
-def make_output_reopenable() -> None:
-    """Pipe the output through `cat` when /dev/stdout can't be opened: a socket (systemd), or another user's terminal."""
+def kill_orphans(own: set[int]) -> None:
+    """Kill the children that this process has not started. supervisord reaps them."""
+    for child in psutil.Process().children():
+        if child.pid not in own:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+def make_output_reopenable() -> list[int]:
+    """Pipe the output through `cat` when /dev/stdout can't be opened: a socket (systemd), or another user's terminal.
+
+    Returns the pids of the processes that this has started.
+    """
     try:
         with open("/dev/stdout", "ab"):
             pass
@@ -85,6 +108,8 @@ def make_output_reopenable() -> None:
         assert cat.stdin is not None  # noqa: S101
         for output in (sys.stdout, sys.stderr):
             os.dup2(cat.stdin.fileno(), output.fileno())
+        return [cat.pid]
+    return []
 
 
 def prepare_program(manager: int) -> None:

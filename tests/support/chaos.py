@@ -173,7 +173,7 @@ def poison(quick: bool) -> str:
         "kills its process": ((t + "kill_own_process",), {}, tries, "was killed while it ran"),
         "sys.exit": ((t + "exit_politely",), {}, tries, "SystemExit"),
         "os._exit": ((t + "exit_rudely",), {}, tries, "was killed while it ran"),
-        "runs for ever": ((t + "run_for_ever",), {"timeout": 1}, tries, "did not heed the timeout"),
+        "runs for ever": ((t + "run_for_ever",), {"timeout": 1}, tries, "exceeded maximum timeout value"),
         "ignores the timeout": ((t + "ignore_timeout",), {"timeout": 1}, tries, "did not heed the timeout"),
         "returns the unpicklable": ((t + "return_unpicklable",), {}, tries, "can't be pickled"),
         "raises the unpicklable": ((t + "raise_unpicklable",), {}, tries, "unpicklable error"),
