@@ -54,16 +54,20 @@ class OverLimitError(TimeoutException):  # type: ignore[misc]
         super().__init__(*args)
 
 
+_NOTHING = (0, 0.0)
+
+
 class Limit:
     """The limit on what a thread runs; each thing that it runs has a number of its own."""
 
     def __init__(self) -> None:
-        self.current = (0, 0.0)  # the number of what runs, and when (monotonic) it is over its limit; 0.0 for never
+        self.current = _NOTHING  # the number of what runs, and when (monotonic) it is over its limit; 0.0 for never
         self._what, self._seconds = "", 0.0
         self._thread = 0
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
         self._state = _State.QUIET
+        self._is_interrupting = False  # whether another thread is about to, or has
         self._shields = 0
 
     def join(self) -> None:
@@ -80,27 +84,37 @@ class Limit:
 
     def begin(self, seconds: float, what: str) -> None:
         """Something begins that may take so many seconds, or any time if that is not above 0."""
-        with self._lock:
-            self._withdraw()
-            self._what, self._seconds = what, seconds
-            self.current = (next(self._numbers), time.monotonic() + seconds if seconds > 0 else 0.0)
+        self._forget()
+        self._what, self._seconds = what, seconds
+        self.current = (next(self._numbers), time.monotonic() + seconds if seconds > 0 else 0.0)
 
     def end(self) -> None:
         """It has ended. The exception may have arrived in the middle of this very call: then call it again."""
-        with self._lock:
-            self.current = (0, 0.0)
-            self._withdraw()
+        self.current = _NOTHING
+        self._forget()
+
+    def _forget(self) -> None:
+        # No lock, as long as nobody interrupts: `interrupt` says so first, and looks at the rest then.
+        if self._is_interrupting:
+            with self._lock:
+                if self._state is _State.RAISED:
+                    _raise_in(self._thread, None)
+                self._state, self._is_interrupting = _State.QUIET, False
+        self._shields = 0
 
     def interrupt(self, number: int) -> None:
         """From another thread: interrupt what has this number, if it still runs and was not interrupted before."""
         with self._lock:
-            if number != self.current[0] or self._state is not _State.QUIET:
+            if self._state is not _State.QUIET:
                 return
-            if self._shields:
-                self._state = _State.POSTPONED
-            elif not _is_delicate(sys._current_frames().get(self._thread)):
-                self._state = _State.RAISED
-                _raise_in(self._thread, OverLimitError)
+            self._is_interrupting = True
+            if number == self.current[0]:
+                if self._shields:
+                    self._state = _State.POSTPONED
+                elif not _is_delicate(sys._current_frames().get(self._thread)):
+                    self._state = _State.RAISED
+                    _raise_in(self._thread, OverLimitError)
+            self._is_interrupting = self._state is not _State.QUIET
 
     def hear(self) -> str:
         """The exception has arrived; returns its text."""
@@ -109,34 +123,31 @@ class Limit:
 
     def shield(self) -> None:
         """From now on an interruption is postponed."""
-        with self._lock:
-            self._shields += 1
-            if self._state is _State.RAISED:
-                _raise_in(self._thread, None)
-                self._state = _State.POSTPONED
+        self._shields += 1
+        if self._is_interrupting:
+            with self._lock:
+                if self._state is _State.RAISED:
+                    _raise_in(self._thread, None)
+                    self._state = _State.POSTPONED
 
     def unshield(self) -> None:
         """Raises OverLimitError if an interruption was postponed."""
-        with self._lock:
-            self._shields -= 1
-            is_late = self._state is _State.POSTPONED and self._shields <= 0
-        if is_late:
-            raise OverLimitError
+        self._shields -= 1
+        if self._is_interrupting and self._shields <= 0:
+            with self._lock:
+                is_late = self._state is _State.POSTPONED
+            if is_late:
+                raise OverLimitError
 
     def after_fork(self) -> None:
         """In a forked child: the thread that would interrupt it is not here."""
         self._lock = threading.RLock()
-        self.current, self._state = (0, 0.0), _State.QUIET
+        self.current, self._state, self._is_interrupting = _NOTHING, _State.QUIET, False
 
     @property
     def is_postponed(self) -> bool:
         """Whether an interruption waits for the thread to leave what must not be interrupted."""
         return self._state is _State.POSTPONED
-
-    def _withdraw(self) -> None:
-        if self._state is _State.RAISED:
-            _raise_in(self._thread, None)
-        self._state, self._shields = _State.QUIET, 0
 
 
 class MainThreadLimit(Limit):
@@ -161,10 +172,12 @@ class MainThreadLimit(Limit):
     def _expire(self, _: int, frame: FrameType | None) -> None:
         if not self.current[0] or self._state is not _State.QUIET:
             return
+        if _is_delicate(frame) and not self._shields:
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+            return
+        self._is_interrupting = True
         if self._shields:
             self._state = _State.POSTPONED
-        elif _is_delicate(frame):
-            signal.setitimer(signal.ITIMER_REAL, AGAIN)
         else:
             raise OverLimitError
 

@@ -114,25 +114,30 @@ class Attempt:
             self._before()
             func = async_to_sync(self.function.itself) if self.function.is_coroutine else self.function.itself
             try:
-                self._allow(self.timeout)
+                if pre_execute.receivers:
+                    self._allow(self.timeout)
                 result = limits.under(self.timeout, "Task", func, *self.task["args"], **self.task["kwargs"])
                 success = True
-                if task_connections.has_open_transaction():
-                    result, success = LEFT_OPEN, False
             except (Exception, TimeoutException) as error:
                 self._end_if_child()
                 self.was_interrupted = isinstance(error, TimeoutException)
                 result, success = _describe(error), False
             self._end_if_child()
+            if task_connections.clean() and success:
+                result, success = LEFT_OPEN, False
             self._after(result, success=success)
         except BaseException as error:
             self._end_if_child()
             self._fail_by(error)
+            task_connections.clean()
+        else:
+            if post_execute_in_worker.receivers:
+                task_connections.clean()
         return self._settle()
 
     def _begin_call(self, path: str, func: object) -> None:
         """The task goes on to its next call, which has a limit of its own."""
-        seconds = outcomes.timeout_of({"timeout": self._own_timeout}, path, func)
+        seconds = outcomes.limit_of(path, func) if self._own_timeout is None else self.timeout
         self._allow(seconds)
         if limit := limits.of_thread():
             limit.begin(seconds, f"The call of {path}")

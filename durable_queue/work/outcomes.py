@@ -73,11 +73,14 @@ def _is_id(task_id: object) -> bool:
 def timeout_of(task: dict[str, Any], path: str, func: object) -> float:
     """The seconds that a call of a function may take, 0 for any: what its task says, else its policy, else `Q_CLUSTER`."""
     timeout = task.get("timeout")
-    if timeout is None:
-        timeout = policy_for(path, func).timeout
-    if timeout is None:
-        timeout = Conf.TIMEOUT or 0
-    return max(0.0, float(timeout))
+    return limit_of(path, func) if timeout is None else max(0.0, float(timeout))
+
+
+@functools.cache
+def limit_of(path: str, func: object) -> float:
+    """The seconds that a call of a function may take, whatever its task says; 0 for any."""
+    timeout = policy_for(path, func).timeout
+    return float(Conf.TIMEOUT or 0 if timeout is None else timeout)
 
 
 def function_of(task: dict[str, Any]) -> Function:

@@ -9,7 +9,6 @@ from django_q.conf import Conf
 
 from durable_queue.conf import cluster_conf
 from durable_queue.store.leases import Row, Settlement
-from durable_queue.work import task_connections
 from durable_queue.work.attempt import Attempt
 from durable_queue.work.birth import Birth
 from durable_queue.work.coroutine_threads import Pool
@@ -100,7 +99,6 @@ class Runner:
         settlement = attempt.run()
         self._restore()
         self._surroundings.restore_signals()
-        task_connections.clean()
         show_title("idle")
         if attempt.was_interrupted:
             self._stop.retire("a task was over its limit")
@@ -119,7 +117,6 @@ class Runner:
                 self._watch.closely()
         settlement = attempt.run()
         self._restore()
-        task_connections.clean()
         took = time.monotonic() - attempt.began
         if took < QUICK:
             habit.note_quick()

@@ -60,18 +60,24 @@ def _note_change(execute: Callable[..., Any], sql: str, params: object, many: bo
     return execute(sql, params, many, context)
 
 
-def clean() -> None:
-    """After a task, in its thread: roll back what it has left open, and let go of connections that are not to be kept."""
+def clean() -> bool:
+    """After a task, in its thread: roll back what it has left open, and let go of connections that are not to be kept.
+
+    Returns whether a transaction was open.
+    """
+    was_open = False
     for connection in connections.all(initialized_only=True):
         if connection.connection is None and not connection.in_atomic_block:
             continue
         try:
+            is_open = _is_open(connection)
+            was_open |= is_open
             if connection in _altered:
                 _altered.discard(connection)
                 connection.connection.close()  # one of a pool would come back as it is
                 connection.close()
             connection.close_if_unusable_or_obsolete()
-            if _is_open(connection) or connection.settings_dict["OPTIONS"].get("pool"):
+            if is_open or connection.settings_dict["OPTIONS"].get("pool"):
                 connection.close()
         except Exception as error:
             logger.warning("A task's connection to %r can't be cleaned: %s", connection.alias, error)
@@ -79,6 +85,7 @@ def clean() -> None:
             del connections[connection.alias]
             if connection.alias in _own:
                 connections[connection.alias] = _connect(connection.alias)
+    return was_open
 
 
 def has_open_transaction() -> bool:
