@@ -151,6 +151,7 @@ class Attempt:
         """Leave the task as it is: it is to run elsewhere."""
         assert self._running  # noqa: S101
         running.end(self._running)
+        self._running.entered_call = None
         self.slot.end()
 
     # What runs in an event loop.
@@ -272,6 +273,7 @@ class Attempt:
         self.settlement = settlement
         if self._running:
             running.end(self._running)
+            self._running.entered_call = None  # else the two would keep each other until the collector comes
         self.slot.finish()
         return settlement
 
