@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
 from django_q.models import Failure, OrmQ, Success
 from django_q.tasks import fetch
 
 from durable_queue import BackgroundTasks, current_task
-from durable_queue.models import FailedAttempt
+from durable_queue.models import FailedAttempt, Worker
 from durable_queue.task.calls import DONE, Call, with_progress, without_progress
 from durable_queue.verbs import submit_again
+from tests.support import environment, side_by_side_tasks
 from tests.support.clusters import Cluster, all_end, cluster_in
 from tests.support.processes import wait_until
 from tests.support.promised_tasks import note, notes_file, read_notes
@@ -38,6 +40,18 @@ def unpicklable(word: str) -> Any:
     """Return what can't be kept."""
     note(word)
     return lambda: word
+
+
+class HalfPicklableError(Exception):
+    """Can be pickled, and not made again."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def half_picklable() -> Exception:
+    """Return what can't be read again."""
+    return HalfPicklableError(1, 2)
 
 
 def index_of_call() -> int:
@@ -114,6 +128,40 @@ def test_submit_again__goes_on_with_the_call_that_failed(cluster: Cluster) -> No
         all_end()
     assert (effects()["1"], effects()["2"], effects()["3"]) == (1, 3, 1)
     assert Success.objects.get(pk=task_id).result == ["result of 1", "result of 2", "result of 3"]
+
+
+def test_call__that_leaves_a_transaction_open_was_not_made(cluster: Cluster) -> None:
+    """Neither is what it wrote: the next attempt makes it again."""
+    task_id = enqueue((effect, "1"), (side_by_side_tasks.begin_by_hand,), (effect, "3"))
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE mark (name varchar(50))")
+    try:
+        with cluster(max_attempts=2):
+            all_end()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE mark")
+    assert effects() == {"1": 1}
+    assert "left a database transaction open" in Failure.objects.get(pk=task_id).result
+    assert FailedAttempt.objects.count() == 2
+
+
+def test_retry__of_a_result_that_can_be_pickled_only(cluster: Cluster) -> None:
+    task_id = enqueue((half_picklable,), (effect_that_fails, "2", 1))
+    with cluster(max_attempts=3):
+        all_end()
+    assert Success.objects.get(pk=task_id).result == [None, "result of 2"]
+
+
+@environment.once
+def test_limit__of_a_coroutine_among_the_calls(cluster: Cluster) -> None:
+    task_id = enqueue((effect, "1"), (side_by_side_tasks.await_, 1000))
+    with cluster(max_attempts=1, timeout=1):
+        wait_until(Worker.objects.exists, what="a worker works")
+        worker = Worker.objects.get().pid
+        all_end()
+        assert Worker.objects.get().pid == worker
+    assert "exceeded maximum timeout value (1 seconds)" in Failure.objects.get(pk=task_id).result
 
 
 def test_progress__there_and_back() -> None:

@@ -178,6 +178,19 @@ def test_interrupt__says_what_was_over_its_limit(run: Callable[[Callable[[Limit]
     run(job)
 
 
+def test_main_thread__what_has_no_limit_is_not_interrupted() -> None:
+    """By the timer of what ran before."""
+
+    def job(limit: Limit) -> None:
+        for seconds in (0.0, 1.0):
+            limit.begin(0.05, "first")
+            limit.begin(seconds, "second")
+            spin(0.1)
+            limit.end()
+
+    in_main_thread(job)
+
+
 def test_interrupt__logging_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its locks are taken and released in Python: an exception in between would silence all threads."""
     monkeypatch.setattr(logging.Handler, "handle", to_its_end(logging.Handler.handle))

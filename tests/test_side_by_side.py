@@ -275,6 +275,18 @@ def test_limit__lines_are_whole(cluster: Cluster) -> None:
     assert len(read_notes()) == 20
 
 
+def test_limit__of_coroutines_that_have_queried(cluster: Cluster) -> None:
+    with cluster(max_attempts=1):
+        late = [async_task(path("query_then_wait"), 1000, timeout=0.5) for _ in range(60)]
+        all_end()
+        (worker,) = Worker.objects.all()
+        after = [async_task(path("query_in_coroutine"), 0.0) for _ in range(60)]
+        all_end()
+        assert Worker.objects.get().pid == worker.pid
+    assert all("exceeded maximum timeout value" in fetch(task_id).result for task_id in late)
+    assert all(fetch(task_id).success for task_id in after)
+
+
 @environment.once
 def test_limit__of_each_call(cluster: Cluster) -> None:
     with cluster(max_attempts=1, timeout=2, retry_policies={WAIT: {"timeout": 5}}):
@@ -551,13 +563,15 @@ def test_transaction__that_a_task_leaves_open(cluster: Cluster, threads: int) ->
         for name in names:
             async_task(path(name))
             all_end()
+        async_task(path("commit_without_autocommit"))
+        all_end()
         for _ in range(4):
             async_task(path("hold_write_lock"), 0.0, "written")
             async_task(path("query_in_coroutine"), 0.0)
             all_end()
     with connection.cursor() as cursor:
         cursor.execute("SELECT name FROM mark")
-        assert [name for (name,) in cursor.fetchall()] == ["written"] * 4
+        assert [name for (name,) in cursor.fetchall()] == ["committed"] + ["written"] * 4
     assert {failure.func for failure in Failure.objects.all()} == set(map(path, names))
     assert all("left a database transaction open" in failure.result for failure in Failure.objects.all())
 

@@ -15,7 +15,7 @@ from durable_queue.models import FailedAttempt, Worker
 from tests.support import environment
 from tests.support.clusters import Cluster, all_end, cluster_in
 from tests.support.installations import new_installation
-from tests.support.processes import free_port, manage, processes_of, service, wait_until
+from tests.support.processes import PROJECT, free_port, manage, processes_of, running, service, wait_until
 from tests.support.promised_tasks import notes_file, read_notes
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -193,3 +193,22 @@ def test_orphans__when_the_supervisor_is_killed(tmp_path: Path) -> None:
         workers = [process for process in processes_of(env) if "qcluster" in process.cmdline()]
         min(workers, key=lambda process: process.create_time()).kill()
         wait_until(lambda: not left_behind(notes), timeout=10, what="they have ended")
+
+
+@environment.once
+def test_orphans__are_no_children_of_the_shell_before(tmp_path: Path) -> None:
+    """`exporter & exec scripts/serve`: the program keeps the shell's children, and they are not its to kill."""
+    port, output, pid = free_port(), tmp_path / "output", tmp_path / "pid"
+    script = f"sleep 1000 & echo $! > {pid}; exec {PROJECT / 'scripts' / 'serve'}"
+    with (
+        new_installation(tmp_path) as env,
+        running(["/bin/sh", "-c", script], env={**env, "PORT": str(port)}, output=output) as process,
+    ):
+        wait_until(lambda: "Notifier is ready" in output.read_text(), timeout=30, what="the service is ready")
+        other = psutil.Process(int(pid.read_text()))
+        time.sleep(2)
+        assert other.is_running()
+        process.terminate()
+        process.wait(15)
+        assert other.is_running()
+        other.kill()

@@ -57,6 +57,7 @@ class Supervisor:
         self._wants_alone = False  # whether a task that runs alone may wait for a worker
         self._deadline = float("inf")
         self._look_for_orphans_until = 0.0
+        self._inherited: set[int] = set()  # children that it had from its beginning
         self._quick_deaths: deque[float] = deque()
         self._starter = Starter(self.id, threads=threads, run_once=run_once)
 
@@ -64,6 +65,7 @@ class Supervisor:
         """Work until told to stop; return the exit code."""
         cluster_conf.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         kernel.adopt_orphans()
+        self._inherited = kernel.children()  # of a shell that has executed this program
         connections.close_all()  # a connection must not be forked
         gc.freeze()  # what is loaded stays: children that looked through it would copy the pages that they share
         self._listen()
@@ -143,7 +145,7 @@ class Supervisor:
 
     def _kill_orphans(self) -> bool:
         """Kill what the tasks of dead workers have left running; return whether there was something."""
-        return kernel.kill_orphans({child.pid for child in (*self._all_workers, self.upkeep) if child})
+        return kernel.kill_orphans(self._inherited | {child.pid for child in (*self._all_workers, self.upkeep) if child})
 
     def _note_drained(self, child: Child) -> None:
         """With `run_once`: a worker has found that nothing is due, or one has run tasks alone: they may have enqueued more."""

@@ -7,8 +7,7 @@ import pydoc
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from asgiref.sync import async_to_sync
-
+from durable_queue.task import limits
 from durable_queue.task.running import current_task
 
 # A call as a payload holds it: the function's dotted path, its positional and its keyword arguments.
@@ -70,11 +69,14 @@ def run_in_order(*calls: Call) -> list[Any] | None:
             results.append(args[0])
             continue
         func = resolve(path)
-        if own:
-            own.begin_call(index, path_today(path), func)
+        seconds = own.begin_call(index, path_today(path), func) if own else 0.0
         if inspect.iscoroutinefunction(func):
-            func = async_to_sync(func)
-        results.append(func(*args, **kwargs))
+            result = limits.run_coroutine(seconds, f"The call of {path}", func, *args, **kwargs)
+        else:
+            result = func(*args, **kwargs)
+        if own:
+            own.end_call()
+        results.append(result)
     return results if any(result is not None for result in results) else None
 
 
@@ -99,7 +101,7 @@ def without_progress(calls: Sequence[Call]) -> tuple[Call, ...]:
 def _kept(result: object) -> object:
     """The result, or None if it can't be pickled: that costs the result, and not the progress."""
     try:
-        pickle.dumps(result)
+        pickle.loads(pickle.dumps(result))  # noqa: S301 - our own. An exception may be pickled, and not be made again
     except BaseException:  # pickling runs code of others
         return None
     return result

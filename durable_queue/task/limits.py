@@ -5,6 +5,7 @@ between two instructions of Python, hence after a blocking call of C has returne
 (https://docs.python.org/3/c-api/init.html#c.PyThreadState_SetAsyncExc).
 """
 
+import asyncio
 import ctypes
 import functools
 import itertools
@@ -15,11 +16,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from enum import Enum, auto
 from types import FrameType
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
+from asgiref.sync import async_to_sync
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import Atomic
 from django_q.exceptions import TimeoutException
 
@@ -105,7 +108,7 @@ class Limit:
     def interrupt(self, number: int) -> None:
         """From another thread: interrupt what has this number, if it still runs and was not interrupted before."""
         with self._lock:
-            if self._state is not _State.QUIET:
+            if not number or self._state is not _State.QUIET:
                 return
             self._is_interrupting = True
             if number == self.current[0]:
@@ -146,8 +149,8 @@ class Limit:
 
     @property
     def is_postponed(self) -> bool:
-        """Whether an interruption waits for the thread to leave what must not be interrupted."""
-        return self._state is _State.POSTPONED
+        """Whether an interruption waits for the thread to leave what must not be interrupted, and leaves it here."""
+        return self._state is _State.POSTPONED and self._shields == 1
 
 
 class MainThreadLimit(Limit):
@@ -160,9 +163,8 @@ class MainThreadLimit(Limit):
     def begin(self, seconds: float, what: str) -> None:
         """Something begins that may take so many seconds, or any time if that is not above 0."""
         super().begin(seconds, what)
-        if seconds > 0:
-            signal.signal(signal.SIGALRM, self._expire)
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.signal(signal.SIGALRM, self._expire)
+        signal.setitimer(signal.ITIMER_REAL, max(0.0, seconds))
 
     def end(self) -> None:
         """It has ended."""
@@ -170,7 +172,11 @@ class MainThreadLimit(Limit):
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _expire(self, _: int, frame: FrameType | None) -> None:
-        if not self.current[0] or self._state is not _State.QUIET:
+        moment = self.current[1]
+        if not moment or self._state is not _State.QUIET:
+            return
+        if (left := moment - time.monotonic()) > 0:  # the signal was meant for what ran before
+            signal.setitimer(signal.ITIMER_REAL, left)
             return
         if _is_delicate(frame) and not self._shields:
             signal.setitimer(signal.ITIMER_REAL, AGAIN)
@@ -222,11 +228,40 @@ def under(seconds: float, what: str, func: Callable[P, R], /, *args: P.args, **k
         raise
 
 
-def prepare_worker() -> None:
-    """In a new worker: a COMMIT or ROLLBACK, and a line for the log, that have begun come to their end.
+def run_coroutine(
+    seconds: float, what: str, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """Run a coroutine function from a thread to its end, and cancel it after so many seconds; 0.0 for never.
 
-    Else Django's connection would not know in which transaction it is, and a lock of `logging` would stay taken for ever.
+    The thread itself waits, and can't be interrupted, until then. Raises OverLimitError, and what the function raises.
     """
+    is_late = False
+
+    async def run() -> R:
+        nonlocal is_late
+        limit = asyncio.timeout(seconds or None)
+        try:
+            async with limit:
+                return await func(*args, **kwargs)
+        finally:
+            is_late = limit.expired()
+
+    try:
+        return async_to_sync(run)()
+    except TimeoutError as error:
+        if is_late:
+            raise OverLimitError(over_limit(what, seconds)) from error
+        raise
+
+
+def prepare_worker() -> None:
+    """In a new worker: a COMMIT or ROLLBACK, the opening of a connection, and a line for the log come to their end.
+
+    Else Django's connection would not know in which transaction it is, one of a pool would be nobody's, and a lock of `logging`
+    would stay taken for ever.
+    """
+    BaseDatabaseWrapper.connect = to_its_end(BaseDatabaseWrapper.connect)  # type: ignore[method-assign]
+    BaseDatabaseWrapper.close = to_its_end(BaseDatabaseWrapper.close)  # type: ignore[method-assign]
     Atomic.__exit__ = to_its_end(Atomic.__exit__)  # type: ignore[method-assign]
     logging.Handler.handle = to_its_end(logging.Handler.handle)  # type: ignore[method-assign]
 

@@ -46,7 +46,10 @@ class RunningTask:
     begun = 0  # how many tasks its worker had begun by then, itself included
     began_next_to_others = False  # whether other tasks were in hand when it began
     function: tuple[str, object] | None = None  # the call's function, by its dotted path: its retry policy holds
-    entered_call: Callable[[str, object], None] | None = None  # told of each of the task's calls: its path and function
+    # Told of each of the task's calls, its path and function; gives the seconds that it may take. And asked at its end, to
+    # raise what keeps it from having been made.
+    entered_call: Callable[[str, object], float] | None = None
+    leaving_call: Callable[[], None] | None = None
     writes = 0  # how many the call in hand has made: which of them version 0.1 called which (notifications/log/legacy.py)
     _has_calls = False
     _told: frozenset[str] = frozenset()
@@ -81,11 +84,15 @@ class RunningTask:
         self._has_calls = self._has_calls or is_own
         return is_own
 
-    def begin_call(self, index: int, path: str, func: object) -> None:
-        """Go on to the next of the task's calls."""
+    def begin_call(self, index: int, path: str, func: object) -> float:
+        """Go on to the next of the task's calls; return the seconds that it may take, 0.0 for any."""
         self.call, self.function, self.writes = index, (path, func), 0
-        if self.entered_call:
-            self.entered_call(path, func)
+        return self.entered_call(path, func) if self.entered_call else 0.0
+
+    def end_call(self) -> None:
+        """The call has returned. Raises what keeps it from having been made."""
+        if self.leaving_call:
+            self.leaving_call()
 
     def count(self, what: Hashable) -> int:
         """How often this attempt has asked for this before. Threads may ask at once: each step is atomic."""

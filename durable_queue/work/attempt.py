@@ -6,6 +6,8 @@ the output.
 
 import asyncio
 import contextvars
+import functools
+import inspect
 import multiprocessing
 import os
 import pickle
@@ -16,7 +18,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import sync_to_async
 from django.db import close_old_connections
 from django.dispatch import Signal
 from django.utils import timezone
@@ -28,7 +30,7 @@ from django_q.utils import get_func_repr
 from durable_queue.store.leases import Row, Settlement
 from durable_queue.task import limits, running, signing
 from durable_queue.task.calls import run_in_order, with_progress, without_progress
-from durable_queue.task.limits import OverLimitError, over_limit
+from durable_queue.task.limits import HEED, OverLimitError, over_limit
 from durable_queue.task.running import AFTER, BEFORE, RunningTask
 from durable_queue.work import outcomes, task_connections
 from durable_queue.work.keeper import Keeper
@@ -38,6 +40,10 @@ LATE = 3  # seconds that an overdue task has to heed its timeout, before anythin
 RECEIVER_LIMIT = float(Conf.TIMEOUT or LONGEST_READ)  # seconds for the receivers of a signal
 LEFT_OPEN = "It left a database transaction open, which was rolled back: end it with COMMIT, or use transaction.atomic()"
 SIMPLE = (type(None), bool, int, float, str, bytes)  # results that can be pickled, without a try
+
+
+class LeftOpenError(Exception):
+    """A call has left a database transaction open."""
 
 
 class Attempt:
@@ -72,7 +78,7 @@ class Attempt:
             self._own_timeout = task.get("timeout")
             self.slot.run(task["id"])
             self._running = RunningTask(task["id"], task["path"], row=self.row.id, claimed=self._claimed, keeper=self._keeper)
-            self._running.entered_call = self._begin_call
+            self._running.entered_call, self._running.leaving_call = self._begin_call, self._end_call
             self._running.begun = self._keeper.note_begun(task["id"])
             running.begin(self._running)
             self.function = outcomes.function_of(task)
@@ -112,11 +118,13 @@ class Attempt:
         try:
             close_old_connections()
             self._before()
-            func = async_to_sync(self.function.itself) if self.function.is_coroutine else self.function.itself
+            func, more = self.function.itself, 0.0
+            if self.function.is_coroutine:
+                func, more = functools.partial(limits.run_coroutine, self.timeout, "Task", func), HEED if self.timeout else 0.0
             try:
                 if pre_execute.receivers:
                     self._allow(self.timeout)
-                result = limits.under(self.timeout, "Task", func, *self.task["args"], **self.task["kwargs"])
+                result = limits.under(self.timeout + more, "Task", func, *self.task["args"], **self.task["kwargs"])
                 success = True
             except (Exception, TimeoutException) as error:
                 self._end_if_child()
@@ -135,12 +143,19 @@ class Attempt:
                 task_connections.clean()
         return self._settle()
 
-    def _begin_call(self, path: str, func: object) -> None:
+    def _begin_call(self, path: str, func: object) -> float:
         """The task goes on to its next call, which has a limit of its own."""
         seconds = outcomes.limit_of(path, func) if self._own_timeout is None else self.timeout
         self._allow(seconds)
         if limit := limits.of_thread():
-            limit.begin(seconds, f"The call of {path}")
+            # A coroutine is cancelled, and the thread that waits for it is interrupted only if that isn't heeded.
+            more = HEED if seconds and inspect.iscoroutinefunction(func) else 0.0
+            limit.begin(seconds + more, f"The call of {path}")
+        return seconds
+
+    def _end_call(self) -> None:
+        if task_connections.has_open_transaction():
+            raise LeftOpenError(LEFT_OPEN)
 
     def _end_if_child(self) -> None:
         """End a process that the task has forked, and that has come back from it: it is no worker."""
@@ -151,7 +166,7 @@ class Attempt:
         """Leave the task as it is: it is to run elsewhere."""
         assert self._running  # noqa: S101
         running.end(self._running)
-        self._running.entered_call = None
+        self._running.entered_call = self._running.leaving_call = None
         self.slot.end()
 
     # What runs in an event loop.
@@ -273,7 +288,8 @@ class Attempt:
         self.settlement = settlement
         if self._running:
             running.end(self._running)
-            self._running.entered_call = None  # else the two would keep each other until the collector comes
+            # Else the two would keep each other until the collector comes.
+            self._running.entered_call = self._running.leaving_call = None
         self.slot.finish()
         return settlement
 

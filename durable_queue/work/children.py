@@ -36,6 +36,9 @@ class Children:
 
     def _forget_worker(self) -> None:
         """A worker's handlers only note a wish to stop: `Process.terminate()` would do nothing."""
+        if os.getppid() != self._worker:  # a child of a child, which may have handlers of its own
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._thread.mask)
+            return
         signal.set_wakeup_fd(-1)
         for number in DEFAULT:
             signal.signal(number, signal.SIG_DFL)

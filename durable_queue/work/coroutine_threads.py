@@ -104,7 +104,6 @@ class TaskThread(Executor):
         self._thread: _Thread | None = None
         self._waiting: list[Job] = []  # until there is a thread
         self._submitted = 0  # jobs that have not ended
-        self._was_used = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run `fn` there. Its context is the caller's affair, as with any executor."""
@@ -126,7 +125,6 @@ class TaskThread(Executor):
                 self._end_job()
 
         with self._pool.lock:
-            self._was_used = True
             self._submitted += 1
             if self._thread is None and not self._waiting:
                 self._thread = self._pool.take()
@@ -154,7 +152,14 @@ class TaskThread(Executor):
 
     async def has_open_transaction(self) -> bool:
         """Whether the task is in a transaction."""
-        return self._was_used and await asyncio.wrap_future(self.submit(task_connections.has_open_transaction))
+        if not self._has_thread or self._submitted:
+            return False
+        return await asyncio.wrap_future(self.submit(task_connections.has_open_transaction))
+
+    @property
+    def _has_thread(self) -> bool:
+        """Whether it has a thread, or waits for one: it gives one back only when there is nothing to clean there."""
+        return self._thread is not None or bool(self._waiting)
 
     async def clean(self, *, at_once: bool) -> bool:
         """Roll back what the task has left open, and let go of its connections. Returns whether the thread is free.
@@ -162,9 +167,9 @@ class TaskThread(Executor):
         What still runs there has some time to end, or none with `at_once`; then it is interrupted. A blocking call of C
         does not hear that, and keeps the thread.
         """
-        if not self._was_used:
+        if not self._has_thread:
             return True
-        cleaned = asyncio.wrap_future(self.submit(task_connections.clean))
+        cleaned = asyncio.wrap_future(self.submit(self._clean))
         if not at_once and (await asyncio.wait({cleaned}, timeout=RECEIVER_LIMIT))[0]:
             return True
         if thread := self._thread:
@@ -173,6 +178,10 @@ class TaskThread(Executor):
             return True
         self._thread = None  # nobody gets it any more
         return False
+
+    def _clean(self) -> None:
+        self._pool.surroundings.restore()
+        task_connections.clean()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """The task has ended: its thread is free."""

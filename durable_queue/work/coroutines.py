@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from asgiref.sync import ThreadSensitiveContext
 from django_q.conf import logger
@@ -76,6 +77,7 @@ class Coroutines:
         return loop
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._pool.surroundings.join()
         asyncio.set_event_loop(loop)
         while True:
             try:
@@ -103,6 +105,9 @@ class Coroutines:
     def _end(self, attempt: Attempt, number: int, task: asyncio.Task[None]) -> None:
         """It has ended, or was cancelled by another task at any moment, even before it began."""
         self._tasks.pop(task, None)
+        if not self._tasks:
+            with suppress(OSError):  # a task has closed the descriptor: the next one in a thread says so
+                self._pool.surroundings.restore()
         error = asyncio.CancelledError("by another task") if task.cancelled() else task.exception()
         settlement = attempt.settlement or attempt.settle_error(error or RuntimeError("It ended without an outcome"))
         self._slots.append(number)

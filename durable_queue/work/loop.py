@@ -197,7 +197,12 @@ class Loop:
 
     def _retire_if_spoilt(self) -> None:
         """Compare what belongs to the whole process. Nobody can put it back under a task that runs."""
-        if changed := self._surroundings.changes():
+        try:
+            changed = self._surroundings.changes(is_idle=not self.holdings.in_hand)
+        except Exception:  # a thread changes the environment at this moment …
+            logger.exception("%s can't see whether its surroundings are as they were", self.me)
+            return
+        if changed:
             paths = sorted({*running.paths_in_hand(), *(finished.task["path"] for finished in self.holdings.finished)})
             some = ", ".join(paths[:NAMED]) + (f" and {len(paths) - NAMED} others" if len(paths) > NAMED else "")
             logger.error("%s changed, which is every task's here: by one of %s. Mark it with @alone", ", ".join(changed), some)

@@ -76,7 +76,6 @@ def timeout_of(task: dict[str, Any], path: str, func: object) -> float:
     return limit_of(path, func) if timeout is None else max(0.0, float(timeout))
 
 
-@functools.cache
 def limit_of(path: str, func: object) -> float:
     """The seconds that a call of a function may take, whatever its task says; 0 for any."""
     timeout = policy_for(path, func).timeout

@@ -70,8 +70,8 @@ def clean() -> bool:
         if connection.connection is None and not connection.in_atomic_block:
             continue
         try:
+            was_open |= _is_in_transaction(connection)
             is_open = _is_open(connection)
-            was_open |= is_open
             if connection in _altered:
                 _altered.discard(connection)
                 connection.connection.close()  # one of a pool would come back as it is
@@ -90,14 +90,19 @@ def clean() -> bool:
 
 def has_open_transaction() -> bool:
     """Whether the calling thread is in a transaction of a task."""
-    return any(map(_is_open, connections.all(initialized_only=True)))
+    return any(map(_is_in_transaction, connections.all(initialized_only=True)))
 
 
 def _is_open(connection: BaseDatabaseWrapper) -> bool:
-    if connection.connection is None:
-        return connection.in_atomic_block
-    if connection.in_atomic_block or connection.autocommit != connection.settings_dict["AUTOCOMMIT"]:
+    """Whether it is not as it was: in a transaction, or in another mode."""
+    if connection.connection is not None and connection.autocommit != connection.settings_dict["AUTOCOMMIT"]:
         return True
+    return _is_in_transaction(connection)
+
+
+def _is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    if connection.connection is None or connection.in_atomic_block:
+        return connection.in_atomic_block
     try:
         return table_of(connection).has_open_transaction()
     except LookupError:

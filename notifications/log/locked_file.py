@@ -93,6 +93,7 @@ class LockedFile:
     def after_fork(self) -> None:
         """In a forked child: the inherited file shares the parent's lock, and a thread that held `threads` is not here."""
         self.threads, self._next = threading.RLock(), threading.RLock()
+        self._waits_since = 0.0
         self.close()
 
     def _is_open(self) -> bool:

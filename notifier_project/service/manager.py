@@ -32,7 +32,8 @@ RESTART_PAUSE_SECONDS = 1.0  # a program that dies again sooner is restarted at 
 
 def manage(configuration: Path) -> None:
     """Run the programs of a configuration until SIGTERM, SIGINT or SIGHUP, then return."""
-    own = make_output_reopenable()
+    inherited = [child.pid for child in psutil.Process().children()]  # of a shell that has executed this program
+    own = inherited + make_output_reopenable()
     manager = os.getpid()
     os.register_at_fork(after_in_child=lambda: prepare_program(manager))
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # what a killed cluster's tasks leave running becomes a child

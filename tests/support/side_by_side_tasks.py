@@ -169,6 +169,20 @@ def leave_autocommit_off() -> None:
         cursor.execute("INSERT INTO mark (name) VALUES ('left open')")
 
 
+def commit_without_autocommit() -> None:
+    """Write in a transaction that ends, and leave the mode as it is."""
+    transaction.set_autocommit(False)
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO mark (name) VALUES ('committed')")
+    transaction.commit()
+
+
+async def query_then_wait(seconds: float) -> None:
+    """Query, then wait."""
+    await sync_to_async(query)(0)
+    await asyncio.sleep(seconds)
+
+
 def begin_by_hand() -> None:
     """The same, in a way that Django knows nothing of."""
     with connection.cursor() as cursor:
