@@ -36,6 +36,7 @@ from django_q.tasks import async_task
 from durable_queue.intake import packaging
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.task import signing
+from durable_queue.work import kernel
 from tests.support import chaos_over_http, chaos_threads, chaos_writes
 from tests.support.chaos_cluster import (
     FOLDER,
@@ -422,6 +423,14 @@ def _evidence() -> str:
     return "\n".join(found)
 
 
+def _left_behind(own: set[int]) -> set[int]:
+    """The processes that a scenario has left, except for `own`; reaps those that have ended."""
+    for pid in (left := kernel.children() - own):
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+    return left
+
+
 def main() -> int:
     """Run the scenarios that were asked for."""
     parser = argparse.ArgumentParser(prog="scripts/chaos", description="Kill, stop, poison and restart a real cluster.")
@@ -435,12 +444,15 @@ def main() -> int:
     call_command("migrate", verbosity=0)
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE mark (number integer, pid integer)")
+    kernel.adopt_orphans()
+    own = kernel.children()
     failed, is_told_to_stop = 0, False
     for name in [name for name in arguments.scenario or NAMES if name in SCENARIOS]:
         started = time.monotonic()
         reset()
         try:
             line = SCENARIOS[name](arguments.quick)
+            wait_until(lambda: not _left_behind(own), timeout=5, what="no process is left behind")
         except (Exception, SystemExit) as error:
             failed += 1
             is_told_to_stop = isinstance(error, SystemExit)
