@@ -88,13 +88,16 @@ def children() -> set[int]:
 
 
 def kill_orphans(own: set[int]) -> bool:
-    """Kill the children that are not this process's own: it has adopted them. Return whether there were any that live."""
-    found = False
-    for pid in children() - own:
+    """Kill the children that are not this process's own: it has adopted them. Return whether there were any.
+
+    If there were, look again: their children will be this process's next.
+    """
+    orphans = children() - own
+    for pid in orphans:
         with suppress(OSError):
             os.kill(pid, signal.SIGKILL)
-            found |= os.waitpid(pid, os.WNOHANG)[0] == 0
-    return found
+            os.waitpid(pid, os.WNOHANG)
+    return bool(orphans)
 
 
 def die_with_parent(parent: int) -> None:
