@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -424,10 +425,13 @@ def _evidence() -> str:
 
 
 def _left_behind(own: set[int]) -> set[int]:
-    """The processes that a scenario has left, except for `own`; reaps those that have ended."""
-    for pid in (left := kernel.children() - own):
-        with contextlib.suppress(ChildProcessError):
+    """The processes that a scenario has left, except for `own` and a database server; reaps those that have ended."""
+    left = set()
+    for pid in kernel.children() - own:
+        with contextlib.suppress(OSError):
             os.waitpid(pid, os.WNOHANG)
+            if Path(f"/proc/{pid}/comm").read_text().strip() != "postgres":  # which a scenario has started again
+                left.add(pid)
     return left
 
 
