@@ -10,7 +10,9 @@ from django_q.models import OrmQ
 from pytest_django import Settings
 
 from durable_queue.store.broker import Broker
+from tests.support.clusters import Cluster, cluster_in
 from tests.support.installations import new_installation
+from tests.support.promised_tasks import notes_file
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +28,18 @@ def installation(tmp_path: Path, log_file: Path) -> Iterator[dict[str, str]]:
     """The environment of an installation of its own, for real processes: data folder, log file and an empty database."""
     with new_installation(tmp_path) as env:
         yield env
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    """Run a cluster of one worker with 40 threads, until the end of a `with`: tests/support/clusters.py."""
+    return cluster_in(tmp_path)
+
+
+@pytest.fixture
+def no_notes() -> None:
+    """No notes of tests before."""
+    notes_file().unlink(missing_ok=True)
 
 
 @pytest.fixture

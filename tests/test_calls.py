@@ -1,7 +1,6 @@
 """A task with several calls: what has succeeded is not made again."""
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +13,12 @@ from durable_queue.models import FailedAttempt, Worker
 from durable_queue.task.calls import DONE, Call, with_progress, without_progress
 from durable_queue.verbs import submit_again
 from tests.support import environment, side_by_side_tasks
-from tests.support.clusters import Cluster, all_end, cluster_in
+from tests.support.clusters import Cluster, all_end
 from tests.support.processes import wait_until
-from tests.support.promised_tasks import note, notes_file, read_notes
+from tests.support.promised_tasks import note, read_notes
 from tests.support.side_by_side_tasks import die_once, note_once
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_notes")]
 
 
 def effect(word: str) -> str:
@@ -59,17 +58,6 @@ def index_of_call() -> int:
     task = current_task.get()
     assert task
     return task.call
-
-
-@pytest.fixture(autouse=True)
-def _no_notes() -> None:
-    notes_file().unlink(missing_ok=True)
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Cluster:
-    """Run a cluster of one worker with 40 threads."""
-    return cluster_in(tmp_path)
 
 
 def enqueue(*calls: tuple[Any, ...]) -> str:

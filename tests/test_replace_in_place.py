@@ -60,7 +60,7 @@ def test_replace__in_place_and_killed_before_each_call(tmp_path: Path, fixed_log
 @LENGTHS
 def test_replace__in_place_and_killed_in_each_write(tmp_path: Path, fixed_log: Path, before: bytes) -> None:
     stage = FixedStage(tmp_path, fixed_log, before)
-    for _ in killed_in_each_write(stage.replace, step=3 if before == SHORT else 7):
+    for _ in killed_in_each_write(stage.replace, step=1 if before == SHORT else 7):
         assert_replaced_in_place(stage, nothing)
 
 

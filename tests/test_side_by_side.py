@@ -20,9 +20,9 @@ from durable_queue.intake.packaging import new_task
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.task import signing
 from tests.support import environment, side_by_side_tasks, thread_tasks
-from tests.support.clusters import Cluster, all_end, cluster_in
+from tests.support.clusters import Cluster, all_end
 from tests.support.processes import wait_until
-from tests.support.promised_tasks import notes_file, read_notes
+from tests.support.promised_tasks import read_notes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -39,20 +39,13 @@ WAIT, AWAIT, COMPUTE, ALONE, DIE = path("wait"), path("await_"), path("compute")
 
 
 @pytest.fixture(autouse=True)
-def _table() -> Iterator[None]:
-    """A table that tasks write to, and no notes."""
-    notes_file().unlink(missing_ok=True)
+def _table(no_notes: None) -> Iterator[None]:
+    """A table that tasks write to."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE mark (name varchar(50))")
     yield
     with connection.cursor() as cursor:
         cursor.execute("DROP TABLE mark")
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Cluster:
-    """Run a cluster of one worker with 40 threads."""
-    return cluster_in(tmp_path)
 
 
 def most_at_once(runs: list[dict[str, Any]]) -> int:

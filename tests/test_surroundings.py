@@ -13,29 +13,18 @@ from django_q.tasks import async_task, fetch, result
 
 from durable_queue.models import FailedAttempt, Worker
 from tests.support import environment
-from tests.support.clusters import Cluster, all_end, cluster_in
+from tests.support.clusters import Cluster, all_end
 from tests.support.installations import new_installation
 from tests.support.processes import PROJECT, free_port, manage, processes_of, running, service, wait_until
 from tests.support.promised_tasks import notes_file, read_notes
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_notes")]
 BOTH = pytest.mark.parametrize("threads", [1, 40])
 
 
 def path(name: str) -> str:
     """A task's dotted path."""
     return f"tests.support.surroundings_tasks.{name}"
-
-
-@pytest.fixture(autouse=True)
-def _no_notes() -> None:
-    notes_file().unlink(missing_ok=True)
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Cluster:
-    """Run a cluster of one worker with 40 threads."""
-    return cluster_in(tmp_path)
 
 
 @environment.once

@@ -118,13 +118,13 @@ class Attempt:
         try:
             close_old_connections()
             self._before()
-            func, more = self.function.itself, 0.0
+            func, seconds = self.function.itself, self.timeout
             if self.function.is_coroutine:
-                func, more = functools.partial(limits.run_coroutine, self.timeout, "Task", func), HEED if self.timeout else 0.0
+                func, seconds = functools.partial(limits.run_coroutine, seconds, "Task", func), _until_heeded(seconds)
             try:
                 if pre_execute.receivers:
                     self._allow(self.timeout)
-                result = limits.under(self.timeout + more, "Task", func, *self.task["args"], **self.task["kwargs"])
+                result = limits.under(seconds, "Task", func, *self.task["args"], **self.task["kwargs"])
                 success = True
             except (Exception, TimeoutException) as error:
                 self._end_if_child()
@@ -148,9 +148,8 @@ class Attempt:
         seconds = outcomes.limit_of(path, func) if self._own_timeout is None else self.timeout
         self._allow(seconds)
         if limit := limits.of_thread():
-            # A coroutine is cancelled, and the thread that waits for it is interrupted only if that isn't heeded.
-            more = HEED if seconds and inspect.iscoroutinefunction(func) else 0.0
-            limit.begin(seconds + more, f"The call of {path}")
+            is_coroutine = inspect.iscoroutinefunction(func)
+            limit.begin(_until_heeded(seconds) if is_coroutine else seconds, f"The call of {path}")
         return seconds
 
     def _end_call(self) -> None:
@@ -292,6 +291,11 @@ class Attempt:
             self._running.entered_call = self._running.leaving_call = None
         self.slot.finish()
         return settlement
+
+
+def _until_heeded(seconds: float) -> float:
+    """A coroutine's limit, for the thread that waits for it: that is interrupted only if the coroutine heeds no cancelling."""
+    return seconds + HEED if seconds else 0.0
 
 
 def _describe(error: BaseException) -> str:

@@ -76,9 +76,6 @@ def adopt_orphans() -> None:
 
 def children() -> set[int]:
     """The pids of this process's children, zombies too."""
-    lists = list(Path("/proc/self/task").glob("*/children"))  # not in every kernel (proc_tid_children(5))
-    if lists:
-        return {int(pid) for each in lists for pid in each.read_text().split()}
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

@@ -15,8 +15,9 @@ from django_q.conf import logger
 from durable_queue.store.databases import table_of
 from durable_queue.store.queue_connection import QUEUE
 
-_own: dict[str, dict[str, Any]] = {}  # by the alias: the settings of connections in the worker's own threads
+Wrapper = Callable[[Callable[..., Any], str, object, bool, dict[str, Any]], Any]  # Django's "execute wrapper"
 
+_own: dict[str, dict[str, Any]] = {}  # by the alias: the settings of connections in the worker's own threads
 
 # How a statement begins that changes a session, not data. A connection that has run one is closed after the task.
 OF_SESSION = ("SET ", "RESET ", "PRAGMA ", "ATTACH ", "DETACH ", "LISTEN ", "SELECT SET_CONFIG", "SELECT PG_ADVISORY_LOCK")
@@ -49,9 +50,14 @@ def _connect(alias: str) -> BaseDatabaseWrapper:
     return wrapper
 
 
+def wrap(connection: BaseDatabaseWrapper, wrapper: Wrapper) -> None:
+    """Have the statements of a task's connection pass through a wrapper, once."""
+    if connection.alias != QUEUE and wrapper not in connection.execute_wrappers:
+        connection.execute_wrappers.append(wrapper)
+
+
 def _watch_session(connection: BaseDatabaseWrapper, **_: object) -> None:
-    if connection.alias != QUEUE and _note_change not in connection.execute_wrappers:
-        connection.execute_wrappers.append(_note_change)
+    wrap(connection, _note_change)
 
 
 def _note_change(execute: Callable[..., Any], sql: str, params: object, many: bool, context: dict[str, Any]) -> Any:
@@ -70,14 +76,15 @@ def clean() -> bool:
         if connection.connection is None and not connection.in_atomic_block:
             continue
         try:
-            was_open |= _is_in_transaction(connection)
-            is_open = _is_open(connection)
+            is_in_transaction = _is_in_transaction(connection)
+            was_open |= is_in_transaction
+            is_as_it_was = not is_in_transaction and connection.autocommit == connection.settings_dict["AUTOCOMMIT"]
             if connection in _altered:
                 _altered.discard(connection)
                 connection.connection.close()  # one of a pool would come back as it is
                 connection.close()
             connection.close_if_unusable_or_obsolete()
-            if is_open or connection.settings_dict["OPTIONS"].get("pool"):
+            if not is_as_it_was or connection.settings_dict["OPTIONS"].get("pool"):
                 connection.close()
         except Exception as error:
             logger.warning("A task's connection to %r can't be cleaned: %s", connection.alias, error)
@@ -91,13 +98,6 @@ def clean() -> bool:
 def has_open_transaction() -> bool:
     """Whether the calling thread is in a transaction of a task."""
     return any(map(_is_in_transaction, connections.all(initialized_only=True)))
-
-
-def _is_open(connection: BaseDatabaseWrapper) -> bool:
-    """Whether it is not as it was: in a transaction, or in another mode."""
-    if connection.connection is not None and connection.autocommit != connection.settings_dict["AUTOCOMMIT"]:
-        return True
-    return _is_in_transaction(connection)
 
 
 def _is_in_transaction(connection: BaseDatabaseWrapper) -> bool:

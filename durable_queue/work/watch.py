@@ -1,5 +1,7 @@
-"""Watches a worker's threads from outside: a slow task holds up no other, one that is over its limit is interrupted, and one
-that does not heed that makes the worker retire."""
+"""Watches a worker's threads from outside.
+
+A slow task holds up no other. One that is over its limit is interrupted. One that does not heed that makes the worker retire.
+"""
 
 import math
 import signal

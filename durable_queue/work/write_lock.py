@@ -17,7 +17,6 @@ from django.db.backends.signals import connection_created
 from django_q.conf import logger
 
 from durable_queue.store.databases import table_of
-from durable_queue.store.queue_connection import QUEUE
 from durable_queue.task.limits import uninterrupted
 from durable_queue.work import task_connections
 
@@ -52,9 +51,8 @@ class _Line:
     def join(self, connection: BaseDatabaseWrapper, **_: object) -> None:
         """A new connection lines up."""
         with suppress(LookupError):  # a database that the queue knows nothing about
-            is_queue = connection.alias == QUEUE
-            if table_of(connection).has_one_writer and not is_queue and self._wait not in connection.execute_wrappers:
-                connection.execute_wrappers.append(self._wait)
+            if table_of(connection).has_one_writer:
+                task_connections.wrap(connection, self._wait)
 
     def _wait(self, execute: Callable[..., Any], sql: str, params: object, many: bool, context: dict[str, Any]) -> Any:
         connection = context["connection"]
