@@ -219,13 +219,31 @@ def test_free__charges_the_row_in_hand_alone(broker: Broker, alice: Worker, bob:
     assert sorted(ids(claim(broker, bob).rows)) == sorted(queued)
 
 
-def test_free__has_suspects_run_alone(broker: Broker, alice: Worker, bob: Worker) -> None:
-    queued = queue(3)
+def test_free__has_suspects_run_alone_in_their_order(broker: Broker, alice: Worker, bob: Worker) -> None:
+    queued = queue(4)
     rows = claim(broker, alice).rows
-    assert broker.free(Worker.objects.get(pk=alice.pk), suspects=[row.id for row in rows[:2]])
-    assert ids(claim(broker, bob).rows) == queued[2:]
-    assert ids(claim(Broker(alone_queue(broker.queue)), worker("carol", queue=alone_queue(broker.queue))).rows) == queued[:2]
+    assert broker.free(Worker.objects.get(pk=alice.pk), suspects=[rows[number].id for number in (1, 2, 0)])
+    assert ids(claim(broker, bob).rows) == queued[3:]
+    alone = claim(Broker(alone_queue(broker.queue)), worker("carol", queue=alone_queue(broker.queue))).rows
+    assert ids(alone) == [queued[number] for number in (1, 2, 0)]
     assert not FailedAttempt.objects.exists()
+
+
+def test_fair_share(broker: Broker, alice: Worker, bob: Worker) -> None:
+    assert broker.fair_share(5) == 0
+    queue(9)
+    OrmQ.objects.create(key=broker.queue, payload="due later", lock=datetime.now(UTC) + timedelta(hours=1))
+    assert broker.fair_share(100) == 5, "nine rows, for two"
+    assert broker.fair_share(4) == 4
+    claim(broker, alice, 3)
+    assert broker.fair_share(100) == 5, "held rows count"
+    claim(broker, bob)
+    assert broker.fair_share(100) == 5
+    worker("carol")
+    worker("dave", queue="another")
+    assert broker.fair_share(100) == 3
+    Worker.objects.all().delete()
+    assert broker.fair_share(100) == 100
 
 
 def test_settle_and_claim__keeps_what_is_in_hand(broker: Broker, alice: Worker) -> None:

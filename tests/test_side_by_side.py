@@ -184,6 +184,16 @@ def test_death__with_several_in_hand_charges_none_of_them(cluster: Cluster) -> N
     assert "died with 7 tasks in hand: from now on each of them runs alone" in output.read_text()
 
 
+def test_death__suspects_that_began_last_come_first(cluster: Cluster) -> None:
+    with cluster():
+        slow = [async_task(WAIT, 2.0) for _ in range(8)]
+        async_task(path("die_once"), 1.0)
+        time.sleep(0.7)
+        late = async_task(WAIT, 0.6)
+        all_end()
+    assert fetch(late).stopped < min(fetch(task_id).stopped for task_id in slow)
+
+
 def test_death__of_a_poison_beside_others(cluster: Cluster) -> None:
     with cluster(max_attempts=3, timeout=20):
         good = [async_task(WAIT, 1.0) for _ in range(8)]
@@ -701,6 +711,17 @@ def test_hook__that_goes_wrong_costs_no_other(cluster: Cluster) -> None:
             hook = {5: path("exiting_hook"), 6: path("hanging_hook")}.get(number, path("quick_hook"))
             async_task(WAIT, 0.3, hook=hook)
         wait_until(lambda: [words[0] for words in read_notes()].count("quick hook") == 38, what="all others are called")
+
+
+@environment.once
+def test_load__is_shared_equally(cluster: Cluster) -> None:
+    """Also when one worker learns a moment sooner than the other that the tasks wait."""
+    with cluster(workers=2):
+        wait_until(lambda: Worker.objects.count() == 2, what="both work")
+        packaging.broker().enqueue_all([signing.dumps(new_task(WAIT, (2,), {}, name="")) for _ in range(40)])
+        all_end()
+    pids = [run["pid"] for run in results()]
+    assert sorted(pids.count(pid) for pid in set(pids)) == [20, 20]
 
 
 @environment.once

@@ -8,7 +8,7 @@ its lease can change nothing any more.
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import connections, transaction
@@ -119,6 +119,10 @@ class Broker(ORM):  # type: ignore[misc]
             return None
         return max(0.0, (due - datetime.now(UTC)).total_seconds())
 
+    def fair_share(self, most: int) -> int:
+        """How many of the rows that are due or held a worker has if all have as many; at most `most`. Takes no lock."""
+        return self.table.fair_share(self.queue, datetime.now(UTC), most)
+
     def settle_and_claim(  # noqa: PLR0913 - it is one transaction
         self,
         worker: Worker,
@@ -210,12 +214,10 @@ class Broker(ORM):  # type: ignore[misc]
 
     # Called by processes that have found a worker dead.
 
-    def free(
-        self, worker: Worker, settlements: Sequence[Settlement] = (), suspects: Collection[int] = ()
-    ) -> LeaseChange | None:
+    def free(self, worker: Worker, settlements: Sequence[Settlement] = (), suspects: Sequence[int] = ()) -> LeaseChange | None:
         """End a dead worker's lease: settle what it is charged with, give back the others at their old place.
 
-        `suspects`: the ids of rows to be run alone from now on, since one of them may have killed the worker.
+        `suspects`: the ids of rows to be run alone from now on, in this order, since one of them may have killed the worker.
         Returns the lease, with what was settled, if this call ended it; of several, one does. Raises django.db.Error.
         """
         lease = LeaseChange(name=worker.lease)
@@ -226,10 +228,10 @@ class Broker(ORM):  # type: ignore[misc]
                 if settlements:
                     settle(self, worker.lease, lease, settlements)
                 # All at the time when the first of the last batch was due, so that ids keep their order among them.
-                held = OrmQ.objects.using(self.using).filter(lock=worker.lease)
-                if suspects:
-                    held.filter(pk__in=suspects).update(key=alone_queue(worker.queue))
-                held.update(lock=worker.lease_due or timezone.now())
+                due, alone = worker.lease_due or timezone.now(), alone_queue(worker.queue)
+                for later, row in enumerate(reversed(suspects)):
+                    self.table.put_back(lease=worker.lease, row=row, due=due - timedelta(microseconds=later), queue=alone)
+                OrmQ.objects.using(self.using).filter(lock=worker.lease).update(lock=due)
             for queue in (home_queue(worker.queue), alone_queue(worker.queue)):
                 transaction.on_commit(functools.partial(wakeup.wake, queue), using=self.using)
         return lease

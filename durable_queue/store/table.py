@@ -16,6 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 
 from durable_queue.models import Worker
+from durable_queue.states import LEASES
 from durable_queue.store.rows import (
     ATTEMPTS_TABLE,
     FIELDS,
@@ -123,6 +124,15 @@ class Table(ABC):
         sql = f"SELECT lock FROM {QUEUE_TABLE} WHERE key = %s AND lock IS NOT NULL ORDER BY lock, id LIMIT 1"  # noqa: S608
         rows = self.run(sql, (queue,))
         return self.aware(rows[0][0]) if rows else None
+
+    def fair_share(self, queue: str, now: datetime, most: int) -> int:
+        """How many of the rows that are due or held each worker has, if all workers have as many; at most `most`."""
+        workers = f"(SELECT count(*) FROM {WORKERS_TABLE} WHERE queue = %s)"  # noqa: S608
+        rows = f"SELECT 1 FROM {QUEUE_TABLE} WHERE key = %s AND lock"  # noqa: S608
+        due, held = (f"(SELECT count(*) FROM ({rows} {after} %s LIMIT %s * {workers}) AS found)" for after in ("<=", ">"))  # noqa: S608
+        values = [value for moment in (now, now + LEASES / 2) for value in (queue, self.moment(moment), most, queue)]
+        ((there, count),) = self.run(f"SELECT {due} + {held}, {workers}", (*values, queue))
+        return min(most, -(-int(there) // int(count))) if count else most
 
     def delete(self, *, lease: datetime, ids: Collection[int]) -> set[int]:
         """Delete those of the rows that the lease still holds; return their ids."""

@@ -227,6 +227,15 @@ class Holdings:
         self._wait_out(failure)
         return 0.0
 
+    def fair_share(self, most: int) -> int:
+        """How many rows this worker has if all workers have as many; `most` if more, and if the database does not answer."""
+        with queue_connection.lock():
+            try:
+                return self.broker.fair_share(most)
+            except DatabaseError:
+                queue_connection.close()
+                return most
+
     def is_alone_due(self) -> bool:
         """Whether a task that runs alone is due. Raises django.db.Error."""
         with queue_connection.lock():

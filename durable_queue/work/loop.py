@@ -21,7 +21,7 @@ from durable_queue.work.birth import Birth
 from durable_queue.work.crew import Crew, Member
 from durable_queue.work.holdings import DATABASE_PAUSE, Holdings
 from durable_queue.work.keeper import Keeper
-from durable_queue.work.pace import LINGER_FROM, POLL, SLOW_CLAIM, Pace
+from durable_queue.work.pace import LINGER_FROM, OTHERS_FIRST, POLL, SLOW_CLAIM, Pace
 from durable_queue.work.progress import Progress
 from durable_queue.work.runner import Runner
 from durable_queue.work.stop import Stop
@@ -159,7 +159,8 @@ class Loop:
                 self._settle_and_claim(claim, ())
             elif not self._is_drained():
                 holdings.keep_notes()  # a task's threads and children may outlive it
-                self._wait(self.pace.pause if due is None else min(due, self.pace.pause))
+                longest = self.pace.pause if claim else OTHERS_FIRST
+                self._wait(longest if due is None else min(due, longest))
 
     def _let_idle_workers_go_first(self, hints: Sequence[int]) -> None:
         """Wait the longer for a new task, the more this worker has in hand already: the worker that has least takes it."""
@@ -173,7 +174,14 @@ class Loop:
         """How many rows to claim."""
         if self.holdings.unstarted:
             return 0
-        return self.pace.room(threads=self.crew.free + 1, coroutines=self.runner.free_coroutines)
+        room = self.pace.room(threads=self.crew.free + 1, coroutines=self.runner.free_coroutines)
+        load = len(self.holdings.in_hand)
+        if not room or not self.pace.piles_up(load):
+            return room
+        share = self.holdings.fair_share(load + room)
+        if self.pace.leaves_to_others(load, share):
+            return 0
+        return min(room, share - load) if share > load else room
 
     def _settle_and_claim(self, claim: int, announced: Sequence[int]) -> None:
         holdings, began = self.holdings, time.monotonic()

@@ -64,6 +64,7 @@ def _blame(broker: Broker, worker: Worker, progress: Progress) -> tuple[list[Set
 
     A task that is over its limit is charged, and so is a single task in hand. Of several, any one may have killed the worker.
     A task that has finished a moment ago is one of them: a thread that it has left behind may have killed the process.
+    The suspects that began last come first: what was slow already would keep waiting what may be quick.
     """
     by_row = {in_hand.row: in_hand for in_hand in (*progress.finished, *progress.in_hand)}
     if not by_row or progress.verdict is Verdict.PARDONED:
@@ -72,7 +73,8 @@ def _blame(broker: Broker, worker: Worker, progress: Progress) -> tuple[list[Set
     if is_overdue:
         by_row = {row: in_hand for row, in_hand in by_row.items() if in_hand.is_overdue(progress.judged)}
     elif len(by_row) > 1:
-        return [], [row for row in by_row if row] if _died_alone(worker) else []
+        suspects = sorted(filter(None, by_row), key=lambda row: by_row[row].started, reverse=True)
+        return [], suspects if _died_alone(worker) else []
     held = broker.rows_in_hand(worker, list(by_row))
     return [settle_lost(row, by_row[row.id], str(worker), is_overdue=is_overdue) for row in held], []
 

@@ -7,6 +7,7 @@ SOON = 0.005  # the pause (seconds) after a hint that came too early; it grows f
 SLOW_AFTER = 0.5  # seconds that a worker keeps rows that it has not started while a slow task runs
 SLOW_CLAIM = 8  # rows that a worker with threads takes at a time unless the last batch was quick: others may be idle
 FEW = 16  # a batch is quick if one of so many tasks, or fewer, was slow
+OTHERS_FIRST = 0.2  # seconds for which a worker that has its share of slow tasks leaves the others to others
 LINGER_FROM = 3  # rows: a batch of so many, or more, that was not full may grow for a moment before the next
 
 
@@ -22,12 +23,30 @@ class Pace:
         self._has_threads = threads > 1
         self._size = min(SLOW_CLAIM, most) if self._has_threads else most
         self._is_quick = not self._has_threads  # whether no task of the last batch was slow
+        self._has_share_since = 0.0  # when it was found that the worker has its share; 0: it hasn't
 
     def room(self, *, threads: int, coroutines: int) -> int:
         """How many rows to claim, while so many threads are free, and so many coroutines may be started."""
         if not self._has_threads:
             return self._size
         return min(self._size, coroutines) if self._is_quick else min(self._size, coroutines, threads)
+
+    def piles_up(self, load: int) -> bool:
+        """Whether the worker, which has so many tasks in hand, is to look at its share before it claims more."""
+        return self._has_threads and load >= SLOW_CLAIM and not self._is_quick
+
+    def leaves_to_others(self, load: int, share: int) -> bool:
+        """Whether it leaves the rows that are due to other workers: for a moment, once it has its share in hand."""
+        if load < share:
+            self._has_share_since = 0.0
+            return False
+        now = time.monotonic()
+        if not self._has_share_since:
+            self._has_share_since = now
+        if now - self._has_share_since < OTHERS_FIRST:
+            return True
+        self._has_share_since = 0.0  # none of them has taken them
+        return False
 
     def lets_grow(self, room: int) -> bool:
         """Whether to let the next batch grow for a moment."""
