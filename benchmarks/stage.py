@@ -7,21 +7,29 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import psycopg
 
 from benchmarks import servers
 from benchmarks.contestants import PEERS, Contestant
-from notifier_project.service.ready import answers
 from tests.support.processes import free_port, is_listening, running, wait_until
 
 CLIENT = PEERS / "client.py"
 CLIENT_LIMIT = 900  # seconds that a client may take for all its lines
 START_LIMIT = 60.0  # seconds
 BACKLOG = 2048  # as in notifier_project/service/serve.py
+
+
+def answers(port: int) -> bool:
+    """Whether a web server answers here, with any status."""
+    with suppress(OSError, HTTPException), closing(HTTPConnection("127.0.0.1", port, timeout=2)) as connection:
+        connection.request("HEAD", "/")
+        return bool(connection.getresponse().status)
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +112,7 @@ class Stage:
             for _ in range(2):
                 stack.enter_context(self._running(self.contestant.web, env=env, pass_fds=(listener.fileno(),)))
             port: int = listener.getsockname()[1]
-            wait_until(lambda: answers("127.0.0.1", port), what="the web answers")
+            wait_until(lambda: answers(port), what="the web answers")
             time.sleep(1.0)  # until the other one does, too
             yield port
 

@@ -39,6 +39,14 @@ def is_alive(pid: int, born_at: int) -> bool:
     return fields[0] not in ("Z", "X") and int(fields[19]) == born_at
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a child of this process is gone, or a zombie."""
+    try:
+        return _stat(pid)[0] in ("Z", "X")
+    except OSError:
+        return True
+
+
 def is_stopped(pid: int) -> bool:
     """Whether a process was stopped by SIGSTOP or a debugger."""
     try:
@@ -97,8 +105,8 @@ def kill_orphans(own: set[int]) -> bool:
     return bool(orphans)
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, or end it now when that has happened already."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its parent dies, or end it now when that has happened already."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)

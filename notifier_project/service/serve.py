@@ -1,4 +1,4 @@
-"""Prepare the service, then become the manager of its processes. `scripts/serve` ends by running this.
+"""Prepare the service, then become the parent of its processes. `scripts/serve` ends by running this.
 
 When the service can't start, one line gives the reason and the remedy.
 """
@@ -25,31 +25,41 @@ import django
 from django.contrib.auth import get_user_model
 from django.core import checks
 from django.core.management import CommandError, call_command
-from django.db import DatabaseError, connection, connections
+from django.db import DatabaseError, OperationalError, connection, connections
 
 from notifier_project import settings
 
 PASSWORD_FILE = settings.DATA_DIR / "admin-password"
-PORT_WAIT_SECONDS = 3.0  # for the web processes of a killed manager to let go of the port
+PORT_WAIT_SECONDS = 3.0  # for the web processes of a killed parent, which the kernel kills with it, to let go of the port
+DATABASE_WAIT_SECONDS = 60.0  # for the database's server: at a boot it may start later than this
+COMING_UP = ("starting up", "shutting down", "recovery", "not yet accepting")  # what a server says that will be there soon
 BACKLOG = 2048  # connections that may wait to be accepted; uvicorn's default
-STOP_MARGIN_SECONDS = 10  # after the grace, before the manager kills a program that did not stop
+STOP_MARGIN_SECONDS = 10  # after the grace, before the parent kills a program that did not stop
 
 
 def main() -> None:
-    """Prepare the service, then become its manager."""
+    """Prepare the service, then become its parent."""
+    open_standard_descriptors()
     os.environ["DJANGO_SETTINGS_MODULE"] = settings.__name__
     lock = take_lock(settings.DATA_DIR / "lock")
     with listen(settings.HOST, settings.PORT) as listener:
         user = prepare()
         set_environment(listener, lock, user)
         keep_only(listener.fileno(), lock)
-        # Replace this program: the manager does not need the modules that were loaded here, some 30 MB.
-        program = [sys.executable, "-m", "notifier_project.service.manager", str(settings.BASE_DIR / "supervisord.conf")]
+        # Replace this program: the parent does not need the modules that were loaded here, some 40 MB.
+        program = [sys.executable, "-m", "notifier_project.service.parent"]
         os.execv(program[0], program)  # noqa: S606
 
 
+def open_standard_descriptors() -> None:
+    """Open those of 0, 1 and 2 that are closed: else the next file would have the number, and what is printed go into it."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: PLR2004 - in, out and error
+        pass
+    os.close(descriptor)
+
+
 def keep_only(*descriptors: int) -> None:
-    """Let the manager inherit these descriptors, and no others that the caller of this program may have left open."""
+    """Let the parent inherit these descriptors, and no others that the caller of this program may have left open."""
     for descriptor in map(int, os.listdir("/dev/fd")):
         with suppress(OSError):  # the descriptor of /dev/fd itself is closed by now
             os.set_inheritable(descriptor, descriptor < 3 or descriptor in descriptors)  # noqa: PLR2004 - in, out and error
@@ -60,6 +70,7 @@ def prepare() -> str:
     django.setup()
     stop_on_errors()
     try:
+        wait_for_database()
         wait_for_other_hosts()
         call_command("migrate", verbosity=0, skip_checks=True)
         user = first_superuser()
@@ -117,6 +128,27 @@ def stop_on_errors() -> None:
         sys.exit("\n".join(f"{error.msg} {error.hint or ''}".strip() for error in errors))
 
 
+def wait_for_database() -> None:
+    """Wait while the database's server is not there yet; raises django.db.OperationalError once that has taken too long."""
+    deadline = time.monotonic() + DATABASE_WAIT_SECONDS
+    is_told = False
+    while connection.vendor == "postgresql":
+        try:
+            connection.ensure_connection()
+        except OperationalError as error:
+            what = " ".join(str(error).split())
+            is_refused = "FATAL" in what and not any(words in what for words in COMING_UP)  # libpq has no code for it
+            if is_refused or time.monotonic() > deadline:
+                raise
+            if not is_told:
+                is_told = True
+                sys.stdout.write(f"Waiting up to {DATABASE_WAIT_SECONDS:.0f} s for the database: {what}\n")
+                sys.stdout.flush()
+            time.sleep(0.5)
+        else:
+            return
+
+
 def wait_for_other_hosts() -> None:
     """Wait while another host migrates the same PostgreSQL. Other hosts then wait until this connection is closed."""
     if connection.vendor == "postgresql":
@@ -167,18 +199,13 @@ def ready_message(address: str, user: str) -> str:
 
 
 def set_environment(listener: socket.socket, lock: int, user: str) -> None:
-    """Set the variables that supervisord.conf and web.py read. PATH makes its `python` the one that runs this."""
-    address: str = listener.getsockname()[0]
+    """Set the variables that the parent reads."""
     os.environ |= {
-        "HOST": address,
-        "PORT": str(settings.PORT),
-        "NOTIFIER_DATA_DIR": str(settings.DATA_DIR),
         "NOTIFIER_WEB_WORKERS": str(settings.NOTIFIER_WEB_WORKERS),
         "WEB_SOCKET": str(listener.fileno()),
         "LOCK": str(lock),
         "STOP_LIMIT": str(settings.NOTIFIER_STOP_GRACE + STOP_MARGIN_SECONDS),
-        "READY_MESSAGE": ready_message(address, user),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "READY_MESSAGE": ready_message(listener.getsockname()[0], user),
     }
 
 

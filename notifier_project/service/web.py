@@ -1,10 +1,11 @@
-"""A web process: uvicorn, on a socket that all web processes share. A program in supervisord.conf."""
+"""A web process: uvicorn, on a socket that all web processes share."""
 
 import asyncio
 import functools
 import os
 import socket
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from logging import getLogger
 
 import uvicorn
@@ -28,6 +29,8 @@ TOO_MANY_FILES_PAUSE_SECONDS = 1.0  # before the next try when too many files ar
 
 # How long a stop waits for requests, unless the tasks' grace is shorter. A request that takes longer has a slow client.
 STOP_WAIT_SECONDS = 3
+
+LIFE_SECONDS = 0.5  # between two signs of life; the parent kills a process that gives none for 10 s
 
 
 class Protocol(HttpToolsProtocol):
@@ -162,6 +165,14 @@ class Server(uvicorn.Server):
             Protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
         self.listeners = [Listener(listener, protocol, self.server_state.connections) for listener in sockets or ()]
+        if signs := os.environ.get("SIGNS_OF_LIFE"):
+            self.give_sign(int(signs))
+
+    def give_sign(self, parent: int) -> None:
+        """Show the parent, by this descriptor, that the event loop gets on; again and again."""
+        with suppress(BlockingIOError):
+            os.write(parent, b"!")
+        asyncio.get_running_loop().call_later(LIFE_SECONDS, self.give_sign, parent)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more connections, and close the open ones once their requests are answered."""

@@ -89,8 +89,8 @@ def _kill_once(manager: psutil.Process, find: Callable[[], list[psutil.Process]]
     wait_until(lambda: len(workers_of(supervisor_of(manager))) == WORKERS and find(), what="all workers are up")
     ids = []
     if busy:
-        with transaction.atomic():  # at once, for they keep 40 threads of each worker busy for less than a second
-            ids = enqueue(600, 0.1)
+        with transaction.atomic():  # at once, for they keep 40 threads of each worker busy for little more than a second
+            ids = enqueue(1000, 0.1)
         wait_until(Success.objects.exists, what="the first task is done")
     victim = random.choice(find())
     before = timezone.now()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import django
 import psutil
 
-from tests.support.processes import PROJECT, running, wait_until
+from tests.support.processes import running, wait_until
 
 django.setup()
 
@@ -25,24 +25,12 @@ FOLDER = environment.FOLDER
 OUTPUT = FOLDER / "output"
 WORKERS = 2
 
-MANAGER = """
-[supervisord]
-nodaemon=true
-logfile=/dev/null
-logfile_maxbytes=0
-pidfile={folder}/supervisord.pid
-
-[program:queue]
-command={python} manage.py qcluster --workers {workers}
-directory={project}
-autorestart=true
-startsecs=0
-startretries=1000000
-stopwaitsecs=20
-killasgroup=true
-stdout_logfile={output}
-stdout_logfile_maxbytes=0
-redirect_stderr=true
+# The service's parent, with nothing but the cluster to look after.
+PARENT = """
+import sys
+from notifier_project.service.parent import Program, ServiceParent
+command = [sys.executable, "manage.py", "qcluster", "--workers", "{workers}"]
+sys.exit(ServiceParent([Program("The queue", command)], stop_limit=20.0).run())
 """
 
 # Where tasks are killed and fail again and again: none of them runs out of attempts, or waits for minutes.
@@ -59,11 +47,9 @@ Q_CLUSTER |= {"max_attempts": 0, "backoff_base": 0.1, "backoff_factor": 1.0}
 
 @contextlib.contextmanager
 def managed_cluster(settings_module: str = "notifier_project.settings") -> Iterator[psutil.Process]:
-    """A cluster under the process manager, which starts the cluster again whenever it ends."""
-    config = FOLDER / "supervisord.conf"
-    config.write_text(MANAGER.format(folder=FOLDER, python=sys.executable, workers=WORKERS, project=PROJECT, output=OUTPUT))
+    """A cluster under the service's parent, which starts the cluster again whenever it ends."""
     env = {"DJANGO_SETTINGS_MODULE": settings_module, "PYTHONPATH": str(FOLDER)}
-    start = f"from pathlib import Path; from notifier_project.service.manager import manage; manage(Path({str(config)!r}))"
+    start = PARENT.format(workers=WORKERS)
     with running([sys.executable, "-c", start], env=env, output=OUTPUT) as process:
         manager = psutil.Process(process.pid)
         wait_until(lambda: len(workers_of(supervisor_of(manager))) == WORKERS, what="the workers work")
@@ -75,7 +61,7 @@ def managed_cluster(settings_module: str = "notifier_project.settings") -> Itera
 
 @contextlib.contextmanager
 def cluster(*options: str, settings_module: str = "notifier_project.settings") -> Iterator[subprocess.Popen[bytes]]:
-    """A cluster without the process manager."""
+    """A cluster without the service's parent."""
     command = [sys.executable, "manage.py", "qcluster", "--workers", str(WORKERS), *options]
     with running(command, env={"DJANGO_SETTINGS_MODULE": settings_module}, output=OUTPUT) as process:
         yield process

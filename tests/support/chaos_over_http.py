@@ -98,7 +98,7 @@ def is_drained(env: Mapping[str, str]) -> bool:
 
 
 def posts(quick: bool) -> str:
-    """Many clients post, while any process except the process manager is killed every 0.3 s."""
+    """Many clients post, while any process except the service's parent is killed every 0.3 s."""
     count = 400 if quick else 10_000
     heard, port, output = Posts(), free_port(), environment.FOLDER / "posts.out"
     numbers = iter(range(count))
