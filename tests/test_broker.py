@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from pathlib import Path
 
 import pytest
 from django.db import DatabaseError, DataError, OperationalError, close_old_connections, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django_q.models import OrmQ, Task
 from django_q.tasks import async_task
 
+from durable_queue.conf import cluster_conf
 from durable_queue.intake import packaging
 from durable_queue.models import DeadLetter, FailedAttempt, Worker
 from durable_queue.store.broker import Broker
@@ -23,9 +26,12 @@ from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlem
 from durable_queue.store.queue_connection import queue_settings
 from durable_queue.store.rows import ATTEMPTS_TABLE, CLAIMED_BYTES, QUEUE_TABLE, Claim
 from durable_queue.task import signing
+from durable_queue.upkeep.heartbeat import beat
+from durable_queue.upkeep.ownerless import Ownerless
 from durable_queue.work import lost_workers, outcomes
 from durable_queue.work.follow_ups import follow_up
 from durable_queue.work.kernel import host_id
+from durable_queue.work.progress import Progress, Verdict, progress_path
 from tests.support import environment
 from tests.support.queue_rows import worker
 
@@ -299,12 +305,12 @@ def test_free__keeps_the_payload_of_what_can_not_be_read(broker: Broker, alice: 
     assert not Task.objects.get().success
 
 
-@pytest.mark.parametrize("task_id", ["", "zero \0", "half \ud800", "x" * 33, 5, None], ids=ascii)
+@pytest.mark.parametrize("task_id", ["", "zero \0", "half \ud800", "x" * 32, "0" * 33, 5, None], ids=ascii)
 def test_read__an_id_that_history_can_not_have(broker: Broker, alice: Worker, task_id: object) -> None:
     package = packaging.new_task("tests.support.cluster_tasks.take_one", (1,), {}, name="odd")
-    broker.enqueue(signing.dumps(package | {"id": task_id}))
+    OrmQ.objects.create(key=broker.queue, payload=signing.dumps(package | {"id": task_id}), lock=datetime.now(UTC))
     (row,) = claim(broker, alice).rows
-    with pytest.raises(outcomes.RefusedError, match="its id is"):
+    with pytest.raises(outcomes.RefusedError, match="the id of 'odd' is"):
         outcomes.read(row)
     at = datetime.now(UTC)
     unread = {"id": task_id, "started": at, "stopped": at, "result": None, "success": True}
@@ -365,14 +371,97 @@ def test_claim__goes_by_an_index(broker: Broker) -> None:
     assert "SORT" not in plan.upper().replace("TEMP B-TREE", "SORT")
 
 
-def test_free_dead__on_this_host_at_once_elsewhere_after_silence(broker: Broker) -> None:
-    here, lost, lively = worker("here", host=host_id()), worker("lost", silent_for=10), worker("lively", silent_for=5)
+def test_free_dead__on_this_host_at_once_elsewhere_after_silence(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other hosts' clocks may say anything: what counts is that a heartbeat changes."""
+    here, lost, lively = worker("here", host=host_id()), worker("lost", silent_for=-60), worker("lively", silent_for=3600)
     queue(3)
     for who in (here, lost, lively):
         claim(broker, who, 1)
-    assert lost_workers.free_dead(broker) == 2
+    observer = lost_workers.Observer()
+    now = time.monotonic()
+    monkeypatch.setattr("durable_queue.work.lost_workers.time.monotonic", lambda: now)
+    assert lost_workers.free_dead(broker, observer) == 1
+    assert not Worker.objects.filter(name="here").exists()
+    for _ in range(2):
+        now += 3.0
+        Worker.objects.filter(name="lively").update(heartbeat=F("heartbeat") + timedelta(seconds=3))
+        assert lost_workers.free_dead(broker, observer) == 0
+    now += 3.1
+    assert lost_workers.free_dead(broker, observer) == 1
     assert list(Worker.objects.values_list("name", flat=True)) == ["lively"]
     assert OrmQ.objects.filter(lock__lte=datetime.now(UTC)).count() == 2
+
+
+def fail(*_: object) -> None:
+    """The database does not answer."""
+    raise OperationalError("the server is not there")
+
+
+@pytest.mark.parametrize("what", ["outage", "pause"])
+def test_free_dead__begins_anew_after_an_outage(broker: Broker, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """The first host that comes back must not take the others for dead."""
+    worker("elsewhere")
+    observer = lost_workers.Observer()
+    now = time.monotonic()
+    monkeypatch.setattr("durable_queue.work.lost_workers.time.monotonic", lambda: now)
+    assert lost_workers.free_dead(broker, observer) == 0
+    if what == "outage":  # its own heartbeats fail
+        for _ in range(12):
+            now += 1.0
+            with connection.execute_wrapper(fail), pytest.raises(OperationalError):
+                beat(broker, "0" * 32, observer)
+    else:
+        now += 12.0
+    for _ in range(3):
+        assert lost_workers.free_dead(broker, observer) == 0
+        now += 3.0
+    assert lost_workers.free_dead(broker, observer) == 1
+
+
+def test_free_dead__whose_progress_file_is_garbage(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    cluster_conf.run_dir.mkdir(parents=True, exist_ok=True)
+    queue(8)
+    contents = {"empty": b"", "short": b"x", "text": b"garbage" * 1000, "ones": b"\xff" * (32 + 72 * 3)}
+    for name, content in contents.items():
+        claim(broker, worker(name, host=host_id()), 2)
+        progress_path(name).write_bytes(content)
+    assert lost_workers.free_dead(broker) == len(contents)
+    assert not Worker.objects.exists()
+    assert not FailedAttempt.objects.exists(), "no task is charged"
+    assert OrmQ.objects.filter(lock__lte=datetime.now(UTC)).count() == 8
+    assert not [name for name in contents if progress_path(name).exists()]
+    assert "Traceback" not in caplog.text
+
+
+def test_progress__of_any_bytes_can_be_read(tmp_path: Path) -> None:
+    """A task may write anywhere in its process's memory. The supervisor looks at the file each second."""
+    progress = Progress(tmp_path / "file", 2)
+    progress.slot(0).begin(7, 0.0)
+    progress.slot(1).begin(8, 0.0)
+    whole = (tmp_path / "file").read_bytes()
+    for at in range(len(whole)):
+        (tmp_path / "other").write_bytes(whole[:at] + b"\xfe" + whole[at + 1 :])
+        read = Progress(tmp_path / "other")
+        assert isinstance(read.verdict, Verdict)
+        assert len(read.in_hand) <= 2
+        read.remove()
+    progress.remove()
+
+
+def test_ownerless__rows_are_freed_once_they_were_seen_twice(broker: Broker, alice: Worker, bob: Worker) -> None:
+    queued = queue(5)
+    claim(broker, alice, 2)
+    claim(broker, bob, 2)
+    Worker.objects.filter(pk=alice.pk).delete()
+    ownerless = Ownerless(broker)
+    ownerless.free()
+    assert OrmQ.objects.filter(lock__lte=datetime.now(UTC)).count() == 1, "a claim may be under way"
+    ownerless.free()
+    assert OrmQ.objects.filter(lock=bob.lease).count() == 2
+    assert sorted(ids(claim(broker, worker("carol")).rows)) == sorted([*queued[:2], queued[4]])
+    ownerless.free()
+    ownerless.free()
+    assert OrmQ.objects.filter(lock__lte=datetime.now(UTC)).count() == 0
 
 
 def test_history__text_that_no_database_stores(broker: Broker, alice: Worker) -> None:

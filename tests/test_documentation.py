@@ -95,7 +95,7 @@ def test_queue__figures_are_those_of_the_code() -> None:
     assert f"at most the last {watch.SETTLE_AFTER * 1000:.0f} ms" in text
     assert f"If all threads are busy ({pace.SLOW_AFTER} s)" in " ".join(text.split())
     assert f"still running {attempt.LATE} s after its limit" in text
-    assert f"{lost_workers.LOST_AFTER.seconds} seconds without one" in text
+    assert f"{lost_workers.LOST_AFTER:.0f} seconds without one" in text
     assert f"looked at every {heartbeat.HEARTBEAT} seconds" in text
     for outcome in models.FailedAttempt.Outcome.values:
         assert f"| {outcome} |" in text

@@ -27,6 +27,7 @@ from django.db.models.signals import post_migrate
 from django.db.utils import load_backend
 from django_q.conf import Conf
 from django_q.models import OrmQ, Task
+from django_q.signals import pre_enqueue
 from django_q.signing import SignedPackage
 from django_q.tasks import async_task
 from hypothesis import given, settings
@@ -42,7 +43,7 @@ from durable_queue.store.queue_connection import own_connection
 from durable_queue.store.rows import HISTORY_TABLE, QUEUE_TABLE
 from durable_queue.store.table import Table
 from durable_queue.task import signing
-from durable_queue.task.identifiers import new_task_id
+from durable_queue.task.identifiers import BadIdError, new_task_id
 from tests.support import environment
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -152,8 +153,6 @@ def test_enqueue__bad_payloads_beside_good_ones() -> None:
         SignedPackage.dumps(["a list"]),
         SignedPackage.dumps(UserDict(package())),
         SignedPackage.dumps({"name": "without an id"}),
-        SignedPackage.dumps({"id": 5, "name": "a number's"}),
-        SignedPackage.dumps({"name": "a short id's", "id": "short"}),
         SignedPackage.dumps(with_id_last(package(RaisesWhenRead(ValueError)))),
         SignedPackage.dumps(with_id_last(package(RaisesWhenRead(SystemExit)))),
         SignedPackage.dumps(with_id_last(package(RaisesWhenRead(BaseException)))),
@@ -164,6 +163,32 @@ def test_enqueue__bad_payloads_beside_good_ones() -> None:
     for task in (first, last):
         (payload,) = found(task["id"])
         assert signing.loads(payload) == task
+
+
+@pytest.mark.parametrize("task_id", [5, None, "short", "x" * 32, "-_+/" * 8, "0" * 33, "ä" * 16, f"{'0' * 31}\n"])
+@pytest.mark.parametrize("order", [dict, with_id_last], ids=["id first", "id last"])
+def test_enqueue__an_id_that_is_none_is_refused(task_id: object, order: Any) -> None:
+    bad = order({**package(1), "id": task_id})
+    with pytest.raises(BadIdError, match="32 hexadecimal digits"):
+        Broker().enqueue_all([signing.dumps(package(2)), signing.dumps(bad)])
+    assert not OrmQ.objects.exists()
+
+
+def test_enqueue__an_id_that_a_receiver_has_changed_is_refused() -> None:
+    def change(task: dict[str, Any], **_: object) -> None:
+        task["id"] = "mine"
+
+    pre_enqueue.connect(change)
+    try:
+        with pytest.raises(BadIdError, match="'mine'"):
+            async_task(TAKE_ONE, 1)
+        with pytest.raises(BadIdError, match="'mine'"):
+            packaging.enqueue(TAKE_ONE, (1,), {}, name="a task")
+        with pytest.raises(BadIdError, match="'mine'"):
+            asyncio.run(packaging.aenqueue(TAKE_ONE, (1,), {}, name="a task"))
+    finally:
+        pre_enqueue.disconnect(change)
+    assert not OrmQ.objects.exists()
 
 
 VALUES = st.recursive(

@@ -1,6 +1,7 @@
 """What a host knows of a worker's process, and what the process leaves behind."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from durable_queue.work.kernel import born, is_alive, is_stopped
 from durable_queue.work.progress import InHand, Progress, Stage, Verdict
-from tests.support.processes import wait_until
+from tests.support.processes import PROJECT, wait_until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -22,6 +23,15 @@ def test_is_alive__until_it_is_a_zombie() -> None:
         process.kill()
         wait_until(lambda: not is_alive(process.pid, started), what="a zombie counts as dead")
     assert not is_alive(process.pid, started)
+
+
+def test_is_alive__is_unknown_of_a_process_that_is_hidden() -> None:
+    """As with ProtectProc=invisible in systemd: another user's process is there, and can't be seen."""
+    ask = "from durable_queue.work.kernel import is_alive; import sys; print(is_alive(1, 1), is_alive(4_000_000, 1))"
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-B", "-c", ask]
+    command = f"mount -t proc -o hidepid=2 proc /proc && exec {shlex.join(user)}"
+    said = subprocess.run(["unshare", "--mount", "sh", "-c", command], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert said.stdout == "None False\n", said.stderr
 
 
 def test_is_stopped() -> None:

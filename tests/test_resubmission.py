@@ -1,23 +1,48 @@
 """Failed tasks that are submitted again: under the same id, and once."""
 
+import pickle
+import resource
 import threading
+import time
+from binascii import b2a_base64
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import connection
 from django.test import Client
+from django.utils import timezone
 from django_q.models import Failure, OrmQ, Task
 from django_q.signing import SignedPackage
 from django_q.tasks import async_task
 
 from durable_queue.admin import queue
 from durable_queue.models import DeadLetter
+from durable_queue.store.databases import table_of
+from durable_queue.store.rows import HistoryRow
+from durable_queue.task import signing
+from durable_queue.task.preview import STORED, Unreadable, read_stored
+from durable_queue.task.preview import shown as preview_shown
 from durable_queue.verbs import NotKeptError, submit_again
 from tests.support.admin_site import TRACEBACK, act, page, post, refuse, settle, staff
 from tests.support.cluster_tasks import RaisesWhenUnpickled
 from tests.support.processes import manage
 
 pytestmark = pytest.mark.django_db
+
+RAN: list[bool] = []
+
+
+def _note_run() -> None:
+    RAN.append(True)
+
+
+class Runs:
+    """A value that runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_note_run, ())
 
 
 def test_submit_again__keeps_what_the_task_is(admin_client: Client) -> None:
@@ -137,3 +162,55 @@ def test_submit_again__writes_the_line_under_the_same_id(installation: dict[str,
     manage("qcluster", "--run-once", env=env)
     assert shell("print(Success.objects.get().id)") == task_id
     assert (log_file.parent / "missing" / "log.txt").read_text() == "message to alice\n"
+
+
+def test_submit_again__unpickles_nothing_in_this_process(admin_client: Client) -> None:
+    """Neither does any page: what a value of the history does when it is unpickled, it may do in a worker only."""
+    task_id = async_task("tests.support.cluster_tasks.take_one", Runs())
+    row = HistoryRow(
+        task_id, "poison", "tests.support.cluster_tasks.take_one", None, (Runs(),), {"a": Runs()},
+        Runs(), None, None, timezone.now(), timezone.now(), False, 1,
+    )  # fmt: skip
+    OrmQ.objects.all().delete()
+    table_of(connection).save_history([row])
+    assert "poison" in page(admin_client, "django_q_failure_changelist")
+    assert "_note_run" in page(admin_client, "django_q_failure_change", task_id)
+    assert "1 task was submitted again." in act(admin_client, "django_q_failure", "submit_again", [task_id])
+    shown = queue.preview(OrmQ.objects.get())
+    assert (shown.id, shown.problem) == (task_id, "")
+    assert "_note_run" in repr(shown.args)
+    assert RAN == []
+
+
+def test_submit_again__the_worker_gets_the_same_arguments(admin_client: Client) -> None:
+    arguments = ("text", 5, [1, {"two": 2}], datetime.now(UTC))
+    task_id = async_task("tests.support.cluster_tasks.take_one", *arguments, key={"word": ["a", "b"]})
+    settle(error=TRACEBACK)
+    act(admin_client, "django_q_failure", "submit_again", [task_id])
+    task = signing.loads(OrmQ.objects.get().payload)
+    assert (task["args"], task["kwargs"]) == (arguments, {"key": {"word": ["a", "b"]}})
+
+
+def pickled(value: bytes) -> str:
+    """A pickle as a column holds it."""
+    return b2a_base64(value, newline=False).decode()
+
+
+def test_read_stored__is_bounded_by_what_is_stored() -> None:
+    """Whatever a column holds: no page takes a web process's memory or time."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.monotonic()
+    many = b"\x80\x04]r\xff\xff\xff\x7f."  # claims to have two thousand million values before
+    assert read_stored(pickled(many)) == []
+    shared: object = "x"
+    for _ in range(60):
+        shared = [shared] * 10
+    assert "too many parts" in preview_shown(read_stored(pickled(pickle.dumps(shared))))
+    long = pickled(pickle.dumps(["x" * 100] * 1000 + ["y" * 1_000_000]))
+    assert "too long to be shown" in preview_shown(read_stored(long[: STORED + 1]))
+    text = pickled(pickle.dumps("first line\n" + "x" * 10_000_000))
+    assert str(read_stored(text[: STORED + 1])).startswith("first line\nxxx")
+    for garbage in ("", "gone", "ä", "gASV", pickled(b"\x80\x05\x8c\xff.")):
+        assert isinstance(read_stored(garbage), Unreadable)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+    assert time.monotonic() - began < 10

@@ -4,7 +4,8 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import QuerySet, TextField
+from django.db.models.functions import Cast, Left
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -13,12 +14,22 @@ from django.utils.text import Truncator
 from durable_queue.admin.pages import ReadOnlyAdmin, attempts_table, duration, moment, notes_list, preformatted
 from durable_queue.models import DeadLetter, FailedAttempt, Note
 from durable_queue.task.identifiers import queued_at
-from durable_queue.task.preview import shown
+from durable_queue.task.preview import STORED, read_stored, shown
 from durable_queue.verbs import NotKeptError, submit_again
 
 SEARCHED = 100_000  # newest rows that a search by name covers; the name has no index
 AT_ONCE = 1_000  # tasks that one click submits again: the request should take a few seconds at most
 ERROR_LENGTH = 80  # characters of an error that a list shows
+
+
+def _beginning(column: str) -> Left:
+    """The first characters of a pickled column, as text: one more than a page reads."""
+    return Left(Cast(column, TextField()), STORED + 1)
+
+
+def _or_none(stored: str | None) -> SafeString | None:
+    value = read_stored(stored)
+    return preformatted(shown(value)) if value else None
 
 
 class HistoryAdmin(ReadOnlyAdmin):
@@ -29,8 +40,16 @@ class HistoryAdmin(ReadOnlyAdmin):
     search_help_text = f"A task's whole id, or a part of its name: one of the {SEARCHED:,} that ended last"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """The tasks, without their pickled columns: a list does not show those."""
+        """The tasks, without their pickled columns: Django would unpickle these, and run what they hold."""
         return super().get_queryset(request).defer("args", "kwargs", "result")
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """The task of a page, with the beginning of its pickled columns, as text."""
+        if task := super().get_object(request, object_id, from_field):
+            stored = {f"stored_{name}": _beginning(name) for name in ("args", "kwargs", "result")}
+            for name, text in type(task)._default_manager.filter(pk=task.pk).values(**stored).get().items():
+                setattr(task, name, text)
+        return task
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:
         """The task with this id; otherwise the newest tasks whose names match."""
@@ -61,12 +80,12 @@ class HistoryAdmin(ReadOnlyAdmin):
     @admin.display(description="Arguments")
     def arguments(self, task: Any) -> SafeString | None:
         """The positional arguments."""
-        return preformatted(shown(task.args)) if task.args else None
+        return _or_none(task.stored_args)
 
     @admin.display(description="Keyword arguments")
     def keyword_arguments(self, task: Any) -> SafeString | None:
         """The keyword arguments."""
-        return preformatted(shown(task.kwargs)) if task.kwargs else None
+        return _or_none(task.stored_kwargs)
 
     @admin.display(description="Queued at")
     def queued(self, task: Any) -> str | None:
@@ -113,7 +132,7 @@ class SuccessAdmin(HistoryAdmin):
     @admin.display(description="Result")
     def returned(self, task: Any) -> SafeString | None:
         """The value that the function returned."""
-        return None if task.result is None else preformatted(shown(task.result))
+        return None if (result := read_stored(task.stored_result)) is None else preformatted(shown(result))
 
 
 class FailureAdmin(HistoryAdmin):
@@ -129,7 +148,8 @@ class FailureAdmin(HistoryAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """The failed tasks, with their errors."""
-        return super().get_queryset(request).defer(None).defer("args", "kwargs")
+        rows: QuerySet[Any] = super().get_queryset(request).annotate(stored_result=_beginning("result"))
+        return rows
 
     def has_submit_permission(self, request: HttpRequest) -> bool:
         """Whether the user may both add queued tasks and delete failed ones."""
@@ -154,12 +174,13 @@ class FailureAdmin(HistoryAdmin):
     @admin.display(description="Error")
     def error(self, task: Any) -> str:
         """The first line of the error."""
-        return Truncator(str(task.result).partition("\n")[0].partition(" : Traceback")[0]).chars(ERROR_LENGTH)
+        first = str(read_stored(task.stored_result)).partition("\n")[0].partition(" : Traceback")[0]
+        return Truncator(first).chars(ERROR_LENGTH)
 
     @admin.display(description="Error")
     def traceback(self, task: Any) -> SafeString:
         """The error as the worker saved it."""
-        return preformatted(str(task.result))
+        return preformatted(str(read_stored(task.stored_result)))
 
     @admin.display(description="Payload")
     def dead_letter(self, task: Any) -> SafeString | None:

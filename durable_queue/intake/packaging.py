@@ -16,7 +16,7 @@ from django_q.tasks import _sync
 from durable_queue.intake import group_commit
 from durable_queue.store.broker import Broker
 from durable_queue.task import signing
-from durable_queue.task.identifiers import new_task_id
+from durable_queue.task.identifiers import BadIdError, is_task_id, new_task_id
 
 # The options that `Q_CLUSTER` sets for all tasks.
 DEFAULTS = {"cached": Conf.CACHED, "sync": Conf.SYNC, "ack_failure": Conf.ACK_FAILURES}
@@ -64,6 +64,8 @@ async def aenqueue(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
 def _packed(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
     task = new_task(func, args, kwargs, name=name)
     pre_enqueue.send(sender="django_q", task=task)
+    if not is_task_id(task["id"]):  # a receiver has changed it
+        raise BadIdError(task["id"])
     if task.get("sync"):
         task.setdefault("started", timezone.now())  # no worker of ours will read the payload and set it
     return task, signing.dumps(task)

@@ -23,11 +23,11 @@ def refuse_beside_workers(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -
     """Raise CommandError when a worker lives: it would find its tables gone, and lose its lease."""
     workers = apps.get_model(NEW, "Worker").objects.using(schema_editor.connection.alias)
     here, now = kernel.host_id(), timezone.now()
-    alive = [
-        f"{worker.pid} on {worker.host}"
-        for worker in workers.order_by("pk")
-        if (kernel.is_alive(worker.pid, worker.born) if worker.host == here else worker.heartbeat > now - SILENT)
-    ]
+    alive = []
+    for worker in workers.order_by("pk"):
+        is_alive = kernel.is_alive(worker.pid, worker.born) if worker.host == here else None
+        if worker.heartbeat > now - SILENT if is_alive is None else is_alive:
+            alive.append(f"{worker.pid} on {worker.host}")
     if alive:
         raise CommandError(f"Stop the workers first, then migrate again; these are running: {', '.join(alive)}.")
 

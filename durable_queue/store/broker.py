@@ -80,6 +80,7 @@ class Broker(ORM):  # type: ignore[misc]
         """Insert signed payloads, all or none, in this order; return the last row's id.
 
         Each can then be found by its task's id, save one that can't be read: it goes in as it is, for a worker to refuse.
+        Raises django.db.Error, and BadIdError for a task whose id is none. Then nothing is enqueued.
         """
         tasks = [lookup.with_id_in_place(task) for task in tasks]
         connection, table = self.database, self.table

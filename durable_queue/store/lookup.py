@@ -7,13 +7,14 @@ The index and the queries must use the very same expression, numbers included (`
 number is a parameter, and Django's Substr() makes it one.
 """
 
-from binascii import b2a_base64
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Collection
 
 from durable_queue.store.table import Table
 from durable_queue.task import signing
+from durable_queue.task.identifiers import BadIdError, is_task_id
 
-_TO_URL = bytes.maketrans(b"+/", b"-_")
+_TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 
 LARGEST = 500  # ids in one statement
 
@@ -30,17 +31,25 @@ def has_id_in_place(payload: str) -> bool:
 
 
 def with_id_in_place(payload: str) -> str:
-    """The same task in a payload that the index finds. A payload that can't be read stays as it is. Never raises."""
+    """The same task in a payload that the index finds. A payload that can't be read stays as it is.
+
+    Raises BadIdError for a task whose id is none.
+    """
     if has_id_in_place(payload):
+        found = a2b_base64(payload[28:72].encode().translate(_FROM_URL))[:32]  # the id's 32 bytes, and one more
+        if not is_task_id(found.decode("ascii", "replace")):
+            raise BadIdError(found)
         return payload
     try:
         task = signing.loads(payload)
-        if isinstance(task, dict):
-            signed = signing.dumps({"id": task["id"], **task})
-            return signed if has_id_in_place(signed) else payload
-    except BaseException:  # noqa: S110 - unpickling runs any code; a worker will record the error
-        pass
-    return payload
+        if not isinstance(task, dict):
+            return payload
+        signed = signing.dumps({"id": task["id"], **task})
+    except BaseException:  # unpickling runs any code; a worker will record the error
+        return payload
+    if not is_task_id(task["id"]):
+        raise BadIdError(task["id"])
+    return signed
 
 
 def ended(table: Table, task_ids: Collection[str]) -> set[str]:

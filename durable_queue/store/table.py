@@ -9,7 +9,7 @@ This module has the statements that both databases share; `sqlite/table.py` and 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -31,6 +31,13 @@ from durable_queue.store.rows import (
     pickled,
     text_of,
 )
+
+_NO_OWNER = f"NOT EXISTS (SELECT 1 FROM {WORKERS_TABLE} WHERE lease = {QUEUE_TABLE}.lock)"  # noqa: S608
+
+
+def _held_from() -> datetime:
+    """A `lock` that is later than this is the name of a lease."""
+    return datetime.now(UTC) + LEASES / 2
 
 
 class Table(ABC):
@@ -124,6 +131,19 @@ class Table(ABC):
         sql = f"SELECT lock FROM {QUEUE_TABLE} WHERE key = %s AND lock IS NOT NULL ORDER BY lock, id LIMIT 1"  # noqa: S608
         rows = self.run(sql, (queue,))
         return self.aware(rows[0][0]) if rows else None
+
+    def ownerless(self, queues: Sequence[str]) -> list[tuple[int, str]]:
+        """The rows of these queues that are held under a lease that no worker has: their ids and leases. One snapshot."""
+        keys = ", ".join(["%s"] * len(queues))
+        sql = f"SELECT id, CAST(lock AS TEXT) FROM {QUEUE_TABLE} WHERE key IN ({keys}) AND lock > %s AND {_NO_OWNER}"  # noqa: S608
+        return [(int(row), str(lease)) for row, lease in self.run(sql, (*queues, self.moment(_held_from())))]
+
+    def free_ownerless(self, ids: Collection[int]) -> int:
+        """Let go of those of the rows that no worker holds; return how many."""
+        among, value = self.among(ids)
+        now = datetime.now(UTC)
+        sql = f"UPDATE {QUEUE_TABLE} SET lock = %s WHERE id {among} AND lock > %s AND {_NO_OWNER} RETURNING id"  # noqa: S608
+        return len(self.run(sql, (self.moment(now), value, self.moment(_held_from()))))
 
     def fair_share(self, queue: str, now: datetime, most: int) -> int:
         """How many of the rows that are due or held each worker has, if all workers have as many; at most `most`."""

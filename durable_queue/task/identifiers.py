@@ -5,8 +5,11 @@ task was enqueued, for which django-q2's history has no column.
 """
 
 import os
+import re
 import time
 from datetime import UTC, datetime
+
+_IS_ID = re.compile("[0-9a-fA-F]{32}").fullmatch
 
 
 def new_task_id() -> str:
@@ -18,6 +21,18 @@ def new_task_id() -> str:
     number = milliseconds << 80 | 0x7 << 76 | (rest * 4096 // 1_000_000) << 64  # 7: the version
     number |= 0x2 << 62 | int.from_bytes(os.urandom(8), "big") >> 2  # 2: the variant
     return f"{number:032x}"
+
+
+class BadIdError(ValueError):
+    """A task was to be enqueued whose id is none."""
+
+    def __init__(self, task_id: object) -> None:
+        super().__init__(f"The task's id is {task_id!r:.60}; an id has 32 hexadecimal digits")
+
+
+def is_task_id(value: object) -> bool:
+    """Whether this is a task's id: 32 hexadecimal digits, as django-q2's `uuid()` and `new_task_id` make them."""
+    return isinstance(value, str) and _IS_ID(value) is not None
 
 
 def is_time_ordered(task_id: str) -> bool:

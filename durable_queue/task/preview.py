@@ -7,7 +7,10 @@ every class but a few plain ones.
 
 import io
 import pickle
+import re
+from binascii import a2b_base64
 from dataclasses import dataclass, field
+from importlib import import_module
 from pprint import pformat
 from typing import Any
 
@@ -22,6 +25,8 @@ PLAIN = frozenset(
 )
 
 LONGEST = 20_000  # the most characters of a value that a page shows
+STORED = 1 << 20  # the most characters of a pickled value in the history that a page reads
+PARTS = 100_000  # of a value: a pickle of some bytes may hold a list of lists, each ten times in the next, without end
 CALL_KEYS = ("id", "name", "func", "args", "kwargs")  # the other keys of a task are its options
 
 
@@ -56,9 +61,43 @@ def read(payload: str) -> Preview:
         return Preview(problem=f"It holds no readable task ({type(error).__name__}: {error}).")
 
 
+# The beginning of a pickled text: the protocol, a frame, and the opcode with the text's length (pickletools).
+_LONG_TEXT = re.compile(rb"\x80.(?:\x95.{8})?(?:X.{4}|\x8d.{8})", re.DOTALL).match
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for a value of the history that can't be read."""
+
+    problem: str
+
+    def __repr__(self) -> str:
+        return self.problem
+
+
+def read_stored(text: str | None) -> Any:
+    """Preview a value of the history, from its column's text: at most `STORED` characters of it, and one more. Never raises.
+
+    The history is not signed. Therefore Python's own unpickler reads it, which takes no more memory than the text says.
+    """
+    if text is None:
+        return None
+    try:
+        if len(text) <= STORED:
+            return _read_nested(a2b_base64(text))
+        data = a2b_base64(text[:STORED])
+        if long_text := _LONG_TEXT(data):
+            return data[long_text.end() :].decode("utf-8", "ignore")
+        return Unreadable(f"It is too long to be shown: more than {STORED:,} characters are stored.")
+    except Exception as error:
+        return Unreadable(f"It can't be read ({type(error).__name__}: {error}).")
+
+
 def shown(value: object) -> str:
     """A value as Python text: long ones on several lines, and no longer than a page can show. Never raises."""
     try:
+        if _is_endless(value):
+            return "It has too many parts to be shown."
         text = repr(value)
         if len(text) <= LONGEST:
             text = pformat(value, width=76, sort_dicts=False)
@@ -70,6 +109,23 @@ def shown(value: object) -> str:
 def shortened(text: str) -> str:
     """The text, cut to the most that a page shows."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}\n… and {len(text) - LONGEST:,} more characters"
+
+
+def _is_endless(value: object) -> bool:
+    """Whether showing the value would show too many parts: what stands in several places counts in each."""
+    waiting, parts = [value], 0
+    while waiting:
+        part = waiting.pop()
+        parts += 1
+        if isinstance(part, dict):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, list | tuple | set | frozenset):
+            waiting += part
+        elif isinstance(part, _StandIn):
+            waiting += [part._args, part._state]
+        if parts + len(waiting) > PARTS:
+            return True
+    return False
 
 
 class _Kind(type):
@@ -114,11 +170,28 @@ class _StandIn(metaclass=_Kind):
         return f"{self.path}({', '.join(parts)})"
 
 
+def _find_class(module: str, name: str) -> Any:
+    if (module, name) in PLAIN:
+        return getattr(import_module(module), name)
+    if (module, name) == ("_pickle", "loads"):  # durable_queue.verbs leaves values pickled
+        return _read_nested
+    return _Kind(name, (_StandIn,), {"path": f"{module}.{name}"})
+
+
+def _read_nested(data: bytes) -> Any:
+    return _SafeUnpickler(io.BytesIO(data)).load()
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in PLAIN:
-            return super().find_class(module, name)
-        return _Kind(name, (_StandIn,), {"path": f"{module}.{name}"})
+        return _find_class(module, name)
+
+
+class _SafeUnpickler(pickle._Unpickler):
+    """Python's own. The one in C reserves memory for as many values as a pickle claims to have."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _find_class(module, name)
 
 
 class _Serializer:

@@ -1,17 +1,23 @@
 """Heartbeats: note that this cluster's workers live, and free the leases of dead workers."""
 
+from django.db import Error as DatabaseError
+
 from durable_queue.models import Worker
 from durable_queue.store.broker import Broker
-from durable_queue.work.lost_workers import free_dead
+from durable_queue.work.lost_workers import Observer, free_dead
 
 HEARTBEAT = 3  # seconds between two heartbeats
 
 
-def beat(broker: Broker, supervisor: str) -> float:
+def beat(broker: Broker, supervisor: str, observer: Observer) -> float:
     """Note that the workers of this supervisor (its UUID) live; return the seconds until the next heartbeat.
 
-    Raises django.db.Error.
+    `observer`: the same one for each beat. Raises django.db.Error.
     """
-    Worker.objects.using(broker.using).filter(supervisor=supervisor).update(heartbeat=broker.table.now())
-    free_dead(broker)
+    try:
+        Worker.objects.using(broker.using).filter(supervisor=supervisor).update(heartbeat=broker.table.now())
+        free_dead(broker, observer)
+    except DatabaseError:
+        observer.begin_anew()
+        raise
     return HEARTBEAT

@@ -12,6 +12,7 @@ from django_q.models import Success, Task
 
 from durable_queue.conf import cluster_conf
 from durable_queue.models import DeadLetter, FailedAttempt, Note, Worker
+from durable_queue.work.progress import delete
 
 BATCH = 500  # rows
 PAUSE = 60  # seconds until the next pruning, if the last one found nothing
@@ -27,9 +28,9 @@ def prune_all(using: str) -> float:
         return 0.1
     names = set(Worker.objects.using(using).values_list("name", flat=True))
     for path in cluster_conf.run_dir.glob("*.progress"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             if path.stem not in names and time.time() - path.stat().st_mtime > ABANDONED:
-                path.unlink()
+                delete(path)
     return PAUSE
 
 

@@ -18,8 +18,10 @@ from django_q.conf import logger
 from durable_queue.store.broker import Broker
 from durable_queue.store.sqlite.checkpoints import Checkpoints
 from durable_queue.upkeep import alone, heartbeat, pruning, schedules
+from durable_queue.upkeep.ownerless import Ownerless
 from durable_queue.work import kernel
 from durable_queue.work.follow_ups import follow_up
+from durable_queue.work.lost_workers import Observer
 
 AFTER_DATABASE_ERROR, AFTER_ERROR = 1.0, 5.0  # seconds until a duty that failed is tried again
 
@@ -38,10 +40,11 @@ class Upkeep:
     def __init__(self, broker: Broker, supervisor: str, supervisor_wakes: int) -> None:
         """`supervisor`: the UUID under which its workers are stored. `supervisor_wakes`: what wakes it, a descriptor."""
         self.broker = broker
-        self.heartbeat = Duty(functools.partial(heartbeat.beat, broker, supervisor))
+        self.heartbeat = Duty(functools.partial(heartbeat.beat, broker, supervisor, Observer()))
         self.duties = [
             self.heartbeat,
             Duty(functools.partial(alone.tell_of_due, broker, supervisor_wakes)),
+            Duty(Ownerless(broker).free),
             Duty(functools.partial(schedules.queue_due, broker)),
             Duty(functools.partial(pruning.prune_all, broker.using)),
         ]

@@ -30,13 +30,26 @@ def born(pid: int) -> int:
     return int(_stat(pid)[19])
 
 
-def is_alive(pid: int, born_at: int) -> bool:
-    """Whether this very process can still do anything: a zombie can't, and a pid may have been given to another."""
+def is_alive(pid: int, born_at: int) -> bool | None:
+    """Whether this very process can still do anything: a zombie can't, and a pid may have been given to another.
+
+    None for a process that is there, but whose data is hidden from this user (proc(5), hidepid).
+    """
     try:
         fields = _stat(pid)
     except OSError:
-        return False
+        return None if _is_hidden(pid) else False
     return fields[0] not in ("Z", "X") and int(fields[19]) == born_at
+
+
+def _is_hidden(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False  # it has come to be since we looked: not the process that is asked for
 
 
 def has_ended(pid: int) -> bool:

@@ -1,9 +1,11 @@
 """Workers that were killed, or whose host is lost: free their leases, and charge the task that each had in hand."""
 
-from datetime import timedelta
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
 
 from django.db import transaction
-from django.db.models import Q
 from django_q.conf import logger
 
 from durable_queue.models import Worker
@@ -12,22 +14,60 @@ from durable_queue.store.leases import Settlement, home_queue
 from durable_queue.work import kernel
 from durable_queue.work.follow_ups import queue_hook
 from durable_queue.work.outcomes import is_unstorable, settle_lost, settle_unstorable
-from durable_queue.work.progress import Progress, Verdict, progress_path
+from durable_queue.work.progress import Progress, Verdict, delete, progress_path
 
-LOST_AFTER = timedelta(seconds=9)  # a host whose last heartbeat is older is lost: freed within 15 s, with the checks' pace
+LOST_AFTER = 9.0  # seconds without a heartbeat, after which a host is lost: freed within 15 s, with the checks' pace
+LATE_BEAT = 6.0  # seconds between two of the observer's own looks, after which it has seen too little to tell
 
 
-def free_dead(broker: Broker) -> int:
+class Observer:
+    """Watches the heartbeats of workers whose processes this host can't see. It compares no clocks.
+
+    A worker is lost when the value of its heartbeat has not changed for `LOST_AFTER` of the observer's own monotonic clock,
+    while the observer itself got through to the database all the time.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[datetime, float]] = {}  # by the worker's id: its heartbeat, and since when it is the same
+        self._looked = 0.0
+
+    def begin_anew(self) -> None:
+        """Forget what was seen: the observer did not get through, nor perhaps did the others."""
+        self._seen = {}
+
+    def look(self, heartbeats: Mapping[int, datetime]) -> set[int]:
+        """Take in the present heartbeats, by the workers' ids; return the ids of those that are lost."""
+        now = time.monotonic()
+        if now - self._looked > LATE_BEAT:
+            self.begin_anew()
+        self._looked = now
+        seen = self._seen
+        self._seen = {
+            worker: seen[worker] if seen.get(worker, (None,))[0] == heartbeat else (heartbeat, now)
+            for worker, heartbeat in heartbeats.items()
+        }
+        return {worker for worker, (_, since) in self._seen.items() if now - since >= LOST_AFTER}
+
+
+def free_dead(broker: Broker, observer: Observer | None = None) -> int:
     """Free the leases of all workers that are dead; return how many. Raises django.db.Error.
 
-    On this host the kernel tells, at once and without doubt; of other hosts, the heartbeat.
+    On this host the kernel tells, at once and without doubt; of other hosts, and of processes that are hidden from this
+    user, their heartbeats tell the observer, if there is one.
     """
-    freed = 0
     here = kernel.host_id()
-    silent = Q(heartbeat__lt=broker.table.now() - LOST_AFTER)
-    for worker in Worker.objects.using(broker.using).filter(Q(host=here) | silent):
-        if worker.host == here and kernel.is_alive(worker.pid, worker.born):
-            continue
+    dead, unseen = [], {}
+    for worker in Worker.objects.using(broker.using):
+        is_alive = kernel.is_alive(worker.pid, worker.born) if worker.host == here else None
+        if is_alive is None:
+            unseen[worker.pk] = worker
+        elif not is_alive:
+            dead.append(worker)
+    if observer:
+        lost = observer.look({pk: worker.heartbeat for pk, worker in unseen.items()})
+        dead += [unseen[pk] for pk in lost]
+    freed = 0
+    for worker in dead:
         try:
             freed += _free(broker, worker)
         except Exception as error:
@@ -39,8 +79,7 @@ def free_dead(broker: Broker) -> int:
 
 def _free(broker: Broker, worker: Worker) -> bool:
     path = progress_path(worker.name)
-    progress = Progress(path) if path.exists() else None
-    charged, suspects = _blame(broker, worker, progress) if progress else ([], [])
+    charged, suspects = _read_and_blame(broker, worker, path)
     try:
         freed = _free_and_queue_hooks(broker, worker, charged, suspects)
     except Exception as error:
@@ -54,9 +93,25 @@ def _free(broker: Broker, worker: Worker) -> bool:
                 logger.error("%s of '%s': %s", settlement.attempt, settlement.task["path"], settlement.attempt.error)
         if suspects:
             logger.error("%s died with %d tasks in hand: from now on each of them runs alone", worker, len(suspects))
-    if progress and (freed or not Worker.objects.using(broker.using).filter(pk=worker.pk).exists()):
-        progress.remove()  # not while it may hold another lease, whose rows are still to be judged by this file
+    if freed or not Worker.objects.using(broker.using).filter(pk=worker.pk).exists():
+        delete(path)  # not while it may hold another lease, whose rows are still to be judged by this file
     return freed
+
+
+def _read_and_blame(broker: Broker, worker: Worker, path: Path) -> tuple[list[Settlement], list[int]]:
+    """As `_blame`; nobody is charged if the file is not there, or can't be read."""
+    if not path.exists():
+        return [], []
+    try:
+        progress = Progress(path)
+    except (OSError, ValueError) as error:
+        logger.error("What %s had in hand can't be read, and no task is charged: %s", worker, error)
+        return [], []
+    try:
+        return _blame(broker, worker, progress)
+    except (OverflowError, ValueError) as error:
+        logger.error("What %s had in hand can't be understood, and no task is charged: %s", worker, error)
+        return [], []
 
 
 def _blame(broker: Broker, worker: Worker, progress: Progress) -> tuple[list[Settlement], list[int]]:
@@ -85,7 +140,7 @@ def _died_alone(worker: Worker) -> bool:
         return False
     try:
         born = kernel.born(worker.supervisor_pid)
-        return born <= worker.born and kernel.is_alive(worker.supervisor_pid, born)
+        return born <= worker.born and kernel.is_alive(worker.supervisor_pid, born) is not False
     except OSError:
         return False
 

@@ -17,12 +17,11 @@ from durable_queue.models import FailedAttempt
 from durable_queue.store.leases import LeaseLostError, Row, Settlement
 from durable_queue.task import preview, signing
 from durable_queue.task.calls import path_today, resolve, run_in_order
-from durable_queue.task.identifiers import new_task_id, queued_at
+from durable_queue.task.identifiers import is_task_id, new_task_id, queued_at
 from durable_queue.task.policy import policy_for, runs_alone
 from durable_queue.work.progress import InHand, Stage
 
 FUNC_LENGTH = Task._meta.get_field("func").max_length
-ID_LENGTH = Task._meta.get_field("id").max_length
 
 
 class Function(NamedTuple):
@@ -54,8 +53,8 @@ def read(row: Row) -> dict[str, Any]:
         func = task["func"]
         task["path"] = path_today(func if isinstance(func, str) else str(get_func_repr(func)))[:FUNC_LENGTH]
         task["name"], task["args"], task["kwargs"]
-        if not _is_id(task["id"]):
-            raise TypeError(f"its id is {task['id']!r:.60}")
+        if not is_task_id(task["id"]):
+            raise TypeError(f"the id of {task['name']!r:.100} is {task['id']!r:.60}, and not 32 hexadecimal digits")
         if "started" not in task:  # which django-q2 has of each: when it was queued
             task["started"] = (row.attempts and queued_at(task["id"])) or row.due
     except (TypeError, KeyError) as error:
@@ -63,11 +62,6 @@ def read(row: Row) -> dict[str, Any]:
     task["cluster"] = Conf.CLUSTER_NAME
     task["ack_id"] = row.id
     return task
-
-
-def _is_id(task_id: object) -> bool:
-    """Whether the history can have a row of this id."""
-    return isinstance(task_id, str) and 0 < len(task_id) <= ID_LENGTH and task_id.isprintable()
 
 
 def timeout_of(task: dict[str, Any], path: str, func: object) -> float:
@@ -204,7 +198,7 @@ def _complete(row: Row, task: dict[str, Any], started: datetime, reason: str) ->
         "kwargs": {},
         "cluster": Conf.CLUSTER_NAME,
         **task,
-        "id": task["id"] if _is_id(task.get("id")) else new_task_id(),
+        "id": task["id"] if is_task_id(task.get("id")) else new_task_id(),
         "started": started,
         "stopped": timezone.now(),
         "result": reason,

@@ -53,6 +53,7 @@ class InHand:
         return 0.0 < self.deadline < now and self.stage is not Stage.HELD_UP
 
 
+_STAGES, _VERDICTS = frozenset(Stage), frozenset(Verdict)
 _TICK = struct.Struct("=d")
 _COUNT = struct.Struct("=I")
 _WORKS, _VERDICT, _RETIRES, _TOLD, _USED, _BEGUN, _JUDGED = 8, 9, 10, 11, 12, 16, 24
@@ -197,7 +198,8 @@ class Progress:
     @property
     def verdict(self) -> Verdict:
         """Why the worker was killed."""
-        return Verdict(self._map[_VERDICT])
+        number = self._map[_VERDICT]
+        return Verdict(number) if number in _VERDICTS else Verdict.NONE
 
     @property
     def judged(self) -> float:
@@ -233,11 +235,16 @@ class Progress:
             row, started, deadline, task_id, stage, finished = _SLOT.unpack_from(self._map, _HEAD + number * _SLOT.size)
             if finished and stage == Stage.NONE:
                 stage = Stage.FINISHED
-            if stage != Stage.NONE:
+            if stage != Stage.NONE and stage in _STAGES:
                 yield InHand(row, Stage(stage), task_id.strip(b"\0 ").decode("ascii", "replace"), started, deadline)
 
     def remove(self) -> None:
         """Close and delete the file."""
         self._map.close()
-        with suppress(FileNotFoundError):
-            self.path.unlink()
+        delete(self.path)
+
+
+def delete(path: Path) -> None:
+    """Delete a worker's file, if that is possible: another user may own it."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,30 @@
+"""Free rows that no worker holds, though they are held: after a partial restore, the row of their worker is missing."""
+
+from django_q.conf import logger
+
+from durable_queue.store import wakeup
+from durable_queue.store.broker import Broker
+from durable_queue.store.leases import alone_queue, home_queue
+
+LOOK = 3.0  # seconds between two looks
+
+
+class Ownerless:
+    """Looks for such rows. Only what is seen twice is freed."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._seen: set[tuple[int, str]] = set()  # the ids of rows, with their leases
+
+    def free(self) -> float:
+        """Free the rows that were ownerless at the last look too; return the seconds until the next. Raises django.db.Error."""
+        queues = (home_queue(self._broker.queue), alone_queue(self._broker.queue))
+        found = set(self._broker.table.ownerless(queues))
+        again = found & self._seen
+        self._seen = found - again
+        if again:
+            freed = self._broker.table.free_ownerless([row for row, _ in again])
+            logger.warning("%d rows were held by a worker whose own row is missing: they are due again", freed)
+            for queue in queues:
+                wakeup.wake(queue)
+        return LOOK
