@@ -20,7 +20,18 @@ import pytest
 
 from tests.support import environment
 from tests.support.installations import new_installation
-from tests.support.processes import PROJECT, free_port, manage, processes_of, queue_workers, running, service, wait_until, web
+from tests.support.processes import (
+    PROJECT,
+    free_port,
+    is_listening,
+    manage,
+    processes_of,
+    queue_workers,
+    running,
+    service,
+    wait_until,
+    web,
+)
 
 SERVE = str(PROJECT / "scripts" / "serve")
 
@@ -287,6 +298,26 @@ def test_service__manager_killed(installation: dict[str, str], log_file: Path, o
         wait_until(lambda: lines(log_file) == ["message to alice"])
         assert stop(process) == 0
     assert_clean(output, installation)
+
+
+# Clients.
+
+
+@environment.once
+def test_web__beside_clients_that_hold_all_descriptors(installation: dict[str, str], output: Path, port: int) -> None:
+    """Of 400 connections that send a beginning, the oldest is closed for a new one: the good one gets its answer."""
+    manage("migrate", env=installation)
+    command = ["prlimit", "--nofile=128", sys.executable, "-m", "notifier_project.service.web"]
+    with running(command, env={**installation, "PORT": str(port)}, output=output), ExitStack() as stack:
+        wait_until(lambda: is_listening(port), what="the web server listens")
+        for number in range(400):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            with suppress(ConnectionError):
+                client.send((b"X", b"PO", b"POST / HTTP/1.1\r\nHost: ")[number % 3])
+        began = time.monotonic()
+        assert post(port, "/send-notification/alice").status_code == 200
+        assert time.monotonic() - began < 2
+    assert "can't be accepted" not in output.read_text()
 
 
 # What keeps it from starting is one line.

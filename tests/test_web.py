@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from notifier_project.service import web
+from notifier_project.service import connections, web
 
 Client = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bytes]]
 
@@ -29,7 +29,7 @@ def connected(client: Client) -> bytes:
     """What a client returns that has a connection to a server with our protocol."""
 
     async def serve() -> bytes:
-        config = uvicorn.Config(application, http=web.Protocol, lifespan="off", log_level="critical")
+        config = uvicorn.Config(application, http=connections.Protocol, lifespan="off", log_level="critical")
         server = web.Server(config)
         config.load()
         server.lifespan = config.lifespan_class(config)
@@ -49,16 +49,18 @@ def connected(client: Client) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "HEAD_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "HEAD_WAIT_SECONDS", 0.2)
 
 
-@pytest.mark.parametrize("sent", [b"", REQUEST[:20]], ids=["nothing", "half a request"])
+@pytest.mark.parametrize("sent", [b"", b"X", b"PO", b"BREW / HTTP/1.1\r\n", REQUEST[:20], REQUEST + b"P"], ids=ascii)
 def test_connection__gets_nowhere(sent: bytes) -> None:
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-        writer.write(sent)
+        for byte in sent:
+            writer.write(bytes([byte]))  # perhaps one at a time
+            await asyncio.sleep(0)
         return await reader.read()  # until the server closes it
 
-    assert connected(client) == b""
+    assert connected(client).count(b"HTTP/1.1 204") == sent.count(b"\r\n\r\n")
 
 
 def test_connection__half_a_body_after_the_answer() -> None:
@@ -102,11 +104,11 @@ def test_connection__any_method(method: bytes, before: bytes) -> None:
 
 
 def test_connection__endless_headers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "HEAD_WAIT_SECONDS", 30.0)
+    monkeypatch.setattr(connections, "HEAD_WAIT_SECONDS", 30.0)
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         writer.write(REQUEST[:-2])
-        for number in range(3 * web.HEAD_LIMIT // 1000):
+        for number in range(3 * connections.HEAD_LIMIT // 1000):
             writer.write(b"X-%d: %s\r\n" % (number, b"x" * 1000))
         with suppress(ConnectionError):  # closed before it had read all, it may reset the connection, and its answer is lost
             return await reader.read()

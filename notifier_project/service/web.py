@@ -3,26 +3,19 @@
 import asyncio
 import functools
 import os
+import resource
 import socket
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from logging import getLogger
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from notifier_project import settings
+from notifier_project.service.connections import Protocol, longest_waiting
 from notifier_project.service.serve import listen
 
 logger = getLogger(__name__)
-
-# The methods that uvicorn's fast parser knows. A client may send any other (RFC 9110, section 9.1), and gets a 405.
-METHODS = (b"POST ", b"GET ", b"HEAD ", b"OPTIONS ", b"PUT ", b"PATCH ", b"DELETE ", b"TRACE ", b"CONNECT ")
-
-# Bytes of a request's line and headers, after the first chunk. uvicorn's fast parser has no limit, and gets slow.
-HEAD_LIMIT = 256 * 1024
-HEAD_WAIT_SECONDS = 30.0  # for a client to send the line and headers of its first, or its next, request
 
 SHARE_PAUSE_SECONDS = 0.001  # for other processes to accept connections
 TOO_MANY_FILES_PAUSE_SECONDS = 1.0  # before the next try when too many files are open: asyncio's ACCEPT_RETRY_DELAY
@@ -30,70 +23,10 @@ TOO_MANY_FILES_PAUSE_SECONDS = 1.0  # before the next try when too many files ar
 # How long a stop waits for requests, unless the tasks' grace is shorter. A request that takes longer has a slow client.
 STOP_WAIT_SECONDS = 3
 
+# Descriptors that are left for everything but connections: databases, the log, the admin's files; a half of a low limit.
+RESERVED = 128
+
 LIFE_SECONDS = 0.5  # between two signs of life; the parent kills a process that gives none for 10 s
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's fast protocol, with limits. Connections that begin with an unusual method get the thorough one."""
-
-    has_begun = False
-    head_size: int | None = 0  # bytes of the request's head so far; None: the head is complete
-    heads = 0  # how many heads were complete
-    heads_before = 0  # how many were complete at the last check
-    look: asyncio.TimerHandle
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time that the client has for its request."""
-        super().connection_made(transport)
-        self.look = self.loop.call_later(HEAD_WAIT_SECONDS, self.close_if_stuck)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer: the client is gone."""
-        self.look.cancel()
-        super().connection_lost(exc)
-
-    def close_if_stuck(self) -> None:
-        """Close the connection if it gets no response and no request's head has become complete since the last check."""
-        is_answering = self.cycle is not None and not self.cycle.response_complete
-        if self.heads == self.heads_before and not is_answering:
-            self.transport.close()
-            return
-        self.heads_before = self.heads
-        self.look = self.loop.call_later(HEAD_WAIT_SECONDS, self.close_if_stuck)
-
-    def on_message_begin(self) -> None:
-        """Count the bytes of a new request's head."""
-        self.head_size = 0
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """The request's line and headers are complete."""
-        self.head_size = None
-        self.heads += 1
-        super().on_headers_complete()
-
-    def data_received(self, data: bytes) -> None:
-        """Parse the client's data, unless it is too long or for the thorough protocol."""
-        if not self.has_begun and not data.lstrip(b"\r\n").startswith(METHODS):
-            self.hand_over(data)
-            return
-        self.has_begun = True
-        if self.head_size is not None:
-            self.head_size += len(data)
-            if self.head_size > HEAD_LIMIT:
-                self.send_400_response("The request's line and headers are too long.")
-                return
-        super().data_received(data)
-
-    def hand_over(self, data: bytes) -> None:
-        """Continue with the thorough protocol, which has limits of its own."""
-        self.look.cancel()
-        self._unset_keepalive_if_required()
-        self.connections.discard(self)
-        thorough = H11Protocol(self.config, self.server_state, self.app_state, self.loop)
-        self.transport.set_protocol(thorough)
-        thorough.connection_made(self.transport)
-        thorough.data_received(data)
 
 
 class Listener:
@@ -111,6 +44,8 @@ class Listener:
         self._socket = listener
         self._protocol = protocol
         self._connections = connections
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = max(limit - RESERVED, limit // 2)  # open connections
         self._share = 1  # connections to accept at a time: one more after each pause, until none is waiting
         self._connecting: set[asyncio.Task[object]] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -121,6 +56,8 @@ class Listener:
         has_some = bool(self._connections or self._connecting)
         try:
             for _ in range(self._share):
+                if len(self._connections) + len(self._connecting) >= self._most and not self._make_room():
+                    break
                 connection, _address = self._socket.accept()
                 connection.setblocking(False)
                 self._connect(connection)
@@ -133,6 +70,12 @@ class Listener:
             if has_some:
                 self._share += 1
                 self._pause_for(SHARE_PAUSE_SECONDS)
+
+    def _make_room(self) -> bool:
+        """Close the connection that has waited longest without a complete request; return whether there was one."""
+        if waiting := longest_waiting(self._connections):
+            waiting.close_now()
+        return waiting is not None
 
     def _connect(self, connection: socket.socket) -> None:
         task = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
