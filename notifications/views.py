@@ -1,7 +1,5 @@
 """The endpoints: each reads the request, refuses it or enqueues its writes, and answers at once."""
 
-import logging
-
 from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
@@ -16,8 +14,6 @@ from notifications.http import (
     redirect_to_path,
 )
 from notifications.tasks import write_log, write_notification
-
-logger = logging.getLogger(__name__)
 
 
 @csrf_exempt
@@ -55,7 +51,6 @@ async def answer_when_queued(tasks: BackgroundTasks, message: str) -> HttpRespon
     try:
         await tasks.aenqueue()
     except DatabaseError:
-        logger.exception("A request was answered with 503 because its tasks could not be enqueued")
         return error(503, "The queue can't be written to at the moment. Please try again.", {"Retry-After": "1"})
     return JSON({"message": message})
 

@@ -55,6 +55,8 @@ def test_queue__locked(installation: dict[str, str], queue: QueueTable, tmp_path
             assert connection.ask(Request(target="/", method="GET")).status == 404
         assert connection.ask(ALICE).status == 200
     assert queue.waiting() == 2
+    said = (tmp_path / "web-output").read_text()
+    assert said.count("Tasks could not be enqueued (1): ") == said.count("\n") == 1, "one line for each batch, and no traceback"
 
 
 def test_queue__without_tables(installation: dict[str, str], tmp_path: Path) -> None:

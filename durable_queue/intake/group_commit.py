@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.db import connections
+from django_q.conf import logger
 
 from durable_queue.store.broker import Broker
 from durable_queue.store.databases import table_of
@@ -24,6 +25,7 @@ from durable_queue.store.sqlite import checkpoints
 
 CHECKPOINT = 1.0  # seconds between two SQLite checkpoints of this process; a running cluster leaves it nothing to do
 GATHER = 0.05  # seconds that a batch gathers after a batch that failed: its requests then wait together
+READ_ONLY = "25006"  # https://www.postgresql.org/docs/current/errcodes-appendix.html: after a failover, or on a full disk
 LARGEST = 1000  # rows in one statement; a statement may have 32,766 values (https://www.sqlite.org/limits.html)
 
 
@@ -55,8 +57,12 @@ class _Batch:
             except Exception as raised:
                 error = raised
                 _open.pause = GATHER
-                # The next batch opens a new connection if this one is broken.
-                connections[self.broker.using].close_if_unusable_or_obsolete()
+                logger.error("Tasks could not be enqueued (%d): %s", len(self.rows), str(raised).strip())
+                # The next batch opens a new connection if this one is broken, or leads to a server that can't be written to.
+                if getattr(raised.__cause__, "sqlstate", None) == READ_ONLY:
+                    connections[self.broker.using].close()
+                else:
+                    connections[self.broker.using].close_if_unusable_or_obsolete()
         for _, future in self.rows:
             if future.done():  # its request was cancelled
                 continue

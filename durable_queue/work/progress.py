@@ -7,9 +7,10 @@ The worker writes, and its supervisor watches. The process that frees a dead wor
 import mmap
 import os
 import struct
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -152,6 +153,24 @@ class Progress:
     def tick(self) -> None:
         """Show that the process gets on."""
         _TICK.pack_into(self._map, 0, time.monotonic())
+
+    @contextmanager
+    def ticking(self) -> Iterator[None]:
+        """Show so all the time, while the calling thread waits: the database may give no answer for long."""
+        is_over = threading.Event()
+
+        def tick() -> None:
+            while not is_over.wait(1.0):
+                self.tick()
+
+        self.tick()
+        thread = threading.Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
 
     def work(self) -> None:
         """Show that the worker is ready for tasks."""

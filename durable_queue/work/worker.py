@@ -55,7 +55,9 @@ def main(birth: Birth, progress: Progress) -> None:
     Children(threads=birth.threads)
     broker = Broker(birth.queue, using=QUEUE, follow_up=follow_up)
     code = 0
-    if me := _register(birth, stop, progress):
+    with progress.ticking():
+        me = _register(birth, stop)
+    if me:
         _tell_of_start()
         loop = Loop(broker, me, progress, stop, birth, Surroundings(threads=birth.threads))
         _work(loop, birth)
@@ -99,12 +101,11 @@ def _bind_to_cpus(birth: Birth) -> None:
     os.sched_setaffinity(0, {cpus[(start + n) % len(cpus)] for n in range(Conf.CPU_AFFINITY)})
 
 
-def _register(birth: Birth, stop: Stop, progress: Progress) -> Worker | None:
+def _register(birth: Birth, stop: Stop) -> Worker | None:
     """Store this process's row, once the leases of this host's dead are free; waits for the database."""
     pause = DATABASE_PAUSE[0]
     while not stop.noted:
         now = timezone.now()
-        progress.tick()
         try:
             free_dead(Broker(using=QUEUE, follow_up=follow_up))
             return Worker.objects.using(QUEUE).create(

@@ -59,6 +59,16 @@ def restart_server(mode: str) -> None:
     pgexec("pg_ctl", words, bin_path=_server.bin_path, user=_server.system_user, timeout=30)
 
 
+@contextmanager
+def own_server(folder: Path) -> Iterator[str]:
+    """Another PostgreSQL server, for a test after which no other one would go on; gives its URL."""
+    server = get_server(folder, cleanup_mode="delete")
+    try:
+        yield str(server.get_uri())
+    finally:
+        server.cleanup()
+
+
 def server_log() -> str:
     """The log of the run's PostgreSQL server."""
     return str(_server.log.read_text())
