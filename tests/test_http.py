@@ -13,6 +13,7 @@ import pytest
 from django.test import AsyncClient
 from django_q.models import OrmQ
 
+from tests.support import environment
 from tests.support.installations import QueueTable, queue_table
 from tests.support.processes import free_port, manage, queue_workers, wait_until, web
 from tests.support.raw_http import Connection, Request
@@ -53,10 +54,12 @@ def test_queue__locked(installation: dict[str, str], queue: QueueTable, tmp_path
         with queue.locked():
             assert_refused(connection)
             assert connection.ask(Request(target="/", method="GET")).status == 404
-        assert connection.ask(ALICE).status == 200
-    assert queue.waiting() == 2
+        wait_until(lambda: connection.ask(ALICE).status == 200, timeout=1.0, what="it heals")
+    # On PostgreSQL the answer came too late, and nobody knew whether the task was queued: it may be, once.
+    assert queue.waiting() == (2 if environment.DATABASE == "sqlite" else 3)
     said = (tmp_path / "web-output").read_text()
-    assert said.count("Tasks could not be enqueued (1): ") == said.count("\n") == 1, "one line for each batch, and no traceback"
+    assert said.count("Tasks could not be enqueued (1): ") == 1, "one line for each batch"
+    assert "Traceback" not in said
 
 
 def test_queue__without_tables(installation: dict[str, str], tmp_path: Path) -> None:
@@ -96,7 +99,7 @@ def test_queue__locked_for_many_clients(installation: dict[str, str], queue: Que
             client.join()
     assert len(waits) == len(clients)
     assert max(waits) < 3 * PATIENCE  # together, and not each after the other: that would be 24 s on SQLite
-    assert queue.waiting() == 0
+    assert queue.waiting() <= (0 if environment.DATABASE == "sqlite" else len(clients)), "at most once each"
 
 
 def test_request__too_long(installation: dict[str, str], queue: QueueTable, tmp_path: Path) -> None:

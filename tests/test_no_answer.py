@@ -1,17 +1,24 @@
 """A PostgreSQL that takes statements and does not answer the COMMIT: a synchronous standby is missing."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
+from django.db import connection
+from django_q.models import OrmQ
 
 from durable_queue.cluster.supervisor import STUCK
+from durable_queue.store.databases import table_of
 from tests.support import environment
-from tests.support.processes import manage, processes_of, queue_workers, wait_until
+from tests.support.processes import free_port, manage, processes_of, queue_workers, wait_until, web
 
 pytestmark = pytest.mark.skipif(environment.DATABASE == "sqlite", reason="SQLite has no server")
 
@@ -73,3 +80,62 @@ def test_workers__that_start_meanwhile_wait(server: Server, tmp_path: Path) -> N
         manage("shell", "-c", command, env=env | {"SECRET_KEY": os.environ.get("SECRET_KEY", "")})
         wait_until(lambda: server.run("SELECT count(*) FROM django_q_task") == [(1,)], what="the task is done")
     assert "gave no sign of life" not in output.read_text()
+
+
+def test_posts__are_answered_at_once_and_queued_once_at_most(server: Server, tmp_path: Path) -> None:
+    port = free_port()
+    env = {
+        "NOTIFIER_DATA_DIR": str(tmp_path / "var"),
+        "NOTIFIER_LOG_FILE": str(tmp_path / "log.txt"),
+        "DATABASE_URL": server.url,
+    }
+    output = tmp_path / "output"
+    url = f"http://127.0.0.1:{port}/send-notification/"
+    manage("migrate", env=env)
+    with (
+        web(env=env, port=port, output=output) as process,
+        ThreadPoolExecutor(20) as clients,
+        httpx.Client(timeout=10) as client,
+    ):
+
+        def ask(name: str) -> tuple[int, float]:
+            began = time.monotonic()
+            return client.post(url + name).status_code, time.monotonic() - began
+
+        assert ask("before")[0] == 200
+        assert {code for code, _ in clients.map(ask, [f"before {number}" for number in range(20)])} == {200}
+        connections = server.connections()
+        with server.without_standby():
+            code, took = ask("unknown")
+            assert code == 503
+            assert 0.9 < took < 2.5
+            refused = [ask("refused"), *clients.map(ask, [f"refused {number}" for number in range(20)])]
+            assert {code for code, _ in refused} == {503}
+            assert max(took for _, took in refused) < 1.0
+            assert server.connections() <= connections + 1
+            assert httpx.get(f"http://127.0.0.1:{port}/", timeout=5).status_code == 404
+        wait_until(lambda: ask("after")[0] == 200, what="it heals")
+        assert ask("later")[0] == 200
+        assert server.connections() <= connections + 1
+        queued = server.run("SELECT count(*) FROM django_q_ormq")[0][0]
+        assert queued == 1 + 20 + 1 + 2, "what was unknown is there, as it happens, once; what was refused isn't"
+        with server.without_standby():
+            assert ask("unknown")[0] == 503
+            process.terminate()
+            assert process.wait(10) == -signal.SIGTERM, "it ends while the database does not answer"
+    said = output.read_text()
+    assert "Traceback" not in said
+    assert said.count("Tasks could not be enqueued (1): no answer within 1 s") == 2
+    assert said.count("The database answers again") == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_insert__many_in_one_statement() -> None:
+    """In their order, whatever they hold."""
+    texts = ["plain", 'a \\ and a "quote"', "ä", "{1,2}", "", "NULL", "a,b", "x" * 100_000]
+    texts += [f"number {number}" for number in range(500)]
+    connection.ensure_connection()
+    last = table_of(connection).insert("notifier", texts, datetime.now(UTC))
+    rows = list(OrmQ.objects.order_by("id").values_list("id", "payload"))
+    assert [payload for _, payload in rows] == texts
+    assert rows[-1][0] == last

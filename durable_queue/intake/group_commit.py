@@ -16,9 +16,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import connections
+from django.db import OperationalError, connections
 from django_q.conf import logger
 
+from durable_queue.store.answers import NoAnswerError, Pending
 from durable_queue.store.broker import Broker
 from durable_queue.store.databases import table_of
 from durable_queue.store.sqlite import checkpoints
@@ -26,6 +27,7 @@ from durable_queue.store.sqlite import checkpoints
 CHECKPOINT = 1.0  # seconds between two SQLite checkpoints of this process; a running cluster leaves it nothing to do
 GATHER = 0.05  # seconds that a batch gathers after a batch that failed: its requests then wait together
 READ_ONLY = "25006"  # https://www.postgresql.org/docs/current/errcodes-appendix.html: after a failover, or on a full disk
+ANSWER = 1.0  # seconds that a commit's answer may take; then its requests get 503, and nobody knows whether they are queued
 LARGEST = 1000  # rows in one statement; a statement may have 32,766 values (https://www.sqlite.org/limits.html)
 
 
@@ -53,16 +55,11 @@ class _Batch:
         error: Exception | None = None
         with _out_of_loop():
             try:
-                self.broker.enqueue_all([payload for payload, _ in self.rows])
+                self._enqueue()
             except Exception as raised:
                 error = raised
                 _open.pause = GATHER
-                logger.error("Tasks could not be enqueued (%d): %s", len(self.rows), str(raised).strip())
-                # The next batch opens a new connection if this one is broken, or leads to a server that can't be written to.
-                if getattr(raised.__cause__, "sqlstate", None) == READ_ONLY:
-                    connections[self.broker.using].close()
-                else:
-                    connections[self.broker.using].close_if_unusable_or_obsolete()
+                self._tell(raised)
         for _, future in self.rows:
             if future.done():  # its request was cancelled
                 continue
@@ -71,12 +68,35 @@ class _Batch:
             else:
                 future.set_result(None)
 
+    def _enqueue(self) -> None:
+        if _open.pending:
+            if not _open.pending.is_answered():
+                raise OperationalError("the database has not answered an earlier commit yet")
+            _open.pending = None
+            logger.warning("The database answers again")
+        try:
+            with self.broker.table.answers_within(ANSWER):
+                self.broker.enqueue_all([payload for payload, _ in self.rows])
+        except NoAnswerError as error:
+            _open.pending = error.pending  # until it has come, nothing more is asked, and no other connection is opened
+            raise
+
+    def _tell(self, error: Exception) -> None:
+        """Say so, once for all. The next batch opens a new connection if this one is of no use any more."""
+        if not _open.pending or isinstance(error, NoAnswerError):
+            logger.error("Tasks could not be enqueued (%d): %s", len(self.rows), str(error).strip())
+        if not _open.pending:
+            connection = connections[self.broker.using]
+            is_read_only = getattr(error.__cause__, "sqlstate", None) == READ_ONLY
+            connection.close() if is_read_only else connection.close_if_unusable_or_obsolete()
+
 
 class _Open(threading.local):
     """The batch that gathers. Each thread has its own, since each thread runs at most one event loop."""
 
     batch: _Batch | None = None
     pause: float = 0.0  # seconds until the next batch is committed
+    pending: Pending | None = None  # the answer to an earlier batch, which has not come in time
 
 
 _open = _Open()

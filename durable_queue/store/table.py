@@ -65,6 +65,10 @@ class Table(ABC):
         """Before a task writes: let the queue's own writers go first, where only one can write at a time."""
 
     @abstractmethod
+    def answers_within(self, seconds: float) -> AbstractContextManager[None]:
+        """Have the next insert raise NoAnswerError when the database has not answered within so many seconds."""
+
+    @abstractmethod
     def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:
         """Insert rows by one statement, hence in one transaction; return the id of the last one."""
 

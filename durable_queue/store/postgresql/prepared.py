@@ -4,12 +4,18 @@ With Django's cursors the server plans each statement again, and psycopg's curso
 tells what that costs an idle system.
 """
 
+import math
 import select
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+from durable_queue.store.answers import NoAnswerError
 
 # libpq's numbers (https://www.postgresql.org/docs/current/libpq-exec.html): PGRES_COMMAND_OK, PGRES_TUPLES_OK,
 # PGRES_PIPELINE_SYNC, PQTRANS_ACTIVE, PG_DIAG_SQLSTATE. psycopg has names for them, but is imported only where it is used.
@@ -17,6 +23,62 @@ _COMMAND_OK, _TUPLES_OK, _SYNC, _ACTIVE, _SQLSTATE = 1, 2, 10, 1, ord("C")
 # The server's error codes for a statement that it no longer knows, and for one whose table has changed since
 # (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 _TO_PREPARE_AGAIN = b"26000", b"0A000"
+
+
+class _Limit(threading.local):
+    seconds = 0.0
+    until = math.inf  # when (monotonic) this thread stops waiting for an answer
+
+
+_limit = _Limit()
+
+
+@contextmanager
+def answers_within(seconds: float) -> Iterator[None]:
+    """Have this thread wait for answers until then. Afterwards `run` raises NoAnswerError.
+
+    `statement_timeout` does not end a COMMIT that waits for a standby, and to cancel it would report it as done
+    (https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION).
+    """
+    _limit.seconds, _limit.until = seconds, time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        _limit.until = math.inf
+
+
+class PendingAnswers:
+    """Statements in a pipeline that are not answered yet."""
+
+    def __init__(self, connection: BaseDatabaseWrapper, statements: int) -> None:
+        self._connection = connection
+        self._statements = statements
+        self._had_none = False
+
+    def is_answered(self) -> bool:
+        """See `Pending`. The connection is closed then: nobody has read which statements it has prepared."""
+        if self._has_come():
+            self._connection.connection.close()
+            self._connection.close()
+            return True
+        return False
+
+    def _has_come(self) -> bool:
+        libpq = self._connection.connection.pgconn
+        try:
+            libpq.consume_input()
+            while not libpq.is_busy():
+                result = libpq.get_result()
+                if result is None and self._had_none:
+                    return True  # the connection is lost
+                self._had_none = result is None
+                if result is not None and result.status == _SYNC:
+                    self._statements -= 1
+                    if not self._statements:
+                        return True
+        except Exception:
+            return True
+        return False
 
 
 class Statement(NamedTuple):
@@ -85,14 +147,19 @@ def _ask(connection: BaseDatabaseWrapper, steps: Sequence[_Step], meanwhile: Cal
         libpq.flush()
         if meanwhile:
             meanwhile()
-        answers = []
+        answers: list[Any] = []
         for statement, _ in steps:
-            results = _results_of_one(libpq, psycopg)
+            try:
+                results = _results_of_one(libpq, psycopg)
+            except TimeoutError:
+                raise NoAnswerError(_limit.seconds, PendingAnswers(connection, len(steps) - len(answers))) from None
             if results[0].status in (_COMMAND_OK, _TUPLES_OK):
                 prepared.add(statement.name)
             errors = [result for result in results if result.status not in (_COMMAND_OK, _TUPLES_OK)]
             answers.append(errors[0] if errors else results[-1])
         libpq.exit_pipeline_mode()
+    except NoAnswerError:
+        raise  # what has not come yet may come
     except BaseException:
         # A signal handler may have raised. The next caller must not get these answers: close the connection. Close the
         # driver's first, since a pool would keep it open.
@@ -128,6 +195,7 @@ def _next_result(libpq: Any) -> Any:
     while libpq.is_busy():
         poll = select.poll()
         poll.register(libpq.socket, select.POLLIN | select.POLLOUT if libpq.flush() else select.POLLIN)
-        poll.poll()
+        if not poll.poll(None if _limit.until == math.inf else max(0.0, 1000 * (_limit.until - time.monotonic()))):
+            raise TimeoutError
         libpq.consume_input()
     return libpq.get_result()

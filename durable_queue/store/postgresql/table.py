@@ -38,6 +38,14 @@ _INSERT_ANNOUNCED = prepared.Statement(
         INSERT INTO {QUEUE_TABLE} (key, payload, lock) SELECT $1, $2, $3 FROM announced RETURNING id
     """,  # noqa: S608
 )
+_INSERT_ALL = prepared.Statement(
+    "notifier_insert_all",
+    f"""
+        INSERT INTO {QUEUE_TABLE} (key, payload, lock)
+        SELECT $1::text, payload, $3::timestamptz FROM unnest($2::text[]) WITH ORDINALITY AS given(payload, place)
+        ORDER BY place RETURNING id
+    """,  # noqa: S608
+)
 AWAIT_ANNOUNCED = prepared.Statement(
     "notifier_await",
     f"""
@@ -80,8 +88,13 @@ class PostgreSQLTable(Table):
         """Nothing to do: many write at a time."""
 
     def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:
+        if self.connection.autocommit and not self.connection.in_atomic_block:
+            return int(prepared.run(self.connection, _INSERT_ALL, (queue, array(payloads), due))[-1][0])
         values = [value for payload in payloads for value in (queue, payload, due)]
         return int(self.run(_insert(len(payloads)), values)[-1][0])
+
+    def answers_within(self, seconds: float) -> AbstractContextManager[None]:
+        return prepared.answers_within(seconds)
 
     def insert_announced(self, queue: str, payload: str) -> int:
         """Insert one row, by an announced commit. The hint has its number; the woken worker has the server wait for it."""
