@@ -13,7 +13,7 @@ from durable_queue.intake import packaging
 from durable_queue.models import DeadLetter
 from durable_queue.store.broker import Broker
 from durable_queue.task import preview, signing
-from durable_queue.task.identifiers import BadIdError
+from durable_queue.task.identifiers import BadIdError, is_task_id
 
 
 class NotKeptError(Exception):
@@ -41,10 +41,7 @@ def submit_again(task_id: str) -> bool:
         if not failures.delete()[0]:
             return False  # another call was faster
         letters.delete()
-        try:
-            Broker(queue).enqueue(payload)
-        except BadIdError as error:
-            raise NotKeptError(str(error)) from error
+        Broker(queue).enqueue_all([payload], as_they_are=True)
     return True
 
 
@@ -60,6 +57,8 @@ class _Pickled:
 
 def _task_of(failure: Any) -> dict[str, Any]:
     """The failed task as `django_q.tasks.async_task` would make it, but with its old id."""
+    if not is_task_id(failure.id):
+        raise NotKeptError(str(BadIdError(failure.id)))
     args, kwargs = _checked(failure, failure.pickled_args, tuple, list), _checked(failure, failure.pickled_kwargs, dict)
     options = {"hook": failure.hook, "group": failure.group}
     task = packaging.new_task(failure.func, args, kwargs, name=failure.name)

@@ -25,12 +25,12 @@ class CountingBroker(Broker):
         self.batches: list[int] = []
         self.error: Exception | None = None
 
-    def enqueue_all(self, tasks: Sequence[str]) -> int:
+    def enqueue_all(self, tasks: Sequence[str], *, as_they_are: bool = False) -> int:
         """Commit them."""
         self.batches.append(len(tasks))
         if self.error:
             raise self.error
-        return super().enqueue_all(tasks)
+        return super().enqueue_all(tasks, as_they_are=as_they_are)
 
 
 @pytest.fixture

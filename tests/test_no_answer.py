@@ -129,6 +129,23 @@ def test_posts__are_answered_at_once_and_queued_once_at_most(server: Server, tmp
     assert said.count("The database answers again") == 1
 
 
+def test_posts__of_a_process_that_starts_meanwhile(server: Server, tmp_path: Path) -> None:
+    """Its very first commit has the same limit."""
+    port = free_port()
+    env = {
+        "NOTIFIER_DATA_DIR": str(tmp_path / "var"),
+        "NOTIFIER_LOG_FILE": str(tmp_path / "log.txt"),
+        "DATABASE_URL": server.url,
+    }
+    manage("migrate", env=env)
+    with server.without_standby(), web(env=env, port=port, output=tmp_path / "output"), httpx.Client(timeout=10) as client:
+        for _ in range(2):
+            began = time.monotonic()
+            assert client.post(f"http://127.0.0.1:{port}/send-notification/alice").status_code == 503
+            assert time.monotonic() - began < 3
+        assert client.get(f"http://127.0.0.1:{port}/").status_code == 404
+
+
 @pytest.mark.django_db(transaction=True)
 def test_insert__many_in_one_statement() -> None:
     """In their order, whatever they hold."""

@@ -206,6 +206,8 @@ def test_read_stored__is_bounded_by_what_is_stored() -> None:
     for _ in range(60):
         shared = [shared] * 10
     assert "too many parts" in preview_shown(read_stored(pickled(pickle.dumps(shared))))
+    assert "too many parts" in preview_shown(read_stored(pickled(pickle.dumps(["x" * 500_000] * 50_000))))
+    assert isinstance(read_stored(pickled(b"\x80\x05\x96\x00\x00\x00\x00\x02\x00\x00\x00.")), Unreadable), "8 GB, it says"
     long = pickled(pickle.dumps(["x" * 100] * 1000 + ["y" * 1_000_000]))
     assert "too long to be shown" in preview_shown(read_stored(long[: STORED + 1]))
     text = pickled(pickle.dumps("first line\n" + "x" * 10_000_000))

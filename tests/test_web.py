@@ -19,6 +19,9 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Answers after a while when the path says so."""
+    if scope["path"] == "/body":
+        while (await receive()).get("more_body"):
+            pass
     if scope["path"] == "/slow":
         await asyncio.sleep(0.5)
     await send({"type": "http.response.start", "status": 204, "headers": []})
@@ -71,6 +74,14 @@ def test_connection__half_a_body_after_the_answer() -> None:
         return answer + await reader.read()
 
     assert connected(client).startswith(b"HTTP/1.1 204")
+
+
+def test_connection__whose_body_never_comes() -> None:
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(b"POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nfive.")
+        return await reader.read()
+
+    assert not connected(client).startswith(b"HTTP/1.1 204")
 
 
 def test_connection__waits_for_a_slow_answer() -> None:

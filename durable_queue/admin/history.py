@@ -27,6 +27,11 @@ def _beginning(column: str) -> Left:
     return Left(Cast(column, TextField()), STORED + 1)
 
 
+def _as_text(stored: str | None) -> str:
+    value = read_stored(stored)
+    return value if isinstance(value, str) else shown(value)
+
+
 def _or_none(stored: str | None) -> SafeString | None:
     value = read_stored(stored)
     return preformatted(shown(value)) if value else None
@@ -174,13 +179,13 @@ class FailureAdmin(HistoryAdmin):
     @admin.display(description="Error")
     def error(self, task: Any) -> str:
         """The first line of the error."""
-        first = str(read_stored(task.stored_result)).partition("\n")[0].partition(" : Traceback")[0]
+        first = _as_text(task.stored_result).partition("\n")[0].partition(" : Traceback")[0]
         return Truncator(first).chars(ERROR_LENGTH)
 
     @admin.display(description="Error")
     def traceback(self, task: Any) -> SafeString:
         """The error as the worker saved it."""
-        return preformatted(str(read_stored(task.stored_result)))
+        return preformatted(_as_text(task.stored_result))
 
     @admin.display(description="Payload")
     def dead_letter(self, task: Any) -> SafeString | None:

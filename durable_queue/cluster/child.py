@@ -28,7 +28,8 @@ class Child:
         self.exitcode: int | None = None  # once it has been reaped; negative: the number of the signal that ended it
         Child.count += 1
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()  # else both processes would write what is in the buffer
+            with suppress(AttributeError, ValueError, OSError):  # closed, or nothing can be written
+                stream.flush()  # else both processes would write what is in the buffer
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             # Not multiprocessing.Process, which loses four descriptors each time that the system refuses a fork.

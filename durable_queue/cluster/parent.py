@@ -30,11 +30,13 @@ class Parent:
     """Signals, starts and orphans."""
 
     quit_code = 1  # the exit code after a second signal
+    same_wish = 0.0  # seconds in which another signal is the same wish, from another sender
 
     def __init__(self, say: Callable[[str], object]) -> None:
         """`say`: says a line to the operator."""
         self.stop_wishes = 0
         self.hangups = 0
+        self._wished = 0.0  # when (monotonic) the last wish to stop came
         self.wakes = os.pipe()  # wakes the loop
         for end in self.wakes:
             os.set_blocking(end, False)
@@ -56,6 +58,10 @@ class Parent:
 
     def _note(self, number: int, _frame: object) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
+            now = time.monotonic()
+            if self.stop_wishes and now - self._wished < self.same_wish:
+                return
+            self._wished = now
             self.stop_wishes += 1
             if self.stop_wishes > 1:
                 self._quit()  # here, and not in the loop: that may wait for something

@@ -32,6 +32,8 @@ MOST_ALONE = 4  # workers of the tasks that run alone
 class Supervisor(Parent):
     """One cluster: its workers and its upkeep process."""
 
+    same_wish = 0.2  # systemd sends SIGTERM to each process of a unit, and the service's parent passes its own on
+
     def __init__(self, *, workers: int, threads: int, run_once: bool = False) -> None:
         """`threads`: tasks that each worker runs at once. `run_once`: end when the workers found nothing due any more."""
         super().__init__(logger.error)
@@ -170,6 +172,7 @@ class Supervisor(Parent):
         if wants_alone and are_busy and len(self.alone) < MOST_ALONE:
             child = self.try_start(lambda: self._starter.start_worker(self.restarts, alone=True))
             self.alone += [child] if child else []
+            self._wants_alone = child is None
 
     def _recycle(self) -> None:
         """SIGHUP: replace the workers one by one. Each finishes its tasks in hand while its successor works."""

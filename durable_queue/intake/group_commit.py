@@ -74,6 +74,8 @@ class _Batch:
                 raise OperationalError("the database has not answered an earlier commit yet")
             _open.pending = None
             logger.warning("The database answers again")
+        # Before the time begins to run: to connect may take longer, and a new connection says nothing of its autocommit yet.
+        self.broker.database.ensure_connection()
         try:
             with self.broker.table.answers_within(ANSWER):
                 self.broker.enqueue_all([payload for payload, _ in self.rows])

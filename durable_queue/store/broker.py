@@ -76,13 +76,14 @@ class Broker(ORM):  # type: ignore[misc]
         """Insert a signed payload, due now, and return the row's id; in a transaction, it is committed with it."""
         return self.enqueue_all([task])
 
-    def enqueue_all(self, tasks: Sequence[str]) -> int:
+    def enqueue_all(self, tasks: Sequence[str], *, as_they_are: bool = False) -> int:
         """Insert signed payloads, all or none, in this order; return the last row's id.
 
         Each can then be found by its task's id, save one that can't be read: it goes in as it is, for a worker to refuse.
-        Raises django.db.Error, and BadIdError for a task whose id is none. Then nothing is enqueued.
+        `as_they_are`: none is unpickled to see to that. Raises django.db.Error, and BadIdError for a task whose id is none;
+        then nothing is enqueued.
         """
-        tasks = [lookup.with_id_in_place(task) for task in tasks]
+        tasks = tasks if as_they_are else [lookup.with_id_in_place(task) for task in tasks]
         connection, table = self.database, self.table
         if len(tasks) == 1 and connection.autocommit and not connection.in_atomic_block:
             return table.insert_announced(self.queue, tasks[0])

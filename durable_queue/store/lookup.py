@@ -36,7 +36,10 @@ def with_id_in_place(payload: str) -> str:
     Raises BadIdError for a task whose id is none.
     """
     if has_id_in_place(payload):
-        found = a2b_base64(payload[28:72].encode().translate(_FROM_URL))[:32]  # the id's 32 bytes, and one more
+        try:
+            found = a2b_base64(payload[28:72].encode().translate(_FROM_URL))[:32]  # the id's 32 bytes, and one more
+        except ValueError:  # it is cut off, or garbage: for a worker to refuse
+            return payload
         if not is_task_id(found.decode("ascii", "replace")):
             raise BadIdError(found)
         return payload

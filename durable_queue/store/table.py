@@ -142,12 +142,10 @@ class Table(ABC):
         sql = f"SELECT id, CAST(lock AS TEXT) FROM {QUEUE_TABLE} WHERE key IN ({keys}) AND lock > %s AND {_NO_OWNER}"  # noqa: S608
         return [(int(row), str(lease)) for row, lease in self.run(sql, (*queues, self.moment(_held_from())))]
 
-    def free_ownerless(self, ids: Collection[int]) -> int:
-        """Let go of those of the rows that no worker holds; return how many."""
-        among, value = self.among(ids)
-        now = datetime.now(UTC)
-        sql = f"UPDATE {QUEUE_TABLE} SET lock = %s WHERE id {among} AND lock > %s AND {_NO_OWNER} RETURNING id"  # noqa: S608
-        return len(self.run(sql, (self.moment(now), value, self.moment(_held_from()))))
+    def free_ownerless(self, row: int, lease: str) -> bool:
+        """Let go of a row, if that lease still holds it, and no worker has the lease; return whether it was so."""
+        sql = f"UPDATE {QUEUE_TABLE} SET lock = %s WHERE id = %s AND lock = %s AND {_NO_OWNER} RETURNING id"  # noqa: S608
+        return bool(self.run(sql, (self.moment(datetime.now(UTC)), row, lease)))
 
     def fair_share(self, queue: str, now: datetime, most: int) -> int:
         """How many of the rows that are due or held each worker has, if all workers have as many; at most `most`."""

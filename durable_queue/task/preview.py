@@ -12,7 +12,7 @@ from binascii import a2b_base64
 from dataclasses import dataclass, field
 from importlib import import_module
 from pprint import pformat
-from typing import Any
+from typing import Any, NoReturn
 
 from django_q import core_signing
 from django_q.conf import Conf
@@ -116,7 +116,7 @@ def _is_endless(value: object) -> bool:
     waiting, parts = [value], 0
     while waiting:
         part = waiting.pop()
-        parts += 1
+        parts += 1 + (len(part) // 100 if isinstance(part, str | bytes | bytearray) else 0)
         if isinstance(part, dict):
             waiting += [*part.keys(), *part.values()]
         elif isinstance(part, list | tuple | set | frozenset):
@@ -178,6 +178,10 @@ def _find_class(module: str, name: str) -> Any:
     return _Kind(name, (_StandIn,), {"path": f"{module}.{name}"})
 
 
+def _refuse_bytearray(_: object) -> NoReturn:
+    raise pickle.UnpicklingError("a bytearray is not shown")
+
+
 def _read_nested(data: bytes) -> Any:
     return _SafeUnpickler(io.BytesIO(data)).load()
 
@@ -189,6 +193,8 @@ class _Unpickler(pickle.Unpickler):
 
 class _SafeUnpickler(pickle._Unpickler):
     """Python's own. The one in C reserves memory for as many values as a pickle claims to have."""
+
+    dispatch = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: _refuse_bytearray}  # it would reserve any length
 
     def find_class(self, module: str, name: str) -> Any:
         return _find_class(module, name)

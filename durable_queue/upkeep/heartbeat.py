@@ -16,8 +16,8 @@ def beat(broker: Broker, supervisor: str, observer: Observer) -> float:
     """
     try:
         Worker.objects.using(broker.using).filter(supervisor=supervisor).update(heartbeat=broker.table.now())
-        free_dead(broker, observer)
     except DatabaseError:
         observer.begin_anew()
         raise
+    free_dead(broker, observer)
     return HEARTBEAT

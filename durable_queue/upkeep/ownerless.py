@@ -23,7 +23,7 @@ class Ownerless:
         again = found & self._seen
         self._seen = found - again
         if again:
-            freed = self._broker.table.free_ownerless([row for row, _ in again])
+            freed = sum(self._broker.table.free_ownerless(row, lease) for row, lease in sorted(again))
             logger.warning("%d rows were held by a worker whose own row is missing: they are due again", freed)
             for queue in queues:
                 wakeup.wake(queue)

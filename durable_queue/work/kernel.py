@@ -45,11 +45,11 @@ def is_alive(pid: int, born_at: int) -> bool | None:
 def _is_hidden(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except OSError:
+    except ProcessLookupError:
         return False
-    return False  # it has come to be since we looked: not the process that is asked for
+    except OSError:
+        return True
+    return True  # of the same user, with more rights; or no descriptor was left to look with
 
 
 def has_ended(pid: int) -> bool:

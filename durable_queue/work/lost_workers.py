@@ -66,14 +66,17 @@ def free_dead(broker: Broker, observer: Observer | None = None) -> int:
     if observer:
         lost = observer.look({pk: worker.heartbeat for pk, worker in unseen.items()})
         dead += [unseen[pk] for pk in lost]
-    freed = 0
+    freed, failure = 0, None
     for worker in dead:
         try:
             freed += _free(broker, worker)
         except Exception as error:
-            if not is_unstorable(error):
-                raise
-            logger.exception("%s can't be freed", worker)
+            if is_unstorable(error):
+                logger.exception("%s can't be freed", worker)
+            else:
+                failure = failure or error  # its rows may be locked, by a host that is lost: the others can be freed
+    if failure:
+        raise failure
     return freed
 
 
@@ -109,7 +112,7 @@ def _read_and_blame(broker: Broker, worker: Worker, path: Path) -> tuple[list[Se
         return [], []
     try:
         return _blame(broker, worker, progress)
-    except (OverflowError, ValueError) as error:
+    except (ArithmeticError, ValueError, OSError) as error:  # a moment that is none
         logger.error("What %s had in hand can't be understood, and no task is charged: %s", worker, error)
         return [], []
 

@@ -41,7 +41,7 @@ class Patience(asyncio.Protocol):
     @property
     def is_answering(self) -> bool:
         """Whether a request is complete, and its answer isn't."""
-        return self.cycle is not None and not self.cycle.response_complete
+        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
 
     def close_if_stuck(self) -> None:
         """Close the connection if it gets no response and no request's head has become complete since the last look."""

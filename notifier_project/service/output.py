@@ -10,7 +10,7 @@ from contextlib import suppress
 
 CAPACITY = 1 << 20  # bytes that wait while nobody reads them; of what comes then, whole lines are dropped
 AT_ONCE = 1 << 16  # bytes that are read at a time, and the longest piece of a line that has no end yet
-ENTRIES = 256  # lines that are written at a time
+WRITTEN_AT_ONCE = 1 << 18  # bytes that are written before the sources are read again
 
 
 class Source:
@@ -79,7 +79,8 @@ class Output:
 
     def flush(self) -> None:
         """Write what can be written now."""
-        for _ in range(ENTRIES):
+        left = WRITTEN_AT_ONCE
+        while left > 0:
             if not self._waiting:
                 if not self._dropped:
                     return
@@ -96,6 +97,7 @@ class Output:
                 self._size = 0
                 return
             self._size -= written
+            left -= written
             self._is_in_line = not line[:written].endswith(b"\n")
             if written < len(line):
                 self._waiting.appendleft((line[written:], count))

@@ -26,6 +26,7 @@ from notifier_project.service.output import Output, Source
 
 LOOK = 1.0  # seconds between two looks at the programs, when nothing happens
 SILENT = 10  # looks without a sign of life, after which a program that gives such signs is killed
+BOOT = 60  # looks until the first sign of life
 LAST_LINES = 1.0  # seconds that the end waits for the last lines to be written
 
 
@@ -42,13 +43,14 @@ class Program:
     life: tuple[int, int] | None = None  # a pipe to which it writes while it gets on
     process: subprocess.Popen[bytes] | None = None
     born: float = 0.0  # when (monotonic) it was started
-    silent: int = 0  # looks without a sign of life, after the first one
+    silent: int = 0  # looks without a sign of life
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start it. Raises OSError."""
         parent, end = os.getpid(), self.end
         life = {"SIGNS_OF_LIFE": str(self.life[1])} if self.life else {}
-        self.born, self.silent = time.monotonic(), -1
+        self.gives_sign()  # what is left of the one before
+        self.born, self.silent = time.monotonic(), SILENT - BOOT
         return subprocess.Popen(  # noqa: S603 - its command is ours
             self.command,
             env=os.environ | dict(self.env) | life,
@@ -139,7 +141,7 @@ class ServiceParent(Parent):
     def _reap(self) -> None:
         for program in self._living:
             if program.process and (code := program.process.poll()) is not None:
-                if code or not self._stop_at:
+                if not self._stop_at or code not in (0, -signal.SIGTERM):
                     self.say(f"{program.name} (pid {program.process.pid}) ended: exit code {code}")
                 program.kill()
                 program.process = None
@@ -147,6 +149,7 @@ class ServiceParent(Parent):
 
     def _stop(self) -> None:
         if not self._stop_at:
+            self.stop_wishes = 1  # after SIGHUP, too
             self.say("Notifier stops. A second signal ends it at once")
             self._stop_at = time.monotonic() + self._stop_limit
             for program in self._living:
@@ -163,17 +166,17 @@ class ServiceParent(Parent):
                     self._output.add(self._ready.encode())
                     self._ready = ""
                 program.silent = 0
-            elif program.life and program.silent >= 0:
+            elif program.life:
                 program.silent += 1
                 if program.silent > SILENT:
                     self.say(f"{program.name} gave no sign of life for {SILENT * LOOK:.0f} s, and is killed")
                     program.kill()
 
     def _wait(self) -> None:
-        until = min(self._next_look, self._stop_at or self._next_look)
+        until = self._stop_at or self._next_look
         pause = max(0.02, min(LOOK, until - time.monotonic()))
         readable = [self.wakes[0], *self._sources]
-        if self._ready:  # it is printed at once, not at the next look
+        if self._ready and not self._stop_at:  # it is printed at once, not at the next look
             readable += [program.life[0] for program in self._programs if program.life]
         found, _, _ = select.select(readable, [self._output.descriptor] if self._output.waits else [], [], pause)
         self.wake_bytes()

@@ -57,7 +57,8 @@ class Listener:
         try:
             for _ in range(self._share):
                 if len(self._connections) + len(self._connecting) >= self._most and not self._make_room():
-                    break
+                    self._pause_for(TOO_MANY_FILES_PAUSE_SECONDS)
+                    return
                 connection, _address = self._socket.accept()
                 connection.setblocking(False)
                 self._connect(connection)

@@ -395,4 +395,34 @@ def threads_bad(quick: bool) -> str:
     return f"{len(cases)} kinds of bad tasks among 40 each: all ended, no neighbour was charged"
 
 
-ALL = [threads, threads_poison, threads_hung, threads_stops, threads_bad]
+# At their limits.
+
+
+def threads_at_their_limits(quick: bool) -> str:
+    """Tasks end within a millisecond of their limits: each succeeds or is over its limit, and nothing else hears of it."""
+    count, limit = (400, 0.2) if quick else (10_000, 0.2)
+    before = deaths()
+    said_before = OUTPUT.read_text() if OUTPUT.exists() else ""
+    with cluster(settings_module=IMPATIENT) as process:
+        new = [
+            packaging.new_task(f"{THREADS}end_after", (limit + random.uniform(-0.001, 0.001),), {}, name=f"task {number}")
+            for number in range(count)
+        ]
+        packaging.broker().enqueue_all([signing.dumps(task | {"timeout": limit}) for task in new])
+        wait_until(drained, timeout=60 + count * limit / 20, what="the queue is empty")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+    assert Task.objects.count() == count
+    reasons = Failure.objects.exclude(result=None).values_list("result", flat=True)
+    over = sum("exceeded maximum timeout value" in str(reason) for reason in reasons)
+    assert over == Failure.objects.count(), [str(reason)[:200] for reason in reasons if "maximum timeout" not in str(reason)][
+        :3
+    ]
+    assert {"failed"} >= set(FailedAttempt.objects.values_list("outcome", flat=True))
+    said = OUTPUT.read_text().removeprefix(said_before)
+    assert "goes on after an error" not in said, said[-3000:]
+    assert deaths() == before
+    return f"{count} tasks within 1 ms of their limit: {count - over} succeeded, {over} failed twice, and nothing else happened"
+
+
+ALL = [threads, threads_poison, threads_hung, threads_stops, threads_bad, threads_at_their_limits]

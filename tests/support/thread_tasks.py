@@ -27,6 +27,14 @@ def abort(seconds: float) -> None:
     os.abort()
 
 
+def end_after(seconds: float) -> None:
+    """End after so many seconds, to a fraction of a millisecond. At the end, it hears an interruption at once."""
+    until = time.monotonic() + seconds
+    time.sleep(max(0.0, seconds - 0.003))
+    while time.monotonic() < until:
+        time.sleep(0.0002)
+
+
 def sleep_for_ever() -> None:
     """Sleep in one call, for longer than anybody waits."""
     time.sleep(10_000)

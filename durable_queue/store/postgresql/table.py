@@ -60,6 +60,13 @@ AWAIT_ANNOUNCED = prepared.Statement(
 # sql-prepare.html). `jit` is off too: the high cost that the planner gives to the remaining scans would make it compile them.
 _OFF = ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit")
 
+# When a host is lost in the middle of a transaction, its backend keeps locks until the server notices: by default in two
+# hours (https://www.postgresql.org/docs/current/runtime-config-connection.html#RUNTIME-CONFIG-TCP).
+_NOTICED = (
+    *("tcp_keepalives_idle=5", "tcp_keepalives_interval=2", "tcp_keepalives_count=3"),
+    "idle_in_transaction_session_timeout=15s",
+)
+
 POOL_WAIT = 30  # seconds that a task waits for one of its worker's connections
 POOL_IDLE = 60  # seconds after which an unused one is closed
 
@@ -162,7 +169,8 @@ class PostgreSQLTable(Table):
             cursor.execute(insert.format(f"SELECT * FROM unnest({arrays})"), columns)  # noqa: S608
 
     def own_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
-        options = " ".join((settings["OPTIONS"].get("options") or "", *(f"-c {option}=off" for option in _OFF)))
+        own_options = (f"-c {option}" for option in (*(f"{name}=off" for name in _OFF), *_NOTICED))
+        options = " ".join((settings["OPTIONS"].get("options") or "", *own_options))
         own = settings["OPTIONS"] | {"options": options.strip()}
         own.pop("pool", None)
         return settings | {"OPTIONS": own}
