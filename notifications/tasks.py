@@ -7,9 +7,10 @@ from pathlib import Path
 
 from django.conf import settings
 
+from durable_queue.task.callers import current_attempt, starter_of_caller, task_of_caller
 from durable_queue.task.identifiers import new_task_id
-from durable_queue.task.limits import uninterrupted
-from durable_queue.task.running import RunningTask, current_attempt, starter_of_caller, task_of_caller
+from durable_queue.task.running import RunningTask
+from durable_queue.task.uninterrupted import uninterrupted
 from notifications.log.identity import Identity, mark_of_key, mark_of_repetition, mark_of_text
 from notifications.log.log_file import LogFile
 from notifications.log.protocols import Outcome

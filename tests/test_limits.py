@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from durable_queue.task.limits import Limit, MainThreadLimit, OverLimitError, to_its_end, uninterrupted
+from durable_queue.task.limits import Limit, MainThreadLimit, OverLimitError
+from durable_queue.task.uninterrupted import to_its_end, uninterrupted
 from tests.support import environment
 
 pytestmark = environment.once

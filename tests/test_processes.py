@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 from durable_queue.work.kernel import born, is_alive, is_stopped
-from durable_queue.work.progress import InHand, Progress, Stage, Verdict
+from durable_queue.work.progress import Progress, Verdict
+from durable_queue.work.slot import InHand, Stage
 from tests.support.processes import PROJECT, wait_until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]

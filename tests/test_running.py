@@ -12,8 +12,9 @@ from typing import Self
 import pytest
 
 from durable_queue.task import running
+from durable_queue.task.callers import current_attempt, starter_of_caller, task_of_caller
 from durable_queue.task.calls import IN_ORDER
-from durable_queue.task.running import RunningTask, current_attempt, starter_of_caller, task_of_caller
+from durable_queue.task.running import RunningTask
 from durable_queue.work.notes import Notes
 
 PATH = IN_ORDER
@@ -35,7 +36,7 @@ def begin() -> Iterator[Callable[[str], RunningTask]]:
 
 def end() -> None:
     """End the attempt in hand."""
-    if task := running.current_attempt():
+    if task := current_attempt():
         running.end(task)
 
 

@@ -17,8 +17,9 @@ from durable_queue.models import FailedAttempt
 from durable_queue.store.broker import Broker
 from durable_queue.store.queue_connection import own_connection
 from durable_queue.task import running, signing
+from durable_queue.task.callers import current_attempt, task_of_caller
 from durable_queue.task.identifiers import new_task_id
-from durable_queue.task.running import RunningTask, current_task, task_of_caller
+from durable_queue.task.running import RunningTask, current_task
 from notifications.log.journal import TRIM_FROM
 from notifications.models import Journal
 from notifications.task_database import TaskDatabase
@@ -151,7 +152,7 @@ def attempt() -> Iterator[Callable[[str], RunningTask]]:
         return task
 
     def end() -> None:
-        if task := running.current_attempt():
+        if task := current_attempt():
             running.end(task)
 
     yield begin

@@ -19,7 +19,8 @@ from durable_queue.cluster.parent import Parent
 from durable_queue.cluster.starter import Starter
 from durable_queue.conf import cluster_conf
 from durable_queue.work import kernel, worker
-from durable_queue.work.progress import Stage, Verdict
+from durable_queue.work.progress import Verdict
+from durable_queue.work.slot import Stage
 from durable_queue.work.stop import MORE_ALONE
 
 LOOK = 1.0  # seconds between two looks at the children, when nothing happens

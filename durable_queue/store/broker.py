@@ -13,16 +13,14 @@ from typing import Any
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import QuerySet
 from django.utils import timezone
-from django_q.brokers.orm import ORM
 from django_q.conf import Conf
 from django_q.models import OrmQ
-from django_q.signing import SignedPackage
 
 from durable_queue.models import Worker
 from durable_queue.states import is_held
-from durable_queue.store import cluster_status, lookup, wakeup
+from durable_queue.store import lookup, wakeup
+from durable_queue.store.counting import Counting
 from durable_queue.store.databases import table_of
 from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, alone_queue, home_queue, new_name
 from durable_queue.store.rows import Claim
@@ -33,7 +31,7 @@ from durable_queue.store.table import Table
 FollowUp = Callable[["Broker", Sequence[Settlement]], None]
 
 
-class Broker(ORM):  # type: ignore[misc]
+class Broker(Counting):
     """django-q2's ORM broker, with leases. `Q_CLUSTER["broker_class"]` names it."""
 
     def __init__(self, list_key: str | None = None, using: str | None = None, *, follow_up: FollowUp | None = None) -> None:
@@ -56,11 +54,6 @@ class Broker(ORM):  # type: ignore[misc]
     def table(self) -> Table:
         """The queue over that connection."""
         return table_of(self.database)
-
-    @property
-    def queue(self) -> str:
-        """The queue's name, which callers may change: `broker.list_key = …`."""
-        return str(self.list_key)
 
     def home(self) -> "Broker":
         """The broker of the queue that tasks are enqueued in, whether they run alone or not."""
@@ -94,23 +87,6 @@ class Broker(ORM):  # type: ignore[misc]
         else:
             wakeup.wake(self.queue)
         return row
-
-    # Called by `qinfo` and others that count: django-q2's own methods know nothing of the tasks that run alone.
-
-    def _rows(self) -> QuerySet[OrmQ]:
-        return OrmQ.objects.using(self.using).filter(key__in=(home_queue(self.queue), alone_queue(self.queue)))  # type: ignore[no-any-return]
-
-    def queue_size(self) -> int:
-        """How many tasks are due."""
-        return self._rows().filter(lock__lte=timezone.now()).count()
-
-    def lock_size(self) -> int:
-        """How many tasks are held, or due later."""
-        return self._rows().filter(lock__gt=timezone.now()).count()
-
-    def purge_queue(self) -> Any:
-        """Delete all tasks of the queue."""
-        return self._rows().delete()
 
     # Called by workers.
 
@@ -244,14 +220,3 @@ class Broker(ORM):  # type: ignore[misc]
             return []
         found = OrmQ.objects.using(self.using).filter(pk__in=ids, lock=worker.lease)
         return self._with_attempts([(row.pk, worker.lease_due or timezone.now(), row.payload) for row in found])
-
-    # Called by `qinfo`, `qmonitor` and `qmemory`, through django_q.status.Stat.
-
-    def get_stats(self, pattern: str) -> list[str]:
-        """The running clusters, each as a signed `Stat`: from the workers' rows, so true for every process."""
-        return [SignedPackage.dumps(stat, True) for stat in cluster_status.of_all(self)]
-
-    def get_stat(self, key: str) -> str | None:
-        """One cluster's status, by `Stat.get_key`; None when it doesn't run."""
-        found = cluster_status.of_one(self, supervisor=key.rpartition(":")[2])
-        return SignedPackage.dumps(found, True) if found else None

@@ -7,7 +7,7 @@ import pydoc
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from durable_queue.task import limits
+from durable_queue.task.coroutine_limit import run_coroutine
 from durable_queue.task.running import current_task
 
 # A call as a payload holds it: the function's dotted path, its positional and its keyword arguments.
@@ -71,7 +71,7 @@ def run_in_order(*calls: Call) -> list[Any] | None:
         func = resolve(path)
         seconds = own.begin_call(index, path_today(path), func) if own else 0.0
         if inspect.iscoroutinefunction(func):
-            result = limits.run_coroutine(seconds, f"The call of {path}", func, *args, **kwargs)
+            result = run_coroutine(seconds, f"The call of {path}", func, *args, **kwargs)
         else:
             result = func(*args, **kwargs)
         if own:

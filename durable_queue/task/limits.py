@@ -5,25 +5,19 @@ between two instructions of Python, hence after a blocking call of C has returne
 (https://docs.python.org/3/c-api/init.html#c.PyThreadState_SetAsyncExc).
 """
 
-import asyncio
 import ctypes
-import functools
 import itertools
-import logging
 import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from enum import Enum, auto
 from types import FrameType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import ParamSpec, TypeVar
 
-from asgiref.sync import async_to_sync
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.transaction import Atomic
 from django_q.exceptions import TimeoutException
 
 P = ParamSpec("P")
@@ -188,27 +182,6 @@ class MainThreadLimit(Limit):
             raise OverLimitError
 
 
-class uninterrupted:
-    """Within this, a limit that is over interrupts nothing; it does so at the end."""
-
-    __slots__ = ("_limit",)
-
-    def __enter__(self) -> Self:
-        self._limit = of_thread()
-        if self._limit:
-            self._limit.shield()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._limit:
-            self._limit.unshield()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the limit is over, and will interrupt the thread at the end."""
-        return self._limit is not None and self._limit.is_postponed
-
-
 def under(seconds: float, what: str, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     """Call a function, and interrupt it after so many seconds (0.0: never) if the thread has a limit.
 
@@ -226,55 +199,6 @@ def under(seconds: float, what: str, func: Callable[P, R], /, *args: P.args, **k
     except BaseException:
         limit.end()  # the interruption may have come in the middle of that
         raise
-
-
-def run_coroutine(
-    seconds: float, what: str, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-) -> R:
-    """Run a coroutine function from a thread to its end, and cancel it after so many seconds; 0.0 for never.
-
-    The thread itself waits, and can't be interrupted, until then. Raises OverLimitError, and what the function raises.
-    """
-    is_late = False
-
-    async def run() -> R:
-        nonlocal is_late
-        limit = asyncio.timeout(seconds or None)
-        try:
-            async with limit:
-                return await func(*args, **kwargs)
-        finally:
-            is_late = limit.expired()
-
-    try:
-        return async_to_sync(run)()
-    except TimeoutError as error:
-        if is_late:
-            raise OverLimitError(over_limit(what, seconds)) from error
-        raise
-
-
-def prepare_worker() -> None:
-    """In a new worker: a COMMIT or ROLLBACK, the opening of a connection, and a line for the log come to their end.
-
-    Else Django's connection would not know in which transaction it is, one of a pool would be nobody's, and a lock of `logging`
-    would stay taken for ever.
-    """
-    BaseDatabaseWrapper.connect = to_its_end(BaseDatabaseWrapper.connect)  # type: ignore[method-assign]
-    BaseDatabaseWrapper.close = to_its_end(BaseDatabaseWrapper.close)  # type: ignore[method-assign]
-    Atomic.__exit__ = to_its_end(Atomic.__exit__)  # type: ignore[method-assign]
-    logging.Handler.handle = to_its_end(logging.Handler.handle)  # type: ignore[method-assign]
-
-
-def to_its_end(func: Callable[P, R]) -> Callable[P, R]:
-    """The function, uninterrupted."""
-
-    @functools.wraps(func)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        with uninterrupted():
-            return func(*args, **kwargs)
-
-    return wrapper
 
 
 _lock = threading.Lock()

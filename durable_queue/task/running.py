@@ -1,12 +1,11 @@
 """A running function learns here which task it is part of, for an idempotency key.
 
 The context goes along with `asyncio.to_thread`, `sync_to_async`, `asyncio.gather` and a fork. A bare thread has none
-(https://docs.python.org/3/library/contextvars.html): `task_of_caller` tells whom it works for.
+(https://docs.python.org/3/library/contextvars.html): `task_of_caller` tells whom it works for (`callers.py`).
 """
 
 import itertools
 import os
-import sys
 import threading
 import time
 import weakref
@@ -17,9 +16,6 @@ from typing import Protocol
 
 # Calls that are none of the task's own: the receivers of `pre_execute` and of `post_execute_in_worker`.
 BEFORE, AFTER = -2, -1
-
-# The modules whose threads and processes work for the caller that gives them work, not for the task that started them.
-POOLS = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
 
 
 class Keeper(Protocol):
@@ -104,18 +100,18 @@ class RunningTask:
     @property
     def is_in_hand(self) -> bool:
         """Whether this attempt goes on, seen from any thread and from forked children."""
-        if _process.inherited and self._keeper:
+        if this_process.inherited and self._keeper:
             return self._keeper.is_in_hand(self.id)
-        return self in _process.in_hand or self is _process.inherited
+        return self in this_process.in_hand or self is this_process.inherited
 
     @property
     def has_been_alone(self) -> bool:
         """Whether its process has run no other task and no hook since it began: its threads can only work for it."""
         if self.began_next_to_others:
             return False
-        if _process.inherited:
+        if this_process.inherited:
             return self._keeper is None or self._keeper.begun() == self.begun
-        return self.era == _process.era
+        return self.era == this_process.era
 
     def is_held(self) -> bool:
         """Whether its worker still holds the task. Raises django.db.Error when the database can't tell."""
@@ -206,80 +202,42 @@ class _Process:
         self.in_hand = set()
 
 
-_process = _Process()
-os.register_at_fork(after_in_child=_process.become_child)
+this_process = _Process()
+os.register_at_fork(after_in_child=this_process.become_child)
 
 
 def begin(task: RunningTask) -> None:
     """Make this a task in hand, and the context's."""
-    _process.begin(task)
+    this_process.begin(task)
     current_task.set(task)
 
 
 def end(task: RunningTask) -> None:
     """The task is in hand no more. What it has left running learns it by `is_in_hand`."""
-    _process.end(task)
+    this_process.end(task)
     current_task.set(None)
 
 
 @contextmanager
 def others() -> Iterator[None]:
     """Between two tasks, hooks and receivers run within this: what they start or ask for is none of a task's."""
-    with _process.lock:
-        _process.last = ""
-        _process.era += 1
+    with this_process.lock:
+        this_process.last = ""
+        this_process.era += 1
     yield
-    with _process.lock:
-        _process.note_threads()
+    with this_process.lock:
+        this_process.note_threads()
 
 
 def prepare_worker() -> None:
     """In a new worker, once its own threads have started: those that are alive now live as long as it does."""
-    _process.note_threads()
-    _process.own = frozenset(_process.alive)
+    this_process.note_threads()
+    this_process.own = frozenset(this_process.alive)
 
 
 def paths_in_hand() -> list[str]:
     """The functions of the tasks that this process runs, by their dotted paths."""
-    return sorted({task.path for task in tuple(_process.in_hand)})
+    return sorted({task.path for task in tuple(this_process.in_hand)})
 
 
-adopt_thread, release_thread = _process.adopt, _process.release
-
-
-def current_attempt() -> RunningTask | None:
-    """The attempt in hand, for those that carry its context in the process that runs it: they share its counts."""
-    task = current_task.get()
-    return task if task in _process.in_hand else None
-
-
-def starter_of_caller() -> RunningTask | None:
-    """The task whose context the caller has, or that was in hand when the calling thread or process started."""
-    task = current_task.get()
-    return task or _process.started_under.get(threading.current_thread(), _process.sole or _process.inherited)
-
-
-def task_of_caller() -> RunningTask | None:
-    """The task that the caller works for; None outside of tasks, and where it may be work for another one.
-
-    It is the context's. A bare thread works for the task that was in hand when it started, until another task or a hook may
-    have given it work; a forked child, and a thread of a pool, until their task ends.
-    """
-    task = starter_of_caller()
-    if task is None or (task is current_task.get() and not _process.inherited):
-        return task
-    if task.is_in_hand:
-        if task is current_task.get() and not _is_in_pool():  # a child that the task has forked
-            return task
-        is_known = not _process.has_stragglers or threading.current_thread() in _process.started_under
-        return task if task.has_been_alone and (is_known or task is current_task.get()) else None
-    return None if _process.inherited or task.era != _process.era or _is_in_pool() else task
-
-
-def _is_in_pool() -> bool:
-    frame = sys._getframe()
-    while frame.f_back:
-        frame = frame.f_back
-        if frame.f_globals.get("__name__") in POOLS:
-            return True
-    return False
+adopt_thread, release_thread = this_process.adopt, this_process.release

@@ -13,7 +13,7 @@ from durable_queue.store.leases import Settlement
 from durable_queue.task import limits, running
 from durable_queue.work import task_connections
 from durable_queue.work.attempt import LATE, RECEIVER_LIMIT
-from durable_queue.work.progress import Slot
+from durable_queue.work.slot import Slot
 
 
 def is_heard(settlement: Settlement) -> bool:

@@ -10,7 +10,6 @@ import functools
 import inspect
 import multiprocessing
 import os
-import pickle
 import time
 import traceback
 from collections.abc import Awaitable, Callable
@@ -22,40 +21,38 @@ from asgiref.sync import sync_to_async
 from django.db import close_old_connections
 from django.dispatch import Signal
 from django.utils import timezone
-from django_q.conf import Conf, error_reporter, logger
+from django_q.conf import Conf, logger
 from django_q.exceptions import TimeoutException
 from django_q.signals import post_execute_in_worker, pre_execute
 from django_q.utils import get_func_repr
 
 from durable_queue.store.leases import Row, Settlement
-from durable_queue.task import limits, running, signing
-from durable_queue.task.calls import run_in_order, with_progress, without_progress
-from durable_queue.task.limits import HEED, OverLimitError, over_limit
+from durable_queue.task import limits, running
+from durable_queue.task.calls import run_in_order
+from durable_queue.task.coroutine_limit import run_coroutine, until_heeded
+from durable_queue.task.limits import OverLimitError, over_limit
 from durable_queue.task.running import AFTER, BEFORE, RunningTask
 from durable_queue.work import outcomes, task_connections
+from durable_queue.work.ending import Ending, describe, report
 from durable_queue.work.keeper import Keeper
-from durable_queue.work.progress import LONGEST_READ, Slot
+from durable_queue.work.slot import Slot
 
+LONGEST_READ = 60  # seconds to unpickle a payload and import its function, where tasks have no timeout
 LATE = 3  # seconds that an overdue task has to heed its timeout, before anything else is done about it
 RECEIVER_LIMIT = float(Conf.TIMEOUT or LONGEST_READ)  # seconds for the receivers of a signal
 LEFT_OPEN = "It left a database transaction open, which was rolled back: end it with COMMIT, or use transaction.atomic()"
-SIMPLE = (type(None), bool, int, float, str, bytes)  # results that can be pickled, without a try
 
 
 class LeftOpenError(Exception):
     """A call has left a database transaction open."""
 
 
-class Attempt:
+class Attempt(Ending):
     """One attempt at the task of a row."""
 
-    task: dict[str, Any]
     timeout: float  # seconds that it, or the call in hand, may take; 0.0 for any
-    function: outcomes.Function
-    settlement: Settlement | None = None  # once it has ended
     was_interrupted = False  # at its limit: it may have left anything behind
     has_left_thread = False  # a coroutine's thread is in a call that can't be interrupted
-    _running: RunningTask | None = None
     _own_timeout: float | None = None  # of the task, whatever the policy of its function says
     _deadline = 0.0  # when (monotonic) its worker may be killed for it; 0.0 for never
 
@@ -84,11 +81,11 @@ class Attempt:
             self.function = outcomes.function_of(task)
             self.timeout = outcomes.timeout_of(task, task["path"], self.function.itself)
         except outcomes.RefusedError as error:
-            _report()
+            report()
             return self._end(outcomes.settle_refused(self.row, str(error), self._worker, self.task))
         except BaseException as error:
             # Unpickling or importing runs code of others.
-            _report()
+            report()
             self._fail(f"{error!r} : {traceback.format_exc()}")
             return self._end(outcomes.settle_finished(self.row, self.task, self._worker))
         self._allow(self.timeout)
@@ -120,7 +117,7 @@ class Attempt:
             self._before()
             func, seconds = self.function.itself, self.timeout
             if self.function.is_coroutine:
-                func, seconds = functools.partial(limits.run_coroutine, seconds, "Task", func), _until_heeded(seconds)
+                func, seconds = functools.partial(run_coroutine, seconds, "Task", func), until_heeded(seconds)
             try:
                 if pre_execute.receivers:
                     self._allow(self.timeout)
@@ -129,7 +126,7 @@ class Attempt:
             except (Exception, TimeoutException) as error:
                 self._end_if_child()
                 self.was_interrupted = isinstance(error, TimeoutException)
-                result, success = _describe(error), False
+                result, success = describe(error), False
             self._end_if_child()
             if task_connections.clean() and success:
                 result, success = LEFT_OPEN, False
@@ -149,7 +146,7 @@ class Attempt:
         self._allow(seconds)
         if limit := limits.of_thread():
             is_coroutine = inspect.iscoroutinefunction(func)
-            limit.begin(_until_heeded(seconds) if is_coroutine else seconds, f"The call of {path}")
+            limit.begin(until_heeded(seconds) if is_coroutine else seconds, f"The call of {path}")
         return seconds
 
     def _end_call(self) -> None:
@@ -200,7 +197,7 @@ class Attempt:
             except Exception as error:
                 is_late = limit.expired() and isinstance(error, TimeoutError)
                 self.was_interrupted = is_late
-                result, success = _describe(OverLimitError(over_limit("Task", self.timeout)) if is_late else error), False
+                result, success = describe(OverLimitError(over_limit("Task", self.timeout)) if is_late else error), False
             if post_execute_in_worker.receivers:
                 await sync_to_async(self._after)(result, success=success)
             else:
@@ -234,80 +231,3 @@ class Attempt:
     def _send(self, signal: Signal, what: str) -> None:
         self._allow(RECEIVER_LIMIT)
         limits.under(RECEIVER_LIMIT, what, signal.send, sender="django_q", func=self.function.itself, task=self.task)
-
-    def _fail(self, reason: str) -> None:
-        self.task |= {"success": False, "result": reason, "stopped": timezone.now(), "started": self._started}
-
-    def _fail_by(self, error: BaseException) -> None:
-        """Make a failed attempt of what no task should raise: `sys.exit`, an error that can't be shown …"""
-        _report()
-        try:
-            self._fail(f"{error!r} : {''.join(traceback.format_exception(error))}")
-        except BaseException:
-            self._fail(f"{type(error).__name__}, which can't be shown")
-
-    def _settle(self) -> Settlement:
-        task = self.task
-        task["started"] = self._started
-        if task["success"] and not isinstance(task["result"], SIMPLE):
-            try:
-                pickle.dumps(task["result"])
-            except BaseException as error:
-                self._fail(f"Its result can't be pickled: {error!r} : {traceback.format_exc()}")
-        mine = self._running
-        payload = self._note_progress(mine.results) if mine and mine.results else None
-        function = mine.function if mine and mine.function else (task["path"], self.function.itself)
-        settlement = outcomes.settle_finished(self.row, task, self._worker, function)
-        return self._end(settlement._replace(payload=payload) if payload and settlement.retry_at else settlement)
-
-    def _note_progress(self, results: list[object]) -> str | None:
-        """Have the task say which of its calls have been made. Returns the payload for another attempt, which goes on there."""
-        try:
-            if self.task["success"]:
-                self.task["args"] = without_progress(self.task["args"])
-                return None
-            task = signing.loads(self.row.payload)  # its own arguments may have been changed by a call
-            self.task["args"] = task["args"] = with_progress(task["args"], results)
-            payload = signing.dumps(task)
-        except BaseException as error:
-            logger.warning("%s makes all its calls again: %r", self.task["name"], error)
-            return None
-        return payload
-
-    def settle_error(self, error: BaseException) -> Settlement:
-        """The settlement of an attempt that came to nothing, because of an error from outside of the task."""
-        try:
-            self._fail_by(error)
-            return self._settle()
-        except Exception as another:
-            reason = f"{type(error).__name__} around the task, and then {type(another).__name__}"
-            return self._end(outcomes.settle_refused(self.row, reason, self._worker))
-
-    def _end(self, settlement: Settlement) -> Settlement:
-        self.settlement = settlement
-        if self._running:
-            running.end(self._running)
-            # Else the two would keep each other until the collector comes.
-            self._running.entered_call = self._running.leaving_call = None
-        self.slot.finish()
-        return settlement
-
-
-def _until_heeded(seconds: float) -> float:
-    """A coroutine's limit, for the thread that waits for it: that is interrupted only if the coroutine heeds no cancelling."""
-    return seconds + HEED if seconds else 0.0
-
-
-def _describe(error: BaseException) -> str:
-    """As django-q2 keeps an error."""
-    _report()
-    return f"{error} : {traceback.format_exc()}"
-
-
-def _report() -> None:
-    """Tell the configured error reporters of the exception at hand."""
-    try:
-        if error_reporter:
-            error_reporter.report()
-    except Exception:
-        logger.exception("An error reporter failed")

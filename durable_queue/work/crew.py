@@ -16,7 +16,8 @@ from durable_queue.task import running
 from durable_queue.task.limits import Limit, MainThreadLimit
 from durable_queue.work import task_connections
 from durable_queue.work.habits import Habit
-from durable_queue.work.progress import Progress, Slot
+from durable_queue.work.progress import Progress
+from durable_queue.work.slot import Slot
 from durable_queue.work.surroundings import Surroundings
 from durable_queue.work.write_lock import Holder, WriteLock
 

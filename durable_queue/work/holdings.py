@@ -17,7 +17,7 @@ from durable_queue.store.notes import keep_notes
 from durable_queue.work import outcomes
 from durable_queue.work.announcements import is_heard
 from durable_queue.work.notes import Notes
-from durable_queue.work.progress import Slot
+from durable_queue.work.slot import Slot
 
 DATABASE_PAUSE = (0.1, 2.0)  # first and longest pause (seconds) after a database error
 
@@ -167,7 +167,7 @@ class Holdings:
             # A crash of the server can undo a claim of which this worker knows: then it has made that claim again.
             held = self.in_hand | {row.id for row in (*self.unstarted, *self._returning, *(each.row for each in self.finished))}
             self.unstarted.extend(row for row in change.rows if row.id not in held)
-            self._note_settled(change)
+            self._unannounced.extend(filter(is_heard, change.settled))
 
     def _forget(self, settled: Iterable[Settlement]) -> None:
         """Until now, each of them was one of those that might have killed this worker."""
@@ -182,9 +182,6 @@ class Holdings:
         if change:
             change.settled = self._unsure.settled
         return change
-
-    def _note_settled(self, change: LeaseChange) -> None:
-        self._unannounced.extend(filter(is_heard, change.settled))
 
     def _settle_one_by_one(self, error: BaseException) -> BaseException | None:
         """Something among what is finished can't be stored: find it, and have it failed instead. Returns what kept us."""
@@ -202,7 +199,7 @@ class Holdings:
                 with self._lock:
                     del self.finished[0]
                 self._forget([settlement])
-                self._note_settled(change)
+                self._unannounced.extend(filter(is_heard, change.settled))
         except DatabaseError as again:
             return again
         return None

@@ -6,7 +6,7 @@ import threading
 from durable_queue.models import Worker
 from durable_queue.store.databases import table_of
 from durable_queue.store.queue_connection import outside_of_event_loops, own_connection
-from durable_queue.task.limits import uninterrupted
+from durable_queue.task.uninterrupted import uninterrupted
 from durable_queue.work.notes import Notes
 from durable_queue.work.progress import Progress
 

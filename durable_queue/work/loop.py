@@ -15,7 +15,6 @@ from durable_queue.store import wakeup
 from durable_queue.store.broker import Broker
 from durable_queue.store.leases import LeaseLostError
 from durable_queue.store.wakeup import PASSED_ON
-from durable_queue.task import running
 from durable_queue.work.announcements import announce
 from durable_queue.work.birth import Birth
 from durable_queue.work.crew import Crew, Member
@@ -24,6 +23,7 @@ from durable_queue.work.keeper import Keeper
 from durable_queue.work.pace import LINGER_FROM, OTHERS_FIRST, POLL, SLOW_CLAIM, Pace
 from durable_queue.work.progress import Progress
 from durable_queue.work.runner import Runner
+from durable_queue.work.spoilt import retire_if_spoilt
 from durable_queue.work.stop import Stop
 from durable_queue.work.surroundings import Surroundings
 from durable_queue.work.watch import SETTLE_AFTER, Watch
@@ -32,7 +32,6 @@ LINGER = 0.02  # pause (seconds) that lets a batch grow
 LOADED = 4  # tasks in hand, from which on a worker lets others go first
 YIELD = 0.0002  # seconds that it waits for each task in its hand
 MOST_YIELDS = 40
-NAMED = 5  # functions that the output names
 IDLE_ALONE = 10.0  # seconds without work after which a worker of those that run alone ends
 
 
@@ -51,16 +50,8 @@ class Loop:
         self.holdings = Holdings(broker, me, keeper.notes)
         self.crew = Crew(threads, progress, surroundings, self.lead)
         self.watch = Watch(self.holdings, self.crew, progress, stop)
-        self.runner = Runner(
-            self.holdings,
-            self.crew,
-            self.watch,
-            progress=progress,
-            stop=stop,
-            keeper=keeper,
-            birth=birth,
-            surroundings=surroundings,
-        )
+        own = (self.holdings, self.crew, self.watch)
+        self.runner = Runner(*own, progress=progress, stop=stop, keeper=keeper, birth=birth, surroundings=surroundings)
         self._surroundings = surroundings
         self.runner.on_coroutine_end = self._tell_leader
         self._ear = wakeup.Ear(broker.queue, stop.wakes)
@@ -185,7 +176,7 @@ class Loop:
 
     def _settle_and_claim(self, claim: int, announced: Sequence[int]) -> None:
         holdings, began = self.holdings, time.monotonic()
-        self._retire_if_spoilt()
+        retire_if_spoilt(self._surroundings, holdings, self.stop)
         passed_on = holdings.has_alone
         change = holdings.settle_and_claim(claim, announced)
         if change is None:
@@ -202,19 +193,6 @@ class Loop:
             self._passes, self.watch.returned, holdings.claimed = self.crew.passes, 0, time.monotonic()
             if not (rows or announced or change.settled):
                 self._wait(POLL[0])  # it is due, but another has locked it, and may for long
-
-    def _retire_if_spoilt(self) -> None:
-        """Compare what belongs to the whole process. Nobody can put it back under a task that runs."""
-        try:
-            changed = self._surroundings.changes(is_idle=not self.holdings.in_hand)
-        except Exception:  # a thread changes the environment at this moment …
-            logger.exception("%s can't see whether its surroundings are as they were", self.me)
-            return
-        if changed:
-            paths = sorted({*running.paths_in_hand(), *(finished.task["path"] for finished in self.holdings.finished)})
-            some = ", ".join(paths[:NAMED]) + (f" and {len(paths) - NAMED} others" if len(paths) > NAMED else "")
-            logger.error("%s changed, which is every task's here: by one of %s. Mark it with @alone", ", ".join(changed), some)
-            self.stop.retire("a task has changed what is every task's")
 
     def _wait(self, seconds: float) -> None:
         self._hints = self._ear.wait(seconds)

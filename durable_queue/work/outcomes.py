@@ -19,7 +19,7 @@ from durable_queue.task import preview, signing
 from durable_queue.task.calls import path_today, resolve, run_in_order
 from durable_queue.task.identifiers import is_task_id, new_task_id, queued_at
 from durable_queue.task.policy import policy_for, runs_alone
-from durable_queue.work.progress import InHand, Stage
+from durable_queue.work.slot import InHand, Stage
 
 FUNC_LENGTH = Task._meta.get_field("func").max_length
 

@@ -11,24 +11,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
 from durable_queue.conf import cluster_conf
-
-LONGEST_READ = 60  # seconds to unpickle a payload and import its function, where tasks have no timeout
-
-
-class Stage(IntEnum):
-    """How far what a thread or a coroutine has in hand has come."""
-
-    NONE = 0
-    READING = 1  # the payload is being checked and unpickled
-    RUNNING = 2
-    HOOK = 3  # a hook of a task that has ended: no row
-    HELD_UP = 5  # it can't go on, because of another task that blocks its event loop
-    FINISHED = 4  # the task has returned, but what it came to is not settled yet
+from durable_queue.work.slot import SIZE, InHand, Slot, Stage
 
 
 class Verdict(IntEnum):
@@ -39,91 +26,17 @@ class Verdict(IntEnum):
     PARDONED = 2  # the service was stopped, and the grace was over: not the tasks' fault
 
 
-@dataclass(frozen=True)
-class InHand:
-    """A row that a worker has, or had, in hand."""
-
-    row: int
-    stage: Stage
-    task_id: str
-    started: float  # seconds since 1970
-    deadline: float  # monotonic; 0 for none
-
-    def is_overdue(self, now: float) -> bool:
-        """Whether it should be done by that moment (monotonic), and nothing holds it up."""
-        return 0.0 < self.deadline < now and self.stage is not Stage.HELD_UP
-
-
-_STAGES, _VERDICTS = frozenset(Stage), frozenset(Verdict)
+_VERDICTS = frozenset(Verdict)
 _TICK = struct.Struct("=d")
 _COUNT = struct.Struct("=I")
 _WORKS, _VERDICT, _RETIRES, _TOLD, _USED, _BEGUN, _JUDGED = 8, 9, 10, 11, 12, 16, 24
 _HEAD = 32
-_SLOT = struct.Struct("=qdd32sB7xq")  # row, started, deadline, task id, stage, finished row
-_ROW, _DEADLINE, _TASK, _STAGE, _FINISHED = 0, 16, 24, 56, 64  # where they are in a slot
 _TIME = struct.Struct("=d")
-_ID = struct.Struct("=q")
 
 
 def progress_path(name: str) -> Path:
     """Where the worker of this name keeps its file."""
     return cluster_conf.run_dir / f"{name}.progress"
-
-
-class Slot:
-    """The place of one thread or coroutine."""
-
-    def __init__(self, file: mmap.mmap, at: int) -> None:
-        self._map = file
-        self._at = at
-
-    def begin(self, row: int, deadline: float) -> None:
-        """Note the row in hand before it is read. `deadline`: when (monotonic) it must be done; 0 for never.
-
-        Each step leaves the slot true or empty, wherever the process is killed.
-        """
-        self._map[self._at + _STAGE] = Stage.NONE
-        _SLOT.pack_into(self._map, self._at, row, time.time(), deadline, b"", Stage.NONE, 0)
-        self._map[self._at + _STAGE] = Stage.READING
-
-    def run(self, task_id: str) -> None:
-        """Note that the row in hand was read, and its task runs."""
-        at = self._at
-        self._map[at + _TASK : at + _TASK + 32] = task_id.encode().ljust(32)[:32]
-        self._map[at + _STAGE] = Stage.RUNNING
-
-    def extend(self, deadline: float) -> None:
-        """Note when (monotonic) what is in hand must be done; 0 for never."""
-        _TIME.pack_into(self._map, self._at + _DEADLINE, deadline)
-
-    def hold_up(self) -> None:
-        """Note that what runs is held up by another task."""
-        if self._map[self._at + _STAGE] == Stage.RUNNING:
-            self._map[self._at + _STAGE] = Stage.HELD_UP
-
-    def go_on(self) -> None:
-        """Note that nothing holds it up any more."""
-        if self._map[self._at + _STAGE] == Stage.HELD_UP:
-            self._map[self._at + _STAGE] = Stage.RUNNING
-
-    def begin_hook(self, deadline: float) -> None:
-        """Note a hook, and when (monotonic) it must be done. No task is charged when it isn't."""
-        _SLOT.pack_into(self._map, self._at, 0, time.time(), deadline, b"", Stage.HOOK, 0)
-
-    def end(self) -> None:
-        """Note that nothing is in hand."""
-        self._map[self._at + _STAGE] = Stage.NONE
-        _TIME.pack_into(self._map, self._at + _DEADLINE, 0.0)
-
-    def finish(self) -> None:
-        """Note that the row in hand has finished, and is not settled yet."""
-        self._map[self._at + _FINISHED : self._at + _FINISHED + 8] = self._map[self._at + _ROW : self._at + _ROW + 8]
-        self.end()
-
-    def forget(self, row: int) -> None:
-        """Note that a row has been settled, if it is the one that finished here last."""
-        if _ID.unpack_from(self._map, self._at + _FINISHED)[0] == row:
-            _ID.pack_into(self._map, self._at + _FINISHED, 0)
 
 
 class Progress:
@@ -134,11 +47,9 @@ class Progress:
         self.path = path
         with path.open("a+b") as file:
             if not file.tell():
-                os.posix_fallocate(
-                    file.fileno(), 0, _HEAD + slots * _SLOT.size
-                )  # else a full disk would kill it (mmap(2), SIGBUS)
+                os.posix_fallocate(file.fileno(), 0, _HEAD + slots * SIZE)  # else a full disk would kill it (mmap(2), SIGBUS)
             self._map = mmap.mmap(file.fileno(), 0)
-        self._slots, rest = divmod(len(self._map) - _HEAD, _SLOT.size)
+        self._slots, rest = divmod(len(self._map) - _HEAD, SIZE)
         if rest:  # a worker of an earlier version left it, with one row in hand at most: it goes back uncharged
             self._slots = 0
 
@@ -146,7 +57,7 @@ class Progress:
         """The slot with this number, from 0."""
         used: int = _COUNT.unpack_from(self._map, _USED)[0]
         _COUNT.pack_into(self._map, _USED, max(used, number + 1))
-        return Slot(self._map, _HEAD + number * _SLOT.size)
+        return Slot(self._map, _HEAD + number * SIZE)
 
     # What the worker says of itself.
 
@@ -251,11 +162,8 @@ class Progress:
     def _read(self) -> Iterator[InHand]:
         used: int = _COUNT.unpack_from(self._map, _USED)[0] if self._slots else 0
         for number in range(min(used, self._slots)):
-            row, started, deadline, task_id, stage, finished = _SLOT.unpack_from(self._map, _HEAD + number * _SLOT.size)
-            if finished and stage == Stage.NONE:
-                stage = Stage.FINISHED
-            if stage != Stage.NONE and stage in _STAGES:
-                yield InHand(row, Stage(stage), task_id.strip(b"\0 ").decode("ascii", "replace"), started, deadline)
+            if found := Slot(self._map, _HEAD + number * SIZE).read():
+                yield found
 
     def remove(self) -> None:
         """Close and delete the file."""

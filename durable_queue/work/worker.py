@@ -18,7 +18,7 @@ from durable_queue.models import Worker
 from durable_queue.store import queue_connection
 from durable_queue.store.broker import Broker
 from durable_queue.store.queue_connection import QUEUE
-from durable_queue.task import limits, running
+from durable_queue.task import running, uninterrupted
 from durable_queue.work import kernel, task_connections, write_lock
 from durable_queue.work.birth import Birth
 from durable_queue.work.children import Children, ignore
@@ -49,7 +49,7 @@ def main(birth: Birth, progress: Progress) -> None:
         _bind_to_cpus(birth)
     queue_connection.prepare_worker()
     task_connections.prepare_worker(threads=birth.threads)
-    limits.prepare_worker()
+    uninterrupted.prepare_worker()
     write_lock.prepare_worker()
     kernel.adopt_orphans()  # what a task leaves running ends with its worker
     Children(threads=birth.threads)

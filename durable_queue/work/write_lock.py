@@ -17,7 +17,7 @@ from django.db.backends.signals import connection_created
 from django_q.conf import logger
 
 from durable_queue.store.databases import table_of
-from durable_queue.task.limits import uninterrupted
+from durable_queue.task.uninterrupted import uninterrupted
 from durable_queue.work import task_connections
 
 LONG = 1.0  # seconds

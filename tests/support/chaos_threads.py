@@ -21,7 +21,8 @@ from django_q.tasks import async_task
 from durable_queue.intake import packaging
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.task import signing
-from durable_queue.work.progress import InHand, Progress, progress_path
+from durable_queue.work.progress import Progress, progress_path
+from durable_queue.work.slot import InHand
 from tests.support.chaos_cluster import (
     FOLDER,
     OUTPUT,

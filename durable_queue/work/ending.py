@@ -1,0 +1,103 @@
+"""The end of an attempt: what it came to becomes a settlement, whatever goes wrong with that."""
+
+import pickle
+import traceback
+from datetime import datetime
+from typing import Any
+
+from django.utils import timezone
+from django_q.conf import error_reporter, logger
+
+from durable_queue.store.leases import Row, Settlement
+from durable_queue.task import running, signing
+from durable_queue.task.calls import with_progress, without_progress
+from durable_queue.task.running import RunningTask
+from durable_queue.work import outcomes
+from durable_queue.work.slot import Slot
+
+SIMPLE = (type(None), bool, int, float, str, bytes)  # results that can be pickled, without a try
+
+
+class Ending:
+    """An attempt, as far as its end needs it."""
+
+    row: Row
+    slot: Slot
+    task: dict[str, Any]
+    function: outcomes.Function
+    settlement: Settlement | None = None  # once it has ended
+    _started: datetime
+    _worker: str
+    _running: RunningTask | None = None
+
+    def _fail(self, reason: str) -> None:
+        self.task |= {"success": False, "result": reason, "stopped": timezone.now(), "started": self._started}
+
+    def _fail_by(self, error: BaseException) -> None:
+        """Make a failed attempt of what no task should raise: `sys.exit`, an error that can't be shown …"""
+        report()
+        try:
+            self._fail(f"{error!r} : {''.join(traceback.format_exception(error))}")
+        except BaseException:
+            self._fail(f"{type(error).__name__}, which can't be shown")
+
+    def _settle(self) -> Settlement:
+        task = self.task
+        task["started"] = self._started
+        if task["success"] and not isinstance(task["result"], SIMPLE):
+            try:
+                pickle.dumps(task["result"])
+            except BaseException as error:
+                self._fail(f"Its result can't be pickled: {error!r} : {traceback.format_exc()}")
+        mine = self._running
+        payload = self._note_progress(mine.results) if mine and mine.results else None
+        function = mine.function if mine and mine.function else (task["path"], self.function.itself)
+        settlement = outcomes.settle_finished(self.row, task, self._worker, function)
+        return self._end(settlement._replace(payload=payload) if payload and settlement.retry_at else settlement)
+
+    def _note_progress(self, results: list[object]) -> str | None:
+        """Have the task say which of its calls have been made. Returns the payload for another attempt, which goes on there."""
+        try:
+            if self.task["success"]:
+                self.task["args"] = without_progress(self.task["args"])
+                return None
+            task = signing.loads(self.row.payload)  # its own arguments may have been changed by a call
+            self.task["args"] = task["args"] = with_progress(task["args"], results)
+            payload = signing.dumps(task)
+        except BaseException as error:
+            logger.warning("%s makes all its calls again: %r", self.task["name"], error)
+            return None
+        return payload
+
+    def settle_error(self, error: BaseException) -> Settlement:
+        """The settlement of an attempt that came to nothing, because of an error from outside of the task."""
+        try:
+            self._fail_by(error)
+            return self._settle()
+        except Exception as another:
+            reason = f"{type(error).__name__} around the task, and then {type(another).__name__}"
+            return self._end(outcomes.settle_refused(self.row, reason, self._worker))
+
+    def _end(self, settlement: Settlement) -> Settlement:
+        self.settlement = settlement
+        if self._running:
+            running.end(self._running)
+            # Else the two would keep each other until the collector comes.
+            self._running.entered_call = self._running.leaving_call = None
+        self.slot.finish()
+        return settlement
+
+
+def describe(error: BaseException) -> str:
+    """As django-q2 keeps an error."""
+    report()
+    return f"{error} : {traceback.format_exc()}"
+
+
+def report() -> None:
+    """Tell the configured error reporters of the exception at hand."""
+    try:
+        if error_reporter:
+            error_reporter.report()
+    except Exception:
+        logger.exception("An error reporter failed")
