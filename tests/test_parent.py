@@ -317,6 +317,7 @@ def test_web__that_hangs(tmp_path: Path) -> None:
     with new_installation(tmp_path) as env:
         with service(env=env, port=port, output=output) as process:
             first, second = web_processes(process.pid)
+            time.sleep(3)  # until both have shown life: the first that did made the service ready
             first.send_signal(signal.SIGSTOP)
             wait_until(lambda: "gave no sign of life for 10 s, and is killed" in output.read_text(), timeout=20)
             wait_until(lambda: len(web_processes(process.pid)) == 2, what="it is replaced")

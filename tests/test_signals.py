@@ -104,11 +104,24 @@ def test_stop__twice_exits_at_once(env: dict[str, str], tmp_path: Path) -> None:
         wait_until_all_work(1)
         process.terminate()
         wait_until(lambda: Worker.objects.count() == 1, what="the idle worker has stopped")
+        time.sleep(0.3)
         process.terminate()
         assert process.wait(6) == 1
     with running([*COMMAND, "--run-once"], env=env, output=tmp_path / "next") as process:
         wait_until(lambda: not Worker.objects.exclude(supervisor_pid=process.pid).exists(), what="the killed worker is freed")
     assert not FailedAttempt.objects.filter(outcome="lost").exists()
+
+
+def test_stop__told_by_two_at_once_is_one_wish(env: dict[str, str], tmp_path: Path) -> None:
+    """As systemd and the service's parent do: what is in hand is finished."""
+    task_id = async_task("time.sleep", 1.5)
+    with cluster(env | {"NOTIFIER_STOP_GRACE": "60"}, tmp_path) as process:
+        wait_until_all_work(1)
+        process.terminate()
+        time.sleep(0.05)
+        process.terminate()
+        assert process.wait(10) == 0
+    assert Success.objects.filter(pk=task_id).exists()
 
 
 def test_sighup__replaces_the_workers_one_by_one(env: dict[str, str], tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def with_id_in_place(payload: str) -> str:
     """
     if has_id_in_place(payload):
         try:
-            found = a2b_base64(payload[28:72])[:32]  # the id's 32 bytes, and one more; no id's base64 has "-" or "_"
+            found = a2b_base64(payload[28:72].replace("-", "+").replace("_", "/"))[:32]  # the id's 32 bytes, and one more
         except ValueError:  # it is cut off, or garbage: for a worker to refuse
             return payload
         if not _IS_ID(found):
