@@ -9,12 +9,12 @@ import pytest
 from tests.support.environment import DATABASE
 from tests.support.processes import PROJECT
 
-SCENARIOS = ["chaos", "writes", "threads"]
+SCENARIOS = ["chaos", "threads"]
 if DATABASE == "postgresql":
     SCENARIOS += ["hosts", "restarts"]
 else:  # no matter which database it is; `scripts/chaos` runs them on both
     SCENARIOS += ["kills", "poison", "stops", "fairness", "idle", "paused", "posts", "log_disk_full", "data_disk_full"]
-    SCENARIOS += ["threads_in_transactions"]
+    SCENARIOS += ["writes", "threads_in_transactions"]
     SCENARIOS += ["threads_stops", "threads_bad"]  # test_side_by_side.py has the others, smaller
 
 

@@ -36,7 +36,7 @@ sys.exit(ServiceParent([Program("The program", command)], stop_limit=5.0).run())
 # Prints a lot, then counts in a file for as long as it lives.
 TALK = """
 import pathlib, sys, time
-for number in range(40_000):
+for number in range(20_000):
     print(f"line {number} {'x' * 60}", flush=number % 100 == 0)
 sys.stdout.flush()
 number = 0
@@ -96,7 +96,7 @@ def test_output__that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
         assert lines[:first] == [f"line {number} {'x' * 60}" for number in range(first)], "in order, and whole"
         dropped = int(lines[first].split()[0])
         numbers = [int(found) for found in re.findall(r"goes on (\d+)", said)]
-        assert first + dropped + 1 + len(numbers) >= 40_000 + numbers[-1], "all are accounted for"
+        assert first + dropped + 1 + len(numbers) >= 20_000 + numbers[-1], "all are accounted for"
         process.terminate()
         assert process.wait(5) == 0
 
@@ -258,7 +258,7 @@ def descriptors(pid: int) -> int:
 
 @environment.once
 def test_service__while_no_process_can_be_started(tmp_path: Path) -> None:
-    """For eight seconds neither the parent nor the supervisor has a descriptor for another child."""
+    """For seconds neither the parent nor the supervisor has a descriptor for another child."""
     output, port = tmp_path / "output", free_port()
     with new_installation(tmp_path) as env, service(env=env, port=port, output=output) as process:
         wait_until(lambda: len(processes_of(env)) == 7, what="all are there")
@@ -271,7 +271,7 @@ def test_service__while_no_process_can_be_started(tmp_path: Path) -> None:
         wait_until(lambda: output.read_text().count("No process can be started") == 2, what="both say so")
         assert httpx.post(f"http://127.0.0.1:{port}/send-notification/alice", timeout=5).status_code == 200
         queue.kill()  # neither can the queue be started again
-        time.sleep(8)
+        time.sleep(4)
         assert output.read_text().count("No process can be started") == 2
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (1024, 4096))
         log = Path(env["NOTIFIER_LOG_FILE"])
