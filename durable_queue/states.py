@@ -26,14 +26,19 @@ class State(TextChoices):
     FAILED = "failed", "Failed"
 
 
+def held_from() -> datetime:
+    """A `lock` that is later than this is the name of a lease."""
+    return timezone.now() + LEASES / 2
+
+
 def is_held(lock: datetime | None) -> bool:
     """Whether a worker holds a queue row with this `lock`."""
-    return lock is not None and lock > timezone.now() + LEASES / 2
+    return lock is not None and lock > held_from()
 
 
 def held() -> Q:
     """The queue rows that workers hold."""
-    return Q(lock__gt=timezone.now() + LEASES / 2)
+    return Q(lock__gt=held_from())
 
 
 def state_of_row(lock: datetime | None, attempts: int) -> State:

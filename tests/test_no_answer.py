@@ -60,15 +60,21 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield Server(url)
 
 
-def test_workers__that_start_meanwhile_wait(server: Server, tmp_path: Path) -> None:
-    """They are neither killed for waiting, nor leave a connection each time."""
+@pytest.fixture
+def env(server: Server, tmp_path: Path) -> dict[str, str]:
+    """The environment of an installation on that server, its tables made."""
     env = {
         "NOTIFIER_DATA_DIR": str(tmp_path / "var"),
         "NOTIFIER_LOG_FILE": str(tmp_path / "log.txt"),
         "DATABASE_URL": server.url,
     }
-    output = tmp_path / "output"
     manage("migrate", env=env)
+    return env
+
+
+def test_workers__that_start_meanwhile_wait(server: Server, env: dict[str, str], tmp_path: Path) -> None:
+    """They are neither killed for waiting, nor leave a connection each time."""
+    output = tmp_path / "output"
     with queue_workers(env=env, output=output):
         with server.without_standby():
             wait_until(lambda: server.connections() >= 2, what="both workers wait")
@@ -82,16 +88,10 @@ def test_workers__that_start_meanwhile_wait(server: Server, tmp_path: Path) -> N
     assert "gave no sign of life" not in output.read_text()
 
 
-def test_posts__are_answered_at_once_and_queued_once_at_most(server: Server, tmp_path: Path) -> None:
+def test_posts__are_answered_at_once_and_queued_once_at_most(server: Server, env: dict[str, str], tmp_path: Path) -> None:
     port = free_port()
-    env = {
-        "NOTIFIER_DATA_DIR": str(tmp_path / "var"),
-        "NOTIFIER_LOG_FILE": str(tmp_path / "log.txt"),
-        "DATABASE_URL": server.url,
-    }
     output = tmp_path / "output"
     url = f"http://127.0.0.1:{port}/send-notification/"
-    manage("migrate", env=env)
     with (
         web(env=env, port=port, output=output) as process,
         ThreadPoolExecutor(20) as clients,
@@ -129,15 +129,9 @@ def test_posts__are_answered_at_once_and_queued_once_at_most(server: Server, tmp
     assert said.count("The database answers again") == 1
 
 
-def test_posts__of_a_process_that_starts_meanwhile(server: Server, tmp_path: Path) -> None:
+def test_posts__of_a_process_that_starts_meanwhile(server: Server, env: dict[str, str], tmp_path: Path) -> None:
     """Its very first commit has the same limit."""
     port = free_port()
-    env = {
-        "NOTIFIER_DATA_DIR": str(tmp_path / "var"),
-        "NOTIFIER_LOG_FILE": str(tmp_path / "log.txt"),
-        "DATABASE_URL": server.url,
-    }
-    manage("migrate", env=env)
     with server.without_standby(), web(env=env, port=port, output=tmp_path / "output"), httpx.Client(timeout=10) as client:
         for _ in range(2):
             began = time.monotonic()

@@ -50,10 +50,13 @@ class HistoryAdmin(ReadOnlyAdmin):
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         """The task of a page, with the beginning of its pickled columns, as text."""
-        if task := super().get_object(request, object_id, from_field):
-            stored = {f"stored_{name}": _beginning(name) for name in ("args", "kwargs", "result")}
-            for name, text in type(task)._default_manager.filter(pk=task.pk).values(**stored).get().items():
-                setattr(task, name, text)
+        task = super().get_object(request, object_id, from_field)
+        stored = {f"stored_{name}": _beginning(name) for name in ("args", "kwargs", "result")}
+        texts = task and type(task)._default_manager.filter(pk=task.pk).values(**stored).first()
+        if not texts:  # it was deleted, or submitted again, in between
+            return None
+        for name, text in texts.items():
+            setattr(task, name, text)
         return task
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:

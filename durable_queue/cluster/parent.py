@@ -37,9 +37,7 @@ class Parent:
         self.stop_wishes = 0
         self.hangups = 0
         self._wished = 0.0  # when (monotonic) the last wish to stop came
-        self.wakes = os.pipe()  # wakes the loop
-        for end in self.wakes:
-            os.set_blocking(end, False)
+        self.wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # wakes the loop
         self._say = say
         self._inherited: set[int] = set()  # children that it had from its beginning
         self._look_for_orphans_until = 0.0

@@ -4,9 +4,9 @@ A commit costs as much for one row as for twenty. While one commit is under way,
 
 Django refuses its connections to a thread with a running event loop, because a call that waits for the database blocks the
 whole loop. Here the commit blocks the loop on purpose: an INSERT takes no longer than handing it to a thread and back, and
-the requests that it blocks form the next batch. Each wait has a limit: SQLite's busy timeout; PostgreSQL's connect, lock and
-statement timeouts. While the database can't be written to, a client waits for about twice that limit: once for the batch
-under way, and once for its own batch.
+the requests that it blocks form the next batch. Each wait has a limit: SQLite's busy timeout; PostgreSQL's connect timeout,
+and `ANSWER`. While the database can't be written to, a client waits for about twice that limit: once for the batch under
+way, and once for its own batch.
 """
 
 import asyncio

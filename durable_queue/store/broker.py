@@ -99,7 +99,7 @@ class Broker(Counting):
 
     def fair_share(self, most: int) -> int:
         """How many of the rows that are due or held a worker has if all have as many; at most `most`. Takes no lock."""
-        return self.table.fair_share(self.queue, datetime.now(UTC), most)
+        return self.table.fair_share(self.queue, most)
 
     def settle_and_claim(  # noqa: PLR0913 - it is one transaction
         self,

@@ -7,7 +7,6 @@ The index and the queries must use the very same expression, numbers included (`
 number is a parameter, and Django's Substr() makes it one.
 """
 
-import re
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Collection
 
@@ -16,7 +15,6 @@ from durable_queue.task import signing
 from durable_queue.task.identifiers import BadIdError, is_task_id
 
 _TO_URL = bytes.maketrans(b"+/", b"-_")
-_IS_ID = re.compile(b"[0-9a-fA-F]{32}").fullmatch
 
 LARGEST = 500  # ids in one statement
 
@@ -42,8 +40,8 @@ def with_id_in_place(payload: str) -> str:
             found = a2b_base64(payload[28:72].replace("-", "+").replace("_", "/"))[:32]  # the id's 32 bytes, and one more
         except ValueError:  # it is cut off, or garbage: for a worker to refuse
             return payload
-        if not _IS_ID(found):
-            raise BadIdError(found.decode("ascii", "replace"))
+        if not is_task_id(task_id := found.decode("latin-1")):
+            raise BadIdError(task_id)
         return payload
     try:
         task = signing.loads(payload)

@@ -16,7 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 
 from durable_queue.models import Worker
-from durable_queue.states import LEASES
+from durable_queue.states import held_from
 from durable_queue.store.rows import (
     ATTEMPTS_TABLE,
     FIELDS,
@@ -33,11 +33,6 @@ from durable_queue.store.rows import (
 )
 
 _NO_OWNER = f"NOT EXISTS (SELECT 1 FROM {WORKERS_TABLE} WHERE lease = {QUEUE_TABLE}.lock)"  # noqa: S608
-
-
-def _held_from() -> datetime:
-    """A `lock` that is later than this is the name of a lease."""
-    return datetime.now(UTC) + LEASES / 2
 
 
 class Table(ABC):
@@ -140,19 +135,19 @@ class Table(ABC):
         """The rows of these queues that are held under a lease that no worker has: their ids and leases. One snapshot."""
         keys = ", ".join(["%s"] * len(queues))
         sql = f"SELECT id, CAST(lock AS TEXT) FROM {QUEUE_TABLE} WHERE key IN ({keys}) AND lock > %s AND {_NO_OWNER}"  # noqa: S608
-        return [(int(row), str(lease)) for row, lease in self.run(sql, (*queues, self.moment(_held_from())))]
+        return [(int(row), str(lease)) for row, lease in self.run(sql, (*queues, self.moment(held_from())))]
 
     def free_ownerless(self, row: int, lease: str) -> bool:
         """Let go of a row, if that lease still holds it, and no worker has the lease; return whether it was so."""
         sql = f"UPDATE {QUEUE_TABLE} SET lock = %s WHERE id = %s AND lock = %s AND {_NO_OWNER} RETURNING id"  # noqa: S608
         return bool(self.run(sql, (self.moment(datetime.now(UTC)), row, lease)))
 
-    def fair_share(self, queue: str, now: datetime, most: int) -> int:
+    def fair_share(self, queue: str, most: int) -> int:
         """How many of the rows that are due or held each worker has, if all workers have as many; at most `most`."""
         workers = f"(SELECT count(*) FROM {WORKERS_TABLE} WHERE queue = %s)"  # noqa: S608
         rows = f"SELECT 1 FROM {QUEUE_TABLE} WHERE key = %s AND lock"  # noqa: S608
         due, held = (f"(SELECT count(*) FROM ({rows} {after} %s LIMIT %s * {workers}) AS found)" for after in ("<=", ">"))  # noqa: S608
-        values = [value for moment in (now, now + LEASES / 2) for value in (queue, self.moment(moment), most, queue)]
+        values = [value for moment in (datetime.now(UTC), held_from()) for value in (queue, self.moment(moment), most, queue)]
         ((there, count),) = self.run(f"SELECT {due} + {held}, {workers}", (*values, queue))
         return min(most, -(-int(there) // int(count))) if count else most
 

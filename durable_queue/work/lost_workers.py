@@ -106,14 +106,9 @@ def _read_and_blame(broker: Broker, worker: Worker, path: Path) -> tuple[list[Se
     if not path.exists():
         return [], []
     try:
-        progress = Progress(path)
-    except (OSError, ValueError) as error:
+        return _blame(broker, worker, Progress(path))
+    except (OSError, ArithmeticError, ValueError) as error:  # broken, another user's, or with a moment that is none
         logger.error("What %s had in hand can't be read, and no task is charged: %s", worker, error)
-        return [], []
-    try:
-        return _blame(broker, worker, progress)
-    except (ArithmeticError, ValueError, OSError) as error:  # a moment that is none
-        logger.error("What %s had in hand can't be understood, and no task is charged: %s", worker, error)
         return [], []
 
 

@@ -25,9 +25,7 @@ class Stop:
         self.is_over = False
         self._progress = progress
         self._supervisor = WriteEnd(supervisor)
-        self.wakes, end = os.pipe()  # becomes readable when the leader is to look for what is new
-        for pipe in (self.wakes, end):
-            os.set_blocking(pipe, False)
+        self.wakes, end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # readable when the leader is to look for what is new
         self._end = WriteEnd(end)
         signal.signal(signal.SIGTERM, self._hear)
 

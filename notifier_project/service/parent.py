@@ -213,19 +213,12 @@ def main() -> int:
             {"WEB_SOCKET": listener},
             passed=[int(listener)],
             end=signal.SIGKILL,
-            life=_life(),
+            life=os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK),
         )
         for number in range(count)
     ]
     programs.append(Program("The queue", [sys.executable, "manage.py", "qcluster"]))
     return ServiceParent(programs, stop_limit=stop_limit, ready=ready).run()
-
-
-def _life() -> tuple[int, int]:
-    ends = os.pipe()
-    for end in ends:
-        os.set_blocking(end, False)
-    return ends
 
 
 if __name__ == "__main__":

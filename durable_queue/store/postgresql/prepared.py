@@ -53,32 +53,22 @@ class PendingAnswers:
     def __init__(self, connection: BaseDatabaseWrapper, statements: int) -> None:
         self._connection = connection
         self._statements = statements
-        self._had_none = False
 
     def is_answered(self) -> bool:
         """See `Pending`. The connection is closed then: nobody has read which statements it has prepared."""
-        if self._has_come():
-            self._connection.connection.close()
-            self._connection.close()
-            return True
-        return False
-
-    def _has_come(self) -> bool:
-        libpq = self._connection.connection.pgconn
+        driver, psycopg = self._connection.connection, self._connection.Database  # type: ignore[attr-defined]
         try:
-            libpq.consume_input()
-            while not libpq.is_busy():
-                result = libpq.get_result()
-                if result is None and self._had_none:
-                    return True  # the connection is lost
-                self._had_none = result is None
-                if result is not None and result.status == _SYNC:
+            with answers_within(0.0):
+                while self._statements:
+                    _results_of_one(driver.pgconn, psycopg)
                     self._statements -= 1
-                    if not self._statements:
-                        return True
-        except Exception:
-            return True
-        return False
+        except TimeoutError:
+            return False
+        except Exception:  # noqa: S110 - the connection is lost
+            pass
+        driver.close()
+        self._connection.close()
+        return True
 
 
 class Statement(NamedTuple):
