@@ -13,9 +13,11 @@ from django_q.models import OrmQ, Schedule
 from playwright.sync_api import Page, sync_playwright
 from pytest_django.live_server_helper import LiveServer
 
+from tests.support import selection
 from tests.support.admin_site import LISTS, TRACEBACK, post, settle, take
+from tests.support.selection import missing
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, selection.once]
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +27,7 @@ def chromium() -> str:
         subprocess.run(["apt-get", "update", "-qq"], check=True)
         subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"], check=True)
     browser = shutil.which("chromium")
-    assert browser, "this test needs a browser; type: sudo apt-get install chromium"
-    return browser
+    return browser or missing("a browser: sudo apt-get install chromium")
 
 
 @contextmanager

@@ -14,13 +14,13 @@ from durable_queue.models import Worker
 from durable_queue.store.broker import Broker
 from durable_queue.store.postgresql import prepared, table
 from durable_queue.store.rows import QUEUE_TABLE
-from tests.support import environment
+from tests.support import selection
 from tests.support.queue_rows import listener
 from tests.support.queue_rows import worker as stored_worker
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(environment.DATABASE == "sqlite", reason="SQLite has no server that could wait"),
+    selection.on_postgresql,
 ]
 
 SLOW = 1.0  # seconds that a COMMIT takes here

@@ -32,12 +32,10 @@ from durable_queue.work import lost_workers, outcomes
 from durable_queue.work.follow_ups import follow_up
 from durable_queue.work.kernel import host_id
 from durable_queue.work.progress import Progress, Verdict, progress_path
-from tests.support import environment
+from tests.support import selection
 from tests.support.queue_rows import worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-on_postgresql = pytest.mark.skipif(environment.DATABASE == "sqlite", reason="SQLite has no server, and prepares by itself")
 
 
 class Text(str, Enum):  # noqa: UP042 - StrEnum's members are shown as what they hold
@@ -160,7 +158,7 @@ def test_settle_and_claim__gives_rows_back_to_their_old_place(broker: Broker, al
     assert ids(claim(broker, bob).rows) == queued
 
 
-@on_postgresql
+@selection.on_postgresql
 def test_settle_and_claim__the_server_may_not_forget_what_was_given_back(broker: Broker, alice: Worker) -> None:
     """Rows that were given back, and that a crash of the server puts under the lease again, would wait for ever."""
     queue(3)
@@ -569,7 +567,7 @@ def end_connection() -> None:
     other.close()
 
 
-@on_postgresql
+@selection.on_postgresql
 def test_enqueue__and_claim_where_a_column_has_another_type_since(broker: Broker, alice: Worker) -> None:
     alter = f"ALTER TABLE {QUEUE_TABLE} ALTER COLUMN id TYPE %s, ALTER COLUMN payload TYPE %s"
     queue(1)
@@ -587,7 +585,7 @@ def test_enqueue__and_claim_where_a_column_has_another_type_since(broker: Broker
     assert len(claim(broker, alice).rows) == 2
 
 
-@on_postgresql
+@selection.on_postgresql
 def test_claim__counts_an_attempt_that_was_lost_while_the_claim_went_on(alice: Worker) -> None:
     queue(1)
     row = OrmQ.objects.get()
@@ -633,7 +631,7 @@ def plan_of(connection: BaseDatabaseWrapper, sql: str) -> str:
         return "\n".join(line for (line,) in cursor.fetchall())
 
 
-@on_postgresql
+@selection.on_postgresql
 def test_claim__prepared_when_there_were_no_rows_goes_by_an_index(
     broker: Broker, of_worker: BaseDatabaseWrapper, alice: Worker
 ) -> None:
@@ -650,7 +648,7 @@ def test_claim__prepared_when_there_were_no_rows_goes_by_an_index(
     assert "Join Filter" not in plan
 
 
-@on_postgresql
+@selection.on_postgresql
 def test_claim__of_rows_that_the_statistics_do_not_know_yet_sorts_nothing(
     broker: Broker, of_worker: BaseDatabaseWrapper
 ) -> None:
@@ -671,14 +669,14 @@ def test_settle_and_claim__what_it_changes_of_a_worker_has_no_index() -> None:
     assert not indexed & {"lease", "lease_due"}  # else PostgreSQL could not change the row in its place
 
 
-@on_postgresql
+@selection.on_postgresql
 def test_enqueue__a_name_that_postgresql_does_not_store() -> None:
     with pytest.raises(DataError):
         Broker("no\0tifier").enqueue("package")
     assert not OrmQ.objects.exists()
 
 
-@on_postgresql
+@selection.on_postgresql
 def test_enqueue__on_a_connection_that_the_server_ended_before_it_is_looked_at() -> None:
     queue(1)
     end_connection()
@@ -687,7 +685,7 @@ def test_enqueue__on_a_connection_that_the_server_ended_before_it_is_looked_at()
     assert OrmQ.objects.count() == 2
 
 
-@on_postgresql
+@selection.on_postgresql
 def test_enqueue__on_a_connection_that_the_server_ended() -> None:
     queue(1)
     end_connection()

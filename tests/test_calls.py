@@ -12,7 +12,7 @@ from durable_queue import BackgroundTasks, current_task
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.task.calls import DONE, Call, with_progress, without_progress
 from durable_queue.verbs import submit_again
-from tests.support import environment, side_by_side_tasks
+from tests.support import selection, side_by_side_tasks
 from tests.support.clusters import Cluster, all_end
 from tests.support.processes import wait_until
 from tests.support.promised_tasks import note, read_notes
@@ -141,7 +141,7 @@ def test_retry__of_a_result_that_can_be_pickled_only(cluster: Cluster) -> None:
     assert Success.objects.get(pk=task_id).result == [None, "result of 2"]
 
 
-@environment.once
+@selection.once
 def test_limit__of_a_coroutine_among_the_calls(cluster: Cluster) -> None:
     task_id = enqueue((effect, "1"), (side_by_side_tasks.await_, 1000))
     with cluster(max_attempts=1, timeout=1):

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from importlib.util import find_spec
 
+from tests.support import selection
 from tests.support.environment import DATABASE
 from tests.support.processes import PROJECT
+
+pytestmark = selection.slow_on_postgresql
 
 APPLY = """
     test_brokers::test_orm

@@ -763,7 +763,6 @@ def test_schedule__with_hook_arguments_and_cluster(env: dict[str, str], tmp_path
 
 
 def test_schedule__with_a_cron_expression(env: dict[str, str], tmp_path: Path) -> None:
-    pytest.importorskip("croniter")
     one = schedule(ADD, 1, name="cron", schedule_type=Schedule.CRON, cron="* * * * *")
     assert timezone.now() < one.next_run <= timezone.now() + timedelta(minutes=1)
     Schedule.objects.update(next_run=timezone.now() - timedelta(hours=2))
@@ -805,8 +804,6 @@ def test_stat__shows_every_cluster_from_any_process(env: dict[str, str], tmp_pat
 
 
 def test_commands__show_every_cluster(env: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("blessed")
-
     def shown(*command: str) -> str:
         call_command(*command)
         return "".join(capsys.readouterr().out.split())

@@ -17,7 +17,7 @@ import pytest
 from notifications.log import journal
 from notifications.log.protocols import Outcome
 from notifications.log.records import RECORD
-from tests.support import environment
+from tests.support import selection
 from tests.support.log_scenes import (
     EARLIER,
     EVENTS,
@@ -52,7 +52,7 @@ from tests.support.log_writer import (
     strike_in_write,
 )
 
-pytestmark = environment.once
+pytestmark = selection.once
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def memory(tmp_path: Path) -> Iterator[Path]:
 # What happens between a kill and the retry, in either kind of durability.
 PROCESS = [pytest.param(event, False, id=f"process-{event.__name__}") for event in EVENTS]
 POWER = [pytest.param(event, True, id=f"power-{event.__name__}") for event in (nothing, rotation)]
-EACH = pytest.mark.parametrize(("event", "durable"), PROCESS + POWER)
+EACH = pytest.mark.parametrize(("event", "durable"), selection.slow_after(2, PROCESS + POWER))
 
 
 def assert_appended_once(scene: Scene, event: Event) -> None:
@@ -101,7 +101,7 @@ def test_append__killed_before_each_call(memory: Path, event: Event, durable: bo
         assert_appended_once(stage.scene, event)
 
 
-@pytest.mark.parametrize("event", [nothing, same_text, rotation, copytruncate])
+@pytest.mark.parametrize("event", selection.slow_after(1, [nothing, same_text, rotation, copytruncate]))
 def test_append__killed_in_each_write(memory: Path, event: Event) -> None:
     stage = Stage(memory)
     for _ in killed_in_each_write(stage.append):
@@ -109,7 +109,7 @@ def test_append__killed_in_each_write(memory: Path, event: Event) -> None:
         assert_appended_once(stage.scene, event)
 
 
-@pytest.mark.parametrize("event", [nothing, rotation, copytruncate])
+@pytest.mark.parametrize("event", selection.slow_after(1, [nothing, rotation, copytruncate]))
 def test_append__the_first_line_and_killed_before_each_call(memory: Path, event: Event) -> None:
     """An empty log looks the same before the write, and after it was emptied."""
 
@@ -128,7 +128,7 @@ def test_replace__killed_before_each_call(memory: Path, event: Event, durable: b
         assert_replaced_once(stage.scene, event)
 
 
-@pytest.mark.parametrize("event", [nothing, rotation])
+@pytest.mark.parametrize("event", selection.slow_after(1, [nothing, rotation]))
 def test_replace__killed_in_each_write(memory: Path, event: Event) -> None:
     stage = Stage(memory)
     for _ in killed_in_each_write(stage.replace):
@@ -157,7 +157,8 @@ OPEN_REPLACEMENTS = [(2, 7), (3, 0), (3, RECORD.size + len(LINE)), (4, 0)]
 
 
 @pytest.mark.parametrize(
-    ("write", "length", "event"), [(*place, nothing) for place in OPEN_APPENDS] + [(*OPEN_APPENDS[1], rotation)]
+    ("write", "length", "event"),
+    selection.slow_after(1, [*((*one, nothing) for one in OPEN_APPENDS), (*OPEN_APPENDS[1], rotation)]),
 )
 def test_append__the_next_writer_is_killed_too(memory: Path, write: int, length: int, event: Event) -> None:
     stage = Stage(memory)
@@ -172,7 +173,8 @@ def test_append__the_next_writer_is_killed_too(memory: Path, write: int, length:
 
 
 @pytest.mark.parametrize(
-    ("write", "length", "event"), [(*place, nothing) for place in OPEN_REPLACEMENTS] + [(*OPEN_REPLACEMENTS[1], same_text)]
+    ("write", "length", "event"),
+    selection.slow_after(1, [*((*one, nothing) for one in OPEN_REPLACEMENTS), (*OPEN_REPLACEMENTS[1], same_text)]),
 )
 def test_replace__the_next_writer_is_killed_too(memory: Path, write: int, length: int, event: Event) -> None:
     stage = Stage(memory)
@@ -186,7 +188,7 @@ def test_replace__the_next_writer_is_killed_too(memory: Path, write: int, length
         assert_replaced_once(stage.scene, event)
 
 
-@pytest.mark.parametrize("work", [Stage.append, Stage.replace], ids=["append", "replace"])
+@pytest.mark.parametrize("work", selection.slow_after(1, [Stage.append, Stage.replace]), ids=["append", "replace"])
 def test_writer__stopped_and_replaced_then_continued(memory: Path, work: Callable[[Stage, int], Job]) -> None:
     """At each line: another process writes the same in the meantime, or can't since the stopped one has the lock."""
     stage = Stage(memory)

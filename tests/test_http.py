@@ -13,7 +13,7 @@ import pytest
 from django.test import AsyncClient
 from django_q.models import OrmQ
 
-from tests.support import environment
+from tests.support import environment, selection
 from tests.support.installations import QueueTable, queue_table
 from tests.support.processes import free_port, manage, queue_workers, wait_until, web
 from tests.support.raw_http import Connection, Request
@@ -62,6 +62,7 @@ def test_queue__locked(installation: dict[str, str], queue: QueueTable, tmp_path
     assert "Traceback" not in said
 
 
+@selection.slow_on_postgresql
 def test_queue__without_tables(installation: dict[str, str], tmp_path: Path) -> None:
     with served(installation, tmp_path) as connection:
         assert_refused(connection)
@@ -70,6 +71,7 @@ def test_queue__without_tables(installation: dict[str, str], tmp_path: Path) -> 
             assert fresh.ask(ALICE).status == 200
 
 
+@selection.slow_on_postgresql
 def test_queue__no_worker_runs(installation: dict[str, str], queue: QueueTable, log_file: Path, tmp_path: Path) -> None:
     with served(installation, tmp_path) as connection:
         assert connection.ask(ALICE).status == 200
@@ -102,6 +104,7 @@ def test_queue__locked_for_many_clients(installation: dict[str, str], queue: Que
     assert queue.waiting() <= (0 if environment.DATABASE == "sqlite" else len(clients)), "at most once each"
 
 
+@selection.slow_on_postgresql
 def test_request__too_long(installation: dict[str, str], queue: QueueTable, tmp_path: Path) -> None:
     with served(installation, tmp_path) as connection:
         connection.send(b"POST /send-notification/" + b"a" * 1_000_000)
@@ -110,6 +113,7 @@ def test_request__too_long(installation: dict[str, str], queue: QueueTable, tmp_
     assert queue.waiting() == 0
 
 
+@selection.slow_on_postgresql
 @pytest.mark.parametrize("content_type", ["text/plain; a*=nosuch''x", "text/plain; charset*=utf-8''%00", "\xff"])
 def test_request__odd_content_type(content_type: str, installation: dict[str, str], queue: QueueTable, tmp_path: Path) -> None:
     with served(installation, tmp_path) as connection:
@@ -117,6 +121,7 @@ def test_request__odd_content_type(content_type: str, installation: dict[str, st
     assert queue.waiting() == 1
 
 
+@selection.slow_on_postgresql
 def test_admin__body_longer_than_any_form(installation: dict[str, str], queue: QueueTable, tmp_path: Path) -> None:
     form = Request(target="/admin/login/", headers={"Content-Length": "10000000000"})
     with served(installation, tmp_path) as connection:

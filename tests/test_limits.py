@@ -12,9 +12,9 @@ import pytest
 
 from durable_queue.task.limits import Limit, MainThreadLimit, OverLimitError
 from durable_queue.task.uninterrupted import to_its_end, uninterrupted
-from tests.support import environment
+from tests.support import selection
 
-pytestmark = environment.once
+pytestmark = selection.once
 ROUNDS = 10_000
 
 

@@ -11,6 +11,9 @@ from durable_queue.task.identifiers import new_task_id
 from durable_queue.task.running import RunningTask
 from notifications.log.log_file import LogFile
 from notifications.tasks import identify
+from tests.support import selection
+
+pytestmark = selection.once
 
 TASKS = 1_000
 LETTERS = "ab\n \u4f60\U0001f600"  # few, so that texts are equal now and then
@@ -69,15 +72,18 @@ Shape = Callable[[bytes, bytes, bytes], tuple[list[Step], list[Step], bytes]]
 
 @pytest.mark.parametrize(
     "shape",
-    [
-        append_twice,
-        replace_twice,
-        append_then_replace,
-        replace_then_append,
-        another_branch,
-        another_replacement,
-        replacement_by_what_was_appended,
-    ],
+    selection.slow_after(
+        3,
+        [
+            append_twice,
+            replace_twice,
+            append_then_replace,
+            replace_then_append,
+            another_branch,
+            another_replacement,
+            replacement_by_what_was_appended,
+        ],
+    ),
     ids=lambda shape: shape.__name__,
 )
 def test_retry__leaves_what_both_attempts_asked_for(shape: Shape, tmp_path: Path) -> None:

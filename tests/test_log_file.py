@@ -11,7 +11,10 @@ from notifications.log import journal
 from notifications.log.identity import Identity
 from notifications.log.owner import owner_path
 from notifications.log.protocols import Outcome
+from tests.support import selection
 from tests.support.log_scenes import Scene, Tasks, key, mounted
+
+pytestmark = selection.once
 
 OLD, NEW = b"an old text\n", b"new"
 

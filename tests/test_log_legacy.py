@@ -13,7 +13,10 @@ from notifications.log.identity import Identity, mark_of_key, mark_of_repetition
 from notifications.log.log_file import LogFile
 from notifications.log.protocols import Outcome
 from notifications.log.records import PLACE
+from tests.support import selection
 from tests.support.log_scenes import LINE, Scene, Tasks, key
+
+pytestmark = selection.once
 
 # Written by that version: task 1's key alone (it was trimmed), a replacement by task 3, two calls of task 4, three writes of 5.
 JOURNAL = Path(__file__).parent / "fixtures" / "journal-0.1"

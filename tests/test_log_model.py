@@ -26,11 +26,11 @@ from notifications.log.journal import TRIM_FROM
 from notifications.log.log_file import LogFile
 from notifications.log.protocols import Outcome
 from notifications.tasks import identify
-from tests.support import environment
+from tests.support import selection
 from tests.support.log_scenes import Tasks
 from tests.support.log_writer import completes, kill, strike_at_line, strike_in_write
 
-pytestmark = environment.once
+pytestmark = selection.once
 
 HOUR = 3_600_000  # ms
 PLACES = ("task", "thread", "bare thread", "child")
@@ -352,7 +352,7 @@ def make(step: Step, attempt: RunningTask, writer: LogFile) -> None:
 
 TestLogModel = LogMachine.TestCase
 TestLogModel.settings = settings(
-    max_examples=int(os.environ.get("LOG_SCENES", "200")),
+    max_examples=int(os.environ.get("LOG_SCENES", settings().max_examples)),
     stateful_step_count=15,
     deadline=None,
     derandomize="LOG_SCENES" not in os.environ,

@@ -11,8 +11,11 @@ from notifications.log import journal_id, owner
 from notifications.log.log_file import LogFile
 from notifications.log.owner import OwnedError, other_owner, owner_path
 from notifications.log.protocols import Outcome
+from tests.support import selection
 from tests.support.log_scenes import FIRST, LINE, Scene, key
 from tests.support.log_writer import kill, start
+
+pytestmark = selection.once
 
 
 @pytest.fixture(autouse=True)

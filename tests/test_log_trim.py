@@ -11,8 +11,11 @@ import pytest
 from notifications.log.journal import TRIM_FROM
 from notifications.log.log_file import LogFile
 from notifications.log.protocols import AttemptLostError, Outcome
+from tests.support import selection
 from tests.support.log_scenes import KEY, LINE, Scene, Tasks, key
 from tests.support.log_writer import end_of, kill, start
+
+pytestmark = selection.once
 
 FILLER = b"x" * TRIM_FROM + b"\n"  # one such write makes the journal overgrown
 

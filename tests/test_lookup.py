@@ -44,7 +44,7 @@ from durable_queue.store.rows import HISTORY_TABLE, QUEUE_TABLE
 from durable_queue.store.table import Table
 from durable_queue.task import signing
 from durable_queue.task.identifiers import BadIdError, new_task_id
-from tests.support import environment
+from tests.support import environment, selection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -205,8 +205,8 @@ PACKAGES = st.builds(
 )
 
 
-@environment.once
-@settings(max_examples=200, deadline=None, database=None)
+@selection.once
+@settings(deadline=None, database=None)
 @given(PACKAGES, st.booleans())
 def test_with_id_in_place__whatever_the_task(task: dict[str, Any], compressed: bool) -> None:
     first = {"id": task["id"], **task}

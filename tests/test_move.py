@@ -16,7 +16,7 @@ from durable_queue.conf import cluster_conf
 from durable_queue.task.calls import IN_ORDER, resolve, run_in_order
 from durable_queue.task.policy import policy_for
 from durable_queue.work import kernel
-from tests.support import environment
+from tests.support import environment, selection
 from tests.support.installations import execute, new_installation
 from tests.support.processes import PROJECT, free_port, manage
 
@@ -66,7 +66,7 @@ OLD = {"cluster_worker", "cluster_attempt", "cluster_deadletter", "cluster_note"
 NEW = {f"durable_queue_{name}" for name in ("worker", "failedattempt", "deadletter", "note")}
 
 
-@pytest.mark.parametrize("migration", [LAST_OF_OLD, FIRST_VERSION])
+@pytest.mark.parametrize("migration", selection.slow_after(1, [LAST_OF_OLD, FIRST_VERSION]))
 def test_migrate__ends_with_the_schema_of_a_new_database(migration: str, env: dict[str, str], tmp_path: Path) -> None:
     make_old(env, migration)
     assert not tables(env) & NEW
@@ -77,6 +77,7 @@ def test_migrate__ends_with_the_schema_of_a_new_database(migration: str, env: di
         assert execute(env, SCHEMA[environment.DATABASE]) == execute(new, SCHEMA[environment.DATABASE])
 
 
+@selection.slow
 def test_migrate__keeps_permissions_and_the_admin_s_log(env: dict[str, str]) -> None:
     make_old(env)
     worker = "content_type_id = (SELECT id FROM django_content_type WHERE app_label = 'cluster' AND model = 'worker')"
@@ -124,6 +125,7 @@ def test_migrate__refuses_while_a_worker_lives(env: dict[str, str]) -> None:
     assert tables(env) == OLD
 
 
+@selection.slow
 def test_serve__refuses_while_a_worker_lives(env: dict[str, str]) -> None:
     make_old(env)
     me = os.getpid()
@@ -136,6 +138,7 @@ def test_serve__refuses_while_a_worker_lives(env: dict[str, str]) -> None:
     assert "Traceback" not in said.stderr
 
 
+@selection.slow
 def test_migrate__beside_dead_workers(env: dict[str, str]) -> None:
     make_old(env)
     gone = max(psutil.pids()) + 1000

@@ -17,10 +17,10 @@ from django_q.models import OrmQ
 
 from durable_queue.cluster.supervisor import STUCK
 from durable_queue.store.databases import table_of
-from tests.support import environment
+from tests.support import environment, selection
 from tests.support.processes import free_port, manage, processes_of, queue_workers, wait_until, web
 
-pytestmark = pytest.mark.skipif(environment.DATABASE == "sqlite", reason="SQLite has no server")
+pytestmark = selection.on_postgresql
 
 
 class Server:

@@ -22,7 +22,7 @@ import pytest
 
 from durable_queue.cluster.parent import START_PAUSE, Parent
 from notifier_project.service.output import CAPACITY, Output
-from tests.support import environment
+from tests.support import selection
 from tests.support.installations import new_installation
 from tests.support.processes import PROJECT, free_port, manage, processes_of, queue_workers, running, service, wait_until
 
@@ -82,7 +82,7 @@ def read_for(descriptor: int, seconds: float) -> bytes:
 # Output.
 
 
-@environment.once
+@selection.once
 def test_output__that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
     read_end, write_end = os.pipe()
     with talking(tmp_path, write_end) as (process, counted):
@@ -101,7 +101,7 @@ def test_output__that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
         assert process.wait(5) == 0
 
 
-@environment.once
+@selection.once
 def test_output__that_nobody_reads_does_not_keep_it_from_ending(tmp_path: Path) -> None:
     read_end, write_end = os.pipe()
     with talking(tmp_path, write_end) as (process, counted):
@@ -112,7 +112,7 @@ def test_output__that_nobody_reads_does_not_keep_it_from_ending(tmp_path: Path) 
     os.close(write_end)
 
 
-@environment.once
+@selection.once
 def test_output__keeps_the_flags_of_its_descriptor(tmp_path: Path) -> None:
     read_end, write_end = os.pipe()
     with talking(tmp_path, write_end) as (_, counted):
@@ -122,7 +122,7 @@ def test_output__keeps_the_flags_of_its_descriptor(tmp_path: Path) -> None:
     os.close(write_end)
 
 
-@environment.once
+@selection.once
 @pytest.mark.parametrize("kind", ["full disk", "no reader", "terminal that was closed", "socket that nobody reads"])
 def test_output__that_fails_ends_nothing(tmp_path: Path, kind: str) -> None:
     ends: list[int] = []
@@ -177,6 +177,7 @@ def test_output__tells_what_was_dropped_once_the_disk_has_room() -> None:
         os.close(end)
 
 
+@selection.slow
 def test_output__of_a_task_and_its_child(tmp_path: Path) -> None:
     """A task prints a megabyte, and so does a child that it leaves behind; nobody reads. The service works on."""
     with new_installation(tmp_path) as env:
@@ -256,7 +257,8 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-@environment.once
+@selection.slow
+@selection.once
 def test_service__while_no_process_can_be_started(tmp_path: Path) -> None:
     """For seconds neither the parent nor the supervisor has a descriptor for another child."""
     output, port = tmp_path / "output", free_port()
@@ -283,7 +285,7 @@ def test_service__while_no_process_can_be_started(tmp_path: Path) -> None:
         assert process.wait(20) == 0
 
 
-@environment.once
+@selection.once
 def test_qcluster__while_no_worker_can_be_started(tmp_path: Path) -> None:
     output = tmp_path / "output"
     with new_installation(tmp_path) as env:
@@ -311,7 +313,7 @@ def web_processes(parent: int) -> list[psutil.Process]:
     return [found for found in psutil.Process(parent).children() if "notifier_project.service.web" in found.cmdline()]
 
 
-@environment.once
+@selection.once
 def test_web__that_hangs(tmp_path: Path) -> None:
     output, port = tmp_path / "output", free_port()
     with new_installation(tmp_path) as env:
@@ -335,7 +337,7 @@ def test_web__that_hangs(tmp_path: Path) -> None:
 # The database comes later.
 
 
-@pytest.mark.skipif(environment.DATABASE == "sqlite", reason="SQLite has no server")
+@selection.on_postgresql
 def test_start__waits_for_the_database(tmp_path: Path) -> None:
     output, port = tmp_path / "output", free_port()
     with new_installation(tmp_path) as env:
@@ -351,7 +353,7 @@ def test_start__waits_for_the_database(tmp_path: Path) -> None:
             assert process.wait(20) == 0
 
 
-@pytest.mark.skipif(environment.DATABASE == "sqlite", reason="SQLite has no server")
+@selection.on_postgresql
 def test_start__does_not_wait_for_a_user_who_is_refused(tmp_path: Path) -> None:
     with new_installation(tmp_path) as env:
         env["DATABASE_URL"] = env["DATABASE_URL"].replace("//postgres", "//nobody", 1)

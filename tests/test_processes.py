@@ -12,6 +12,7 @@ from durable_queue.work.kernel import born, is_alive, is_stopped
 from durable_queue.work.progress import Progress, Verdict
 from durable_queue.work.slot import InHand, Stage
 from tests.support.processes import PROJECT, wait_until
+from tests.support.selection import missing
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -28,6 +29,8 @@ def test_is_alive__until_it_is_a_zombie() -> None:
 
 def test_is_alive__is_unknown_of_a_process_that_is_hidden() -> None:
     """As with ProtectProc=invisible in systemd: another user's process is there, and can't be seen."""
+    if os.geteuid():
+        missing("root, who may make namespaces")
     ask = "from durable_queue.work.kernel import is_alive; import sys; print(is_alive(1, 1), is_alive(4_000_000, 1))"
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-B", "-c", ask]
     command = f"mount -t proc -o hidepid=2 proc /proc && exec {shlex.join(user)}"

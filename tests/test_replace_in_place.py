@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import environment
+from tests.support import selection
 from tests.support.log_scenes import KEY, LINE, Event, Scene, Stage, mounted, nothing, same_text
 from tests.support.log_writer import fails_in_each, full_disk, killed_before_each_call, killed_in_each_write
 
-pytestmark = environment.once
+pytestmark = selection.once
 
 
 @pytest.fixture
@@ -47,10 +47,12 @@ class FixedStage(Stage):
 
 
 SHORT, LONG = b"short", b"a much longer text\n" * 3
-LENGTHS = pytest.mark.parametrize("before", [b"", SHORT, LONG], ids=["empty", "short", "long"])
+LENGTHS = pytest.mark.parametrize("before", selection.slow_after(1, [b"", SHORT, LONG]), ids=["empty", "short", "long"])
 
 
-@pytest.mark.parametrize(("event", "before"), [(nothing, LONG), (nothing, SHORT), (same_text, LONG), (same_text, b"")])
+@pytest.mark.parametrize(
+    ("event", "before"), selection.slow_after(1, [(nothing, LONG), (nothing, SHORT), (same_text, LONG), (same_text, b"")])
+)
 def test_replace__in_place_and_killed_before_each_call(tmp_path: Path, fixed_log: Path, event: Event, before: bytes) -> None:
     stage = FixedStage(tmp_path, fixed_log, before)
     for _ in killed_before_each_call(stage.replace):

@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import environment
+from tests.support import selection
 from tests.support.installations import new_installation
 from tests.support.processes import (
     PROJECT,
@@ -103,6 +103,7 @@ def test_service__from_nothing(installation: dict[str, str], log_file: Path, out
     assert_clean(output, installation)
 
 
+@selection.slow_on_postgresql
 def test_service__restarted_with_entries_waiting(installation: dict[str, str], log_file: Path, output: Path, port: int) -> None:
     data = Path(installation["NOTIFIER_DATA_DIR"])
     with service(env=installation, port=port, output=output) as process:
@@ -123,7 +124,8 @@ def test_service__restarted_with_entries_waiting(installation: dict[str, str], l
     assert_clean(output, installation)
 
 
-@environment.once
+@selection.slow
+@selection.once
 def test_service__names_of_others_and_relative_paths(
     installation: dict[str, str], log_file: Path, output: Path, port: int, tmp_path: Path
 ) -> None:
@@ -146,7 +148,7 @@ def test_service__names_of_others_and_relative_paths(
     assert "Traceback" not in output.read_text()
 
 
-@environment.once
+@selection.once
 def test_service__ctrl_c_in_a_terminal(installation: dict[str, str], port: int, output: Path) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
@@ -167,7 +169,8 @@ def test_service__ctrl_c_in_a_terminal(installation: dict[str, str], port: int, 
     assert_clean(output, installation)
 
 
-@environment.once
+@selection.slow
+@selection.once
 def test_service__output_to_a_socket(installation: dict[str, str], port: int, output: Path) -> None:
     ours, theirs = socket.socketpair()
     with (
@@ -184,6 +187,7 @@ def test_service__output_to_a_socket(installation: dict[str, str], port: int, ou
     assert_clean(output, installation)
 
 
+@selection.slow_on_postgresql
 def test_service__stopped_while_a_task_runs(installation: dict[str, str], port: int, output: Path) -> None:
     env = installation | {"NOTIFIER_STOP_GRACE": "1"}
     with service(env=env, port=port, output=output) as process:
@@ -194,6 +198,7 @@ def test_service__stopped_while_a_task_runs(installation: dict[str, str], port: 
     assert_clean(output, env)
 
 
+@selection.slow_on_postgresql
 def test_service__second_signal(installation: dict[str, str], port: int, output: Path) -> None:
     env = installation | {"NOTIFIER_STOP_GRACE": "60"}
     with service(env=env, port=port, output=output) as process:
@@ -261,7 +266,8 @@ def is_accepted(port: int, path: str) -> bool:
     return False
 
 
-@environment.once
+@selection.slow
+@selection.once
 def test_service__clients_wait_while_the_web_is_started_again(
     installation: dict[str, str], log_file: Path, output: Path, port: int
 ) -> None:
@@ -274,7 +280,8 @@ def test_service__clients_wait_while_the_web_is_started_again(
     assert_clean(output, installation)
 
 
-@environment.once
+@selection.slow
+@selection.once
 def test_service__only_the_web_has_its_socket(installation: dict[str, str], output: Path, port: int) -> None:
     with service(env=installation, port=port, output=output) as process:
         queue_a_long_task(installation)
@@ -289,6 +296,7 @@ def test_service__only_the_web_has_its_socket(installation: dict[str, str], outp
             assert again.poll() is None, output.read_text()
 
 
+@selection.slow_on_postgresql
 def test_service__manager_killed(installation: dict[str, str], log_file: Path, output: Path, port: int) -> None:
     with service(env=installation, port=port, output=output) as process:
         process.kill()
@@ -303,13 +311,14 @@ def test_service__manager_killed(installation: dict[str, str], log_file: Path, o
 # Clients.
 
 
-@environment.once
+@selection.once
 def test_web__beside_clients_that_hold_all_descriptors(installation: dict[str, str], output: Path, port: int) -> None:
     """Of 400 connections that send a beginning, the oldest is closed for a new one: the good one gets its answer."""
     manage("migrate", env=installation)
     command = ["prlimit", "--nofile=128", sys.executable, "-m", "notifier_project.service.web"]
     with running(command, env={**installation, "PORT": str(port)}, output=output), ExitStack() as stack:
         wait_until(lambda: is_listening(port), what="the web server listens")
+        post(port, "/send-notification/first")  # the first request loads modules
         for number in range(400):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
             with suppress(ConnectionError):
@@ -332,7 +341,7 @@ def refusal(env: Mapping[str, str]) -> str:
     return result.stderr
 
 
-@environment.once
+@selection.once
 def test_service__port_in_use(installation: dict[str, str]) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -341,6 +350,7 @@ def test_service__port_in_use(installation: dict[str, str]) -> None:
         assert refusal(installation | {"PORT": port}) == f"PORT: {port} is in use by another program; choose another\n"
 
 
+@selection.slow
 def test_service__two_at_the_same_moment_on_one_port(tmp_path: Path, port: int) -> None:
     outputs = [tmp_path / name for name in ("alice", "bob")]
     with ExitStack() as stack:
@@ -360,7 +370,8 @@ def is_ready(outputs: list[Path]) -> bool:
     return any("Notifier is ready" in output.read_text() for output in outputs)
 
 
-@environment.once
+@selection.slow
+@selection.once
 def test_service__second_copy(installation: dict[str, str], port: int, output: Path) -> None:
     with service(env=installation, port=port, output=output) as process:
         said = refusal(installation | {"PORT": str(free_port())})
@@ -368,17 +379,21 @@ def test_service__second_copy(installation: dict[str, str], port: int, output: P
         assert f"is in use by the service that runs as process {process.pid};" in said
 
 
+@selection.slow_on_postgresql
 @pytest.mark.parametrize(
     ("variables", "start"),
-    [
-        pytest.param({"HOST": "nowhere.invalid"}, "HOST: ", id="unknown host"),
-        pytest.param({"HOST": "192.0.2.1"}, "HOST: ", id="host of another machine"),
-        pytest.param({"DATABASE_URL": "sqlite:////nowhere/db"}, "DATABASE_URL: ", id="database without a folder"),
-        pytest.param(
-            {"NOTIFIER_LOG_FILE": "/nowhere/log.txt"}, "The log file's folder /nowhere does", id="log's folder missing"
-        ),
-        pytest.param({"NOTIFIER_STOP_GRACE": "soon"}, "Wrong setting. ", id="wrong value"),
-    ],
+    selection.slow_after(
+        2,
+        [
+            pytest.param({"HOST": "nowhere.invalid"}, "HOST: ", id="unknown host"),
+            pytest.param({"HOST": "192.0.2.1"}, "HOST: ", id="host of another machine"),
+            pytest.param({"DATABASE_URL": "sqlite:////nowhere/db"}, "DATABASE_URL: ", id="database without a folder"),
+            pytest.param(
+                {"NOTIFIER_LOG_FILE": "/nowhere/log.txt"}, "The log file's folder /nowhere does", id="log's folder missing"
+            ),
+            pytest.param({"NOTIFIER_STOP_GRACE": "soon"}, "Wrong setting. ", id="wrong value"),
+        ],
+    ),
 )
 def test_service__cannot_start(tmp_path: Path, port: int, variables: dict[str, str], start: str) -> None:
     env = {"NOTIFIER_DATA_DIR": str(tmp_path / "var"), "DATABASE_URL": "", "PORT": str(port)}
@@ -388,6 +403,7 @@ def test_service__cannot_start(tmp_path: Path, port: int, variables: dict[str, s
 # By hand.
 
 
+@selection.slow_on_postgresql
 def test_qcluster__told_to_stop_while_it_boots(installation: dict[str, str], output: Path) -> None:
     with running([sys.executable, "manage.py", "qcluster"], env=installation, output=output) as process:
         wait_until(lambda: catches(process.pid, signal.SIGTERM), what="it has a handler")
@@ -401,6 +417,7 @@ def catches(pid: int, number: signal.Signals) -> bool:
     return mask is not None and bool(int(mask[1], 16) >> (number - 1) & 1)
 
 
+@selection.slow
 def test_asgi__under_another_server(installation: dict[str, str], log_file: Path, output: Path, port: int) -> None:
     manage("migrate", env=installation)
     command = [sys.executable, "-m", "uvicorn", "--http", "h11", "--loop", "asyncio", "--port", str(port)]

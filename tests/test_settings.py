@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from tests.support import selection
 from tests.support.processes import PROJECT
 
 SERVE = str(PROJECT / "scripts" / "serve")
 TELL = """
 import json
 from notifier_project import settings
+
+pytestmark = selection.once
 print(json.dumps({name: getattr(settings, name) for name in dir(settings) if name.isupper()}, default=str))
 """
 
@@ -48,39 +51,42 @@ def settings_of(env: Mapping[str, str], folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [
-        ("PORT", "http"),
-        ("PORT", "0"),
-        ("PORT", "65536"),
-        ("NOTIFIER_ROOT", "Basic"),
-        ("NOTIFIER_DURABILITY", "disk"),
-        ("NOTIFIER_ALLOWED_HOSTS", "https://example.com"),
-        ("NOTIFIER_ALLOWED_HOSTS", "example.com:8000"),
-        ("NOTIFIER_ALLOWED_HOSTS", "example.com,"),
-        ("NOTIFIER_HTTPS", "maybe"),
-        ("NOTIFIER_WEB_WORKERS", "0"),
-        ("NOTIFIER_WEB_WORKERS", "many"),
-        ("NOTIFIER_QUEUE_WORKERS", "0"),
-        ("NOTIFIER_QUEUE_WORKERS", "1.5"),
-        ("NOTIFIER_TASK_TIMEOUT", "0"),
-        ("NOTIFIER_TASK_TIMEOUT", "1m"),
-        ("NOTIFIER_STOP_GRACE", "-1"),
-        ("NOTIFIER_STOP_GRACE", "10s"),
-        ("NOTIFIER_HISTORY_DAYS", "0"),
-        ("NOTIFIER_HISTORY_DAYS", "ever"),
-        ("NOTIFIER_DATA_DIR", "/dev/null"),
-        ("NOTIFIER_DATA_DIR", "/dev/null/var"),
-        ("NOTIFIER_DATA_DIR", "~nobody-of-this-name/var"),
-        ("NOTIFIER_LOG_FILE", "~nobody-of-this-name/log.txt"),
-        ("SECRET_KEY", "short"),
-        ("DATABASE_URL", "db.sqlite3"),
-        ("DATABASE_URL", "oracle-of-delphi://host/name"),
-        ("DATABASE_URL", "mysql://host/name"),
-        ("DATABASE_URL", "postgres://host:port/name"),
-        ("DATABASE_URL", "postgres://host"),
-        ("DATABASE_URL", "sqlite://"),
-        ("DATABASE_URL", "sqlite://:memory:"),
-    ],
+    selection.slow_after(
+        12,
+        [
+            ("PORT", "http"),
+            ("PORT", "0"),
+            ("PORT", "65536"),
+            ("NOTIFIER_ROOT", "Basic"),
+            ("NOTIFIER_DURABILITY", "disk"),
+            ("NOTIFIER_ALLOWED_HOSTS", "https://example.com"),
+            ("NOTIFIER_ALLOWED_HOSTS", "example.com:8000"),
+            ("NOTIFIER_ALLOWED_HOSTS", "example.com,"),
+            ("NOTIFIER_HTTPS", "maybe"),
+            ("NOTIFIER_WEB_WORKERS", "0"),
+            ("NOTIFIER_WEB_WORKERS", "many"),
+            ("NOTIFIER_QUEUE_WORKERS", "0"),
+            ("NOTIFIER_QUEUE_WORKERS", "1.5"),
+            ("NOTIFIER_TASK_TIMEOUT", "0"),
+            ("NOTIFIER_TASK_TIMEOUT", "1m"),
+            ("NOTIFIER_STOP_GRACE", "-1"),
+            ("NOTIFIER_STOP_GRACE", "10s"),
+            ("NOTIFIER_HISTORY_DAYS", "0"),
+            ("NOTIFIER_HISTORY_DAYS", "ever"),
+            ("NOTIFIER_DATA_DIR", "/dev/null"),
+            ("NOTIFIER_DATA_DIR", "/dev/null/var"),
+            ("NOTIFIER_DATA_DIR", "~nobody-of-this-name/var"),
+            ("NOTIFIER_LOG_FILE", "~nobody-of-this-name/log.txt"),
+            ("SECRET_KEY", "short"),
+            ("DATABASE_URL", "db.sqlite3"),
+            ("DATABASE_URL", "oracle-of-delphi://host/name"),
+            ("DATABASE_URL", "mysql://host/name"),
+            ("DATABASE_URL", "postgres://host:port/name"),
+            ("DATABASE_URL", "postgres://host"),
+            ("DATABASE_URL", "sqlite://"),
+            ("DATABASE_URL", "sqlite://:memory:"),
+        ],
+    ),
 )
 def test_settings__wrong_value(tmp_path: Path, variable: str, value: str) -> None:
     result = load({variable: value}, tmp_path)

@@ -19,15 +19,12 @@ from durable_queue.intake.background_tasks import BackgroundTasks
 from durable_queue.intake.packaging import new_task
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.task import signing
-from tests.support import environment, side_by_side_tasks, thread_tasks
+from tests.support import selection, side_by_side_tasks, thread_tasks
 from tests.support.clusters import Cluster, all_end
 from tests.support.processes import wait_until
 from tests.support.promised_tasks import read_notes
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-on_sqlite = pytest.mark.skipif(environment.DATABASE != "sqlite", reason="of SQLite's write lock")
-on_postgresql = pytest.mark.skipif(environment.DATABASE == "sqlite", reason="SQLite has no server")
 
 
 def path(name: str) -> str:
@@ -66,7 +63,7 @@ def results() -> list[dict[str, Any]]:
 # Side by side.
 
 
-@environment.once
+@selection.once
 @pytest.mark.parametrize(("function", "count"), [(WAIT, 40), (AWAIT, 300)])
 def test_waiting__many_at_once(cluster: Cluster, function: str, count: int) -> None:
     with cluster():
@@ -85,7 +82,7 @@ def test_waiting__many_at_once(cluster: Cluster, function: str, count: int) -> N
     assert all(result(task_id)["task"] == task_id for task_id in ids)
 
 
-@environment.once
+@selection.once
 def test_waiting__no_more_than_there_are_threads(cluster: Cluster) -> None:
     with cluster(threads=3):
         for _ in range(12):
@@ -94,7 +91,7 @@ def test_waiting__no_more_than_there_are_threads(cluster: Cluster) -> None:
     assert most_at_once(results()) == 3
 
 
-@environment.once
+@selection.once
 def test_coroutines__no_more_than_configured(cluster: Cluster) -> None:
     with cluster(coroutines=5):
         for _ in range(20):
@@ -103,7 +100,7 @@ def test_coroutines__no_more_than_configured(cluster: Cluster) -> None:
     assert most_at_once(results()) == 5
 
 
-@environment.once
+@selection.once
 def test_one_thread__one_at_a_time_in_the_main_thread(cluster: Cluster) -> None:
     with cluster(threads=1):
         for _ in range(3):
@@ -115,7 +112,7 @@ def test_one_thread__one_at_a_time_in_the_main_thread(cluster: Cluster) -> None:
     assert all(run["is_main"] for run in runs)
 
 
-@environment.once
+@selection.once
 def test_computing__not_many_at_once(cluster: Cluster) -> None:
     with cluster():
         for _ in range(12):
@@ -124,7 +121,7 @@ def test_computing__not_many_at_once(cluster: Cluster) -> None:
     assert most_at_once(results()) <= 3
 
 
-@environment.once
+@selection.once
 def test_quick_ones__pass_slow_ones(cluster: Cluster) -> None:
     """Whatever the queue has before them."""
     with cluster():
@@ -139,7 +136,7 @@ def test_quick_ones__pass_slow_ones(cluster: Cluster) -> None:
 # How soon it is settled.
 
 
-@pytest.mark.parametrize("leader", ["busy", "waiting", "none"])
+@pytest.mark.parametrize("leader", selection.slow_after(1, ["busy", "waiting", "none"]))
 def test_settled__soon_after_its_end(cluster: Cluster, leader: str) -> None:
     with cluster(threads=2 if leader == "none" else 40):
         if leader == "none":
@@ -157,7 +154,7 @@ def test_settled__soon_after_its_end(cluster: Cluster, leader: str) -> None:
     assert late < 0.4  # 0.15 on a quiet machine: `scripts/bench io`
 
 
-@environment.once
+@selection.once
 def test_hook__holds_nobody(cluster: Cluster) -> None:
     with cluster():
         async_task("math.copysign", 1, -1, hook=path("slow_hook"))
@@ -211,7 +208,7 @@ def test_death__with_one_in_hand_charges_it(cluster: Cluster) -> None:
     assert [attempt.outcome for attempt in FailedAttempt.objects.filter(task_id=bad)] == ["lost"] * 2
 
 
-@pytest.mark.parametrize("hangs", ["wait", "receive_for_ever"])
+@pytest.mark.parametrize("hangs", selection.slow_after(1, ["wait", "receive_for_ever"]))
 def test_overdue__is_charged_and_nothing_beside_it(cluster: Cluster, hangs: str) -> None:
     arguments = () if hangs == "receive_for_ever" else (1000,)
     with cluster(max_attempts=1):
@@ -230,7 +227,7 @@ def test_overdue__is_charged_and_nothing_beside_it(cluster: Cluster, hangs: str)
     assert (attempt.task_id, attempt.outcome) == (bad, "overdue")
 
 
-@environment.once
+@selection.once
 def test_limit__interrupts_what_runs_python(cluster: Cluster) -> None:
     """In a thread, on the event loop, in a hook: the worker goes on."""
     with cluster(max_attempts=1, timeout=2) as output:
@@ -263,7 +260,7 @@ def test_limit__commits_are_whole(cluster: Cluster) -> None:
         assert cursor.fetchone() == (0,)
 
 
-@environment.once
+@selection.once
 def test_limit__lines_are_whole(cluster: Cluster) -> None:
     """A write that has begun comes to its end, and the worker goes on writing."""
     with cluster(max_attempts=1):
@@ -290,7 +287,7 @@ def test_limit__of_coroutines_that_have_queried(cluster: Cluster) -> None:
     assert all(fetch(task_id).success for task_id in after)
 
 
-@environment.once
+@selection.once
 def test_limit__of_each_call(cluster: Cluster) -> None:
     with cluster(max_attempts=1, timeout=2, retry_policies={WAIT: {"timeout": 5}}):
         tasks = BackgroundTasks()
@@ -307,7 +304,7 @@ def test_limit__of_each_call(cluster: Cluster) -> None:
     assert f"The call of {COMPUTE} exceeded maximum timeout value (2 seconds)" in fetch(over).result
 
 
-@environment.once
+@selection.once
 @pytest.mark.parametrize("threads", [1, 40])
 def test_limit__of_receivers(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """They cost the task that they hold up, and once it has ended, nothing."""
@@ -327,7 +324,7 @@ def test_limit__of_receivers(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, 
     assert sum(words[0] == "quick hook" for words in read_notes()) == 20
 
 
-@environment.once
+@selection.once
 def test_hook__that_hangs_ends_its_worker_and_charges_nothing(cluster: Cluster) -> None:
     with cluster(timeout=2):
         async_task("math.copysign", 1, -1, hook=path("blocking_hook"))
@@ -339,7 +336,7 @@ def test_hook__that_hangs_ends_its_worker_and_charges_nothing(cluster: Cluster) 
     assert not FailedAttempt.objects.exists()
 
 
-@environment.once
+@selection.once
 def test_overdue__a_coroutine_that_blocks_the_event_loop(cluster: Cluster) -> None:
     """Its neighbours in the loop can't go on, and can't help it."""
     with cluster(max_attempts=2, backoff_base=30) as output:
@@ -356,7 +353,7 @@ def test_overdue__a_coroutine_that_blocks_the_event_loop(cluster: Cluster) -> No
     assert output.read_text().count("'blocks' has blocked the event loop for 1.") == 1
 
 
-@environment.once
+@selection.once
 def test_overdue__after_another_has_blocked_the_event_loop_for_a_while(cluster: Cluster) -> None:
     with cluster(max_attempts=1):
         hangs = async_task(AWAIT, 1000, timeout=6)
@@ -436,7 +433,7 @@ def test_alone__in_the_main_thread_of_another_process(cluster: Cluster) -> None:
     assert all(most_at_once(runs) == 1 for runs in of_each.values())
 
 
-@environment.once
+@selection.once
 def test_alone__no_more_than_four_processes(cluster: Cluster) -> None:
     with cluster():
         for _ in range(12):
@@ -460,7 +457,7 @@ def test_alone__its_chain_goes_on_in_the_queue(cluster: Cluster) -> None:
 # What escapes.
 
 
-@environment.once
+@selection.once
 @pytest.mark.parametrize("function", ["exit_politely", "exit_politely_in_coroutine", "cancel_itself"])
 def test_exit__is_a_failed_attempt(cluster: Cluster, function: str) -> None:
     with cluster(max_attempts=1):
@@ -472,7 +469,7 @@ def test_exit__is_a_failed_attempt(cluster: Cluster, function: str) -> None:
     assert [attempt.task_id for attempt in FailedAttempt.objects.all()] == [bad]
 
 
-@environment.once
+@selection.once
 def test_exit__of_a_subtask_of_the_event_loop(cluster: Cluster) -> None:
     with cluster():
         beside = async_task(AWAIT, 0.5)
@@ -499,7 +496,7 @@ def test_end__that_goes_wrong_is_an_end(cluster: Cluster, function: str) -> None
         assert (fetch(bad).success, fetch(bad).attempt_count) == (False, 2)
 
 
-@environment.once
+@selection.once
 def test_end__of_a_payload_that_holds_no_calls(cluster: Cluster) -> None:
     with cluster(max_attempts=1):
         bad = async_task("durable_queue.run_in_order", 1)
@@ -507,7 +504,7 @@ def test_end__of_a_payload_that_holds_no_calls(cluster: Cluster) -> None:
     assert not fetch(bad).success
 
 
-@environment.once
+@selection.once
 def test_coroutine__cancelled_by_another_task(cluster: Cluster) -> None:
     with cluster(max_attempts=1):
         bad = [async_task(AWAIT, 30) for _ in range(3)]
@@ -529,7 +526,7 @@ def test_descriptors__that_a_task_closes(cluster: Cluster) -> None:
         assert Path(connection.settings_dict["NAME"]).read_bytes().startswith(b"SQLite format 3")
 
 
-@environment.once
+@selection.once
 def test_fork__that_returns_in_the_child_too(cluster: Cluster) -> None:
     with cluster() as output:
         bad = async_task(path("fork_and_return"))
@@ -579,7 +576,7 @@ def test_transaction__that_a_task_leaves_open(cluster: Cluster, threads: int) ->
     assert all("left a database transaction open" in failure.result for failure in Failure.objects.all())
 
 
-@on_sqlite
+@selection.on_sqlite
 def test_write_lock__tasks_wait_for_it_and_are_named(cluster: Cluster) -> None:
     with cluster(max_attempts=1) as output:
         with transaction.atomic():
@@ -591,7 +588,7 @@ def test_write_lock__tasks_wait_for_it_and_are_named(cluster: Cluster) -> None:
     assert output.read_text().count("'holds it for long' has held SQLite's write lock for 1.") == 1
 
 
-@on_postgresql
+@selection.on_postgresql
 def test_connections__of_threads_that_tasks_start(cluster: Cluster) -> None:
     """They are not taken from the worker's pool, and don't use it up."""
     with cluster(connections=2, max_attempts=1):
@@ -611,7 +608,7 @@ def test_coroutines__more_of_them_query_than_there_are_threads(cluster: Cluster)
     assert not FailedAttempt.objects.exists()
 
 
-@on_postgresql
+@selection.on_postgresql
 def test_connections__are_bounded(cluster: Cluster) -> None:
     # The server's own processes come and go: autovacuum, parallel workers.
     count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
@@ -631,7 +628,7 @@ def test_connections__are_bounded(cluster: Cluster) -> None:
     assert Success.objects.count() == 40
 
 
-@environment.once
+@selection.once
 def test_coroutines__one_slow_query_stalls_no_other(cluster: Cluster) -> None:
     with cluster():
         async_task(AWAIT, 0)
@@ -647,7 +644,7 @@ def test_coroutines__one_slow_query_stalls_no_other(cluster: Cluster) -> None:
 # The end.
 
 
-@environment.once
+@selection.once
 def test_retire__hints_are_for_the_successor(cluster: Cluster) -> None:
     with cluster():
         first = Worker.objects.get()
@@ -679,7 +676,7 @@ def test_stop__finishes_what_is_in_hand(cluster: Cluster) -> None:
     assert not FailedAttempt.objects.exists()
 
 
-@environment.once
+@selection.once
 def test_recycle__the_successor_starts_at_once(cluster: Cluster) -> None:
     with cluster(recycle=5):
         slow = async_task(WAIT, 3)
@@ -691,7 +688,7 @@ def test_recycle__the_successor_starts_at_once(cluster: Cluster) -> None:
     assert not FailedAttempt.objects.exists()
 
 
-@environment.once
+@selection.once
 @pytest.mark.parametrize("how", ["stop", "recycle"])
 def test_hook__in_hand_is_finished(cluster: Cluster, how: str) -> None:
     with cluster() as output:
@@ -704,7 +701,7 @@ def test_hook__in_hand_is_finished(cluster: Cluster, how: str) -> None:
     assert "Traceback" not in output.read_text()
 
 
-@environment.once
+@selection.once
 def test_hook__that_goes_wrong_costs_no_other(cluster: Cluster) -> None:
     with cluster(timeout=4):
         for number in range(40):
@@ -713,7 +710,7 @@ def test_hook__that_goes_wrong_costs_no_other(cluster: Cluster) -> None:
         wait_until(lambda: [words[0] for words in read_notes()].count("quick hook") == 38, what="all others are called")
 
 
-@environment.once
+@selection.once
 def test_load__is_shared_equally(cluster: Cluster) -> None:
     """Also when one worker learns a moment sooner than the other that the tasks wait."""
     with cluster(workers=2):
@@ -724,7 +721,7 @@ def test_load__is_shared_equally(cluster: Cluster) -> None:
     assert sorted(pids.count(pid) for pid in set(pids)) == [20, 20]
 
 
-@environment.once
+@selection.once
 @pytest.mark.parametrize("at_once", [False, True])
 def test_load__is_shared(cluster: Cluster, at_once: bool) -> None:
     """Whether tasks come one by one, or as a batch to workers that have seen nothing but quick ones."""

@@ -12,14 +12,14 @@ from django_q.models import OrmQ, Success
 from django_q.tasks import async_task, fetch, result
 
 from durable_queue.models import FailedAttempt, Worker
-from tests.support import environment
+from tests.support import selection
 from tests.support.clusters import Cluster, all_end
 from tests.support.installations import new_installation
 from tests.support.processes import PROJECT, free_port, manage, processes_of, running, service, wait_until
 from tests.support.promised_tasks import notes_file, read_notes
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_notes")]
-BOTH = pytest.mark.parametrize("threads", [1, 40])
+BOTH = pytest.mark.parametrize("threads", selection.slow_after(1, [40, 1]))
 
 
 def path(name: str) -> str:
@@ -27,7 +27,7 @@ def path(name: str) -> str:
     return f"tests.support.surroundings_tasks.{name}"
 
 
-@environment.once
+@selection.once
 @BOTH
 def test_own__is_as_before(cluster: Cluster, threads: int) -> None:
     """Directory, umask, time zone, language, precision: of tasks beside it, and of those after it in the same thread."""
@@ -46,7 +46,7 @@ def test_own__is_as_before(cluster: Cluster, threads: int) -> None:
     assert Success.objects.count() == 1 + len(bad) + len(beside) + len(after)
 
 
-@environment.once
+@selection.once
 @BOTH
 @pytest.mark.parametrize(
     ("function", "what"), [("change_environment", "the environment"), ("change_filters", "the filters of warnings")]
@@ -82,7 +82,7 @@ def test_session__is_as_before(cluster: Cluster, threads: int) -> None:
     assert len({result(task_id) for task_id in ids}) == 1
 
 
-@environment.once
+@selection.once
 def test_stop__is_heard_whatever_a_task_sets(cluster: Cluster) -> None:
     with cluster(threads=1):
         deaf = async_task(path("set_signals_aside"), 1.5)
@@ -94,7 +94,7 @@ def test_stop__is_heard_whatever_a_task_sets(cluster: Cluster) -> None:
     assert OrmQ.objects.count() >= len(rest) - 1
 
 
-@environment.once
+@selection.once
 @BOTH
 def test_signals__are_as_before(cluster: Cluster, threads: int) -> None:
     """In the next task, and in a program that it starts."""
@@ -109,7 +109,7 @@ def test_signals__are_as_before(cluster: Cluster, threads: int) -> None:
     assert "default_int_handler" in interrupt
 
 
-@environment.once
+@selection.once
 def test_pool__in_a_task_that_runs_alone(cluster: Cluster) -> None:
     """A forked child that has the worker's handler for SIGTERM does not hear `terminate`."""
     with cluster():
@@ -119,7 +119,7 @@ def test_pool__in_a_task_that_runs_alone(cluster: Cluster) -> None:
     assert not FailedAttempt.objects.exists()
 
 
-@environment.once
+@selection.once
 def test_pool__spawned_beside_others(cluster: Cluster) -> None:
     with cluster():
         for _ in range(39):
@@ -130,7 +130,7 @@ def test_pool__spawned_beside_others(cluster: Cluster) -> None:
     assert not FailedAttempt.objects.exists()
 
 
-@environment.once
+@selection.once
 def test_fork__beside_others_is_named_once(cluster: Cluster) -> None:
     with cluster() as output:
         for _ in range(3):
@@ -147,8 +147,11 @@ def left_behind(notes: Path | None = None) -> list[psutil.Process]:
     return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
 
 
-@environment.once
-@pytest.mark.parametrize(("threads", "end"), [(1, "worker killed"), (40, "limit"), (1, "stop"), (40, "stop"), (40, "stop now")])
+@selection.once
+@pytest.mark.parametrize(
+    ("threads", "end"),
+    selection.slow_after(2, [(1, "worker killed"), (40, "limit"), (1, "stop"), (40, "stop"), (40, "stop now")]),
+)
 def test_orphans__end_with_the_worker(cluster: Cluster, threads: int, end: str) -> None:
     with cluster(threads=threads, max_attempts=1, ends_with=1 if end == "stop now" else 0):
         async_task(path("leave_child"), 1000 if end in ("limit", "worker killed") else 0, timeout=1 if end == "limit" else 60)
@@ -170,7 +173,7 @@ def test_orphans__end_with_the_worker(cluster: Cluster, threads: int, end: str) 
     wait_until(lambda: not left_behind(), timeout=3, what="they have ended")
 
 
-@environment.once
+@selection.once
 def test_orphans__when_the_supervisor_is_killed(tmp_path: Path) -> None:
     port = free_port()
     notes = tmp_path / "var" / "notes"
@@ -183,7 +186,8 @@ def test_orphans__when_the_supervisor_is_killed(tmp_path: Path) -> None:
         wait_until(lambda: not left_behind(notes), timeout=10, what="they have ended")
 
 
-@environment.once
+@selection.slow
+@selection.once
 def test_orphans__are_no_children_of_the_shell_before(tmp_path: Path) -> None:
     """`exporter & exec scripts/serve`: the program keeps the shell's children, and they are not its to kill."""
     port, output, pid = free_port(), tmp_path / "output", tmp_path / "pid"

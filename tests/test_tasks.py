@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from notifications.tasks import write_log, write_notification
+from tests.support import selection
 from tests.support.processes import PROJECT
 
 
@@ -46,6 +47,7 @@ def test_write_log__the_folder_is_missing_and_comes_back(log_file: Path) -> None
     assert log_file.read_text() == "kept\n"
 
 
+@selection.once
 @pytest.mark.parametrize("locale", ["C", "POSIX", "en_US.ISO-8859-1"])
 def test_writing__is_utf_8_whatever_the_locale(locale: str, log_file: Path) -> None:
     code = "import django; django.setup(); from notifications.tasks import *; "

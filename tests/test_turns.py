@@ -16,12 +16,12 @@ from durable_queue.conf import cluster_conf
 from durable_queue.models import Worker
 from durable_queue.store.broker import Broker
 from durable_queue.store.sqlite import turns
-from tests.support import environment
+from tests.support import selection
 from tests.support.queue_rows import listener, worker
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(environment.DATABASE != "sqlite", reason="PostgreSQL lets in many writers at a time"),
+    selection.on_sqlite,
 ]
 
 MOMENT = 0.2  # seconds: what takes longer waits

@@ -21,10 +21,10 @@ from durable_queue import BackgroundTasks
 from durable_queue.models import Note
 from durable_queue.verbs import submit_again
 from notifications.tasks import MAYBE_FOR_ANOTHER, NOT_ITS_OWN, write_log
-from tests.support import environment, writing_tasks
+from tests.support import environment, selection, writing_tasks
 from tests.support.processes import PROJECT
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), selection.slow_on_postgresql]
 
 RunCluster = Callable[[], str]
 
@@ -196,13 +196,16 @@ def test_write_log__a_key_that_is_none(log_file: Path, key: Any, error: type[Exc
 
 @pytest.mark.parametrize(
     ("steps", "text"),
-    [
-        (["=one", "=two", "!"], "notification for x: two"),
-        (["=one", "!", "=two"], "notification for x: two"),
-        (["+line\n", "=one", "!"], "notification for x: one"),
-        (["=one", "+, and a line\n", "!"], "notification for x: one, and a line\n"),
-        (["=one", "=two", "=one", "!"], "notification for x: one"),
-    ],
+    selection.slow_after(
+        2,
+        [
+            (["=one", "=two", "!"], "notification for x: two"),
+            (["=one", "!", "=two"], "notification for x: two"),
+            (["+line\n", "=one", "!"], "notification for x: one"),
+            (["=one", "+, and a line\n", "!"], "notification for x: one, and a line\n"),
+            (["=one", "=two", "=one", "!"], "notification for x: one"),
+        ],
+    ),
 )
 def test_write_notification__in_the_order_of_the_task(
     steps: list[str], text: str, log_file: Path, run_cluster: RunCluster
@@ -241,7 +244,7 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize(("function", "line", "count"), OTHERS)
+@pytest.mark.parametrize(("function", "line", "count"), selection.slow_after(2, OTHERS))
 def test_write_log__without_the_context(function: str, line: str, count: int, log_file: Path, run_cluster: RunCluster) -> None:
     """Never fewer than were written, and history says that it may be more."""
     task_id = queue(function)
@@ -251,7 +254,7 @@ def test_write_log__without_the_context(function: str, line: str, count: int, lo
     assert Note.objects.get(task_id=task_id).text == NOT_ITS_OWN
 
 
-@pytest.mark.parametrize(("function", "line", "count"), OTHERS)
+@pytest.mark.parametrize(("function", "line", "count"), selection.slow_after(2, OTHERS))
 def test_write_log__without_the_context_and_with_keys(
     function: str, line: str, count: int, log_file: Path, run_cluster: RunCluster
 ) -> None:
@@ -284,7 +287,7 @@ def test_write_log__by_threads_that_outlive_their_task_beside_another(log_file: 
     assert MAYBE_FOR_ANOTHER in [note.text for note in Note.objects.filter(task_id=task_id)]
 
 
-@pytest.mark.parametrize("kind", ["thread", "child"])
+@pytest.mark.parametrize("kind", selection.slow_after(1, ["thread", "child"]))
 def test_write_log__by_a_hand_written_pool_that_tasks_share(kind: str, log_file: Path, run_cluster: RunCluster) -> None:
     """Nobody can tell whom it works for: the same key in two tasks is no reason to leave out a write."""
     for number in range(3):

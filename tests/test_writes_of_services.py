@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests.support import environment
+from tests.support import environment, selection
 from tests.support.installations import new_installation
 from tests.support.processes import PROJECT, free_port, manage, queue_workers, running, wait_until
 
@@ -72,7 +72,7 @@ def assert_written_once(env: dict[str, str]) -> None:
     assert lines(env) == ["once"]
 
 
-@environment.once
+@selection.once
 def test_folder__was_moved(env: dict[str, str], tmp_path: Path) -> None:
     fail(env)
     (tmp_path / "1").rename(tmp_path / "2")
@@ -80,15 +80,16 @@ def test_folder__was_moved(env: dict[str, str], tmp_path: Path) -> None:
     assert_written_once(moved)
 
 
-@environment.once
+@selection.slow
+@selection.once
 def test_log__by_another_spelling(env: dict[str, str], tmp_path: Path) -> None:
     fail(env)
     (tmp_path / "linked").symlink_to(tmp_path / "1")
     assert_written_once(env | {"NOTIFIER_LOG_FILE": str(tmp_path / "linked" / "log.txt")})
 
 
-@environment.once
-@pytest.mark.parametrize("link", ["hardlink_to", "symlink_to"])
+@selection.once
+@pytest.mark.parametrize("link", selection.slow_after(1, ["hardlink_to", "symlink_to"]))
 def test_log__linked_into_another_release(env: dict[str, str], tmp_path: Path, link: str) -> None:
     fail(env)
     other = tmp_path / "releases" / "log.txt"
@@ -97,6 +98,7 @@ def test_log__linked_into_another_release(env: dict[str, str], tmp_path: Path, l
     assert_written_once(env | {"NOTIFIER_LOG_FILE": str(other)})
 
 
+@selection.slow
 def test_database__pointed_elsewhere_and_back(env: dict[str, str], tmp_path: Path) -> None:
     """With a trim between, at which the other database was asked."""
     fail(env)
@@ -116,6 +118,7 @@ def another_database(tmp_path: Path) -> Iterator[str]:
         yield another["DATABASE_URL"] or f"sqlite:///{tmp_path / 'another' / 'db.sqlite3'}"
 
 
+@selection.slow_on_postgresql
 def test_database__restored_from_before_a_trim(env: dict[str, str], tmp_path: Path) -> None:
     """The start says so; what the copy brings back is at least once, as docs/exactly-once.md says."""
     fail(env)
@@ -166,6 +169,7 @@ def start(env: dict[str, str], *command: str, code: int = 0) -> str:
     return result.stdout
 
 
+@selection.slow
 def test_service__a_second_one_with_another_data_folder(env: dict[str, str], tmp_path: Path) -> None:
     """One database, one log: a cron job that forgot `NOTIFIER_DATA_DIR` is told so, and does nothing."""
     database = env["DATABASE_URL"] or f"sqlite:///{env['NOTIFIER_DATA_DIR']}/db.sqlite3"
@@ -183,7 +187,7 @@ def test_service__a_second_one_with_another_data_folder(env: dict[str, str], tmp
         wait_until(lambda: Path(env["NOTIFIER_LOG_FILE"]).exists(), what="the first one works on")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="hosts of their own are namespaces, which only root may make")
+@selection.slow_on_postgresql
 def test_host__frozen_in_the_middle_of_a_task(env: dict[str, str], tmp_path: Path) -> None:
     """Another host ends its task, and what it wrote is trimmed; thawed, the first one may not write it again."""
     log, marks = Path(env["NOTIFIER_LOG_FILE"]), Path(env["NOTIFIER_DATA_DIR"]) / "marks"
@@ -210,6 +214,8 @@ def test_host__frozen_in_the_middle_of_a_task(env: dict[str, str], tmp_path: Pat
 @contextmanager
 def host(name: str, *, env: dict[str, str], output: Path) -> Iterator[psutil.Process]:
     """A cluster of one worker in a pid namespace and with a host's name of its own."""
+    if os.geteuid():
+        selection.missing("root, who may make namespaces")
     inner = f"hostname {name} && exec {sys.executable} manage.py qcluster --workers 1"
     command = ["unshare", "--pid", "--uts", "--fork", "--mount-proc", "--kill-child", "sh", "-c", inner]
     with running(command, env=env, output=output) as process:

@@ -113,10 +113,11 @@ class Broker(Counting):
     ) -> LeaseChange:
         """In ONE transaction: settle rows, give others back and, unless `claim` is 0, take new ones.
 
-        `keep`: whether the worker goes on holding other rows; then the new ones come under the same lease, else under a new
-        one. `announced`: the numbers of rows that are about to be committed (`wakeup.Ear.wait`); a worker that only claims
-        waits for them. The worker's row has the lease's name; after an error at COMMIT, `recover` finds out what happened.
-        Raises LeaseLostError, or django.db.Error and then nothing (or, at a COMMIT, all) has happened.
+        `keep`: whether the worker goes on holding other rows. Then the new ones come under the same lease, else under a new
+        one; where there are none, it has no lease any more. `announced`: the numbers of rows that are about to be committed
+        (`wakeup.Ear.wait`); a worker that only claims waits for them. The worker's row has the lease's name; after an error
+        at COMMIT, `recover` finds out what happened. Raises LeaseLostError, or django.db.Error and then nothing (or, at a
+        COMMIT, all) has happened.
         """
         table = self.table
         returned = list(returned)
@@ -137,8 +138,9 @@ class Broker(Counting):
                 for row in returned:
                     queue = alone_queue(self.queue) if row.runs_alone else None
                     table.put_back(lease=worker.lease, row=row.id, due=row.due, queue=queue)
+            lease.name = worker.lease if keep else None
             if claim:
-                lease.name, lease.rows = self._claim(table, worker, claim, worker.lease if keep else None)
+                lease.name, lease.rows = self._claim(table, worker, claim, lease.name)
             due = lease.rows[0].due if lease.rows else worker.lease_due
             if not table.change_lease(worker.pk, old=worker.lease, new=lease.name, due=due):
                 raise LeaseLostError(str(worker))

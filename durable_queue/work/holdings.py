@@ -150,6 +150,7 @@ class Holdings:
             kept = self.in_hand | {row.id for row in self.unstarted}
             # Until we have heard that it was committed.
             self._unsure = asked = _Change(list(self.finished), list(self._returning), kept)
+            kept -= asked.left  # a thread that finishes a row at this moment has not taken it from those in hand yet
         if claim:
             self.claiming = time.monotonic()
         return self.broker.settle_and_claim(self.me, asked.settled, asked.returned, claim, announced, keep=bool(kept))
@@ -200,6 +201,8 @@ class Holdings:
                     del self.finished[0]
                 self._forget([settlement])
                 self._unannounced.extend(filter(is_heard, change.settled))
+            if not (self.in_hand or self.unstarted or self.has_news):
+                self.broker.settle_and_claim(self.me)  # no lease is left without rows
         except DatabaseError as again:
             return again
         return None

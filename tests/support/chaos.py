@@ -114,10 +114,12 @@ def _kill_once(manager: psutil.Process, find: Callable[[], list[psutil.Process]]
 
 def chaos(quick: bool) -> str:
     """Many tasks run while a random process of the cluster is killed every 0.2 s: worker, upkeep or supervisor."""
-    count = 1000 if quick else 5000
+    ids: list[str] = []
     with managed_cluster() as manager:
-        ids = enqueue(count, 0.005)
-        kills_done, killed = _kill_until_drained(manager)
+        kills_done, killed = _kill_until_drained(
+            manager, kills=10 if quick else 100, feed=lambda: ids.extend(enqueue(200, 0.005, first=len(ids)))
+        )
+        count = len(ids)
         wait_until(lambda: Success.objects.count() == count, what="every task has succeeded")
         assert set(Success.objects.values_list("pk", flat=True)) == set(ids)
         runs: dict[int, list[int]] = {}
@@ -133,12 +135,17 @@ def chaos(quick: bool) -> str:
     return f"{count} tasks, {kills_done} kills: each has one success; {repeated} ran again, {lost} lost attempts on record"
 
 
-def _kill_until_drained(manager: psutil.Process) -> tuple[int, set[int]]:
-    """Kill a random process every 0.2 s until the queue is empty; return the number of kills, and the pids of the dead."""
+def _kill_until_drained(manager: psutil.Process, *, kills: int, feed: Callable[[], None]) -> tuple[int, set[int]]:
+    """Kill a random process every 0.2 s, so many at least, until the queue is empty; `feed` gives it more to do until then.
+
+    Returns the number of kills, and the pids of the dead.
+    """
     kills_done, killed = 0, set[int]()
     deadline = time.monotonic() + 300
-    while not drained():
+    while kills_done < kills or not drained():
         assert time.monotonic() < deadline, f"{OrmQ.objects.count()} rows are left"
+        if kills_done < kills and OrmQ.objects.count() < 400:
+            feed()
         supervisor = supervisor_of(manager)
         with contextlib.suppress(psutil.Error):
             # A supervisor that is about to start is no victim: killed each time, it would never get on.
@@ -154,11 +161,13 @@ def _kill_until_drained(manager: psutil.Process) -> tuple[int, set[int]]:
 
 def writes(quick: bool) -> str:
     """Tasks fail, branch, resume and repeat themselves under the same kills: each line stands as often as promised."""
-    count = 400 if quick else 5000
-    ids = chaos_writes.enqueue(count)
+    ids: list[str] = []
     (FOLDER / "patient_settings.py").write_text(PATIENT_SETTINGS)
     with managed_cluster("patient_settings") as manager:
-        kills_done, _ = _kill_until_drained(manager)
+        kills_done, _ = _kill_until_drained(
+            manager, kills=8 if quick else 100, feed=lambda: ids.extend(chaos_writes.enqueue(100, first=len(ids)))
+        )
+        count = len(ids)
         assert not Failure.objects.exists(), list(Failure.objects.values_list("result", flat=True))
         assert set(Success.objects.values_list("pk", flat=True)) == set(ids)
         assert_attempts_add_up()
@@ -415,15 +424,6 @@ SCENARIOS = {scenario.__name__: scenario for scenario in EVERYWHERE + ONLY_ON[en
 NAMES = [scenario.__name__ for scenario in itertools.chain(EVERYWHERE, *ONLY_ON.values())]
 
 
-def _evidence() -> str:
-    """For somebody who asks why a scenario failed: the end of the output, and the first rows of the tables."""
-    found = [OUTPUT.read_text()[-6000:] if OUTPUT.exists() else "", f"at {timezone.now()}:"]
-    for model in (OrmQ, Worker, FailedAttempt):
-        with contextlib.suppress(DatabaseError):
-            found += [f"{model.__name__}: {row}" for row in model.objects.values()[:5]]
-    return "\n".join(found)
-
-
 def _left_behind(own: set[int]) -> set[int]:
     """The processes that a scenario has left, except for `own` and a database server; reaps those that have ended."""
     left = set()
@@ -460,7 +460,7 @@ def main() -> int:
         except (Exception, SystemExit) as error:
             failed += 1
             is_told_to_stop = isinstance(error, SystemExit)
-            line = f"FAILED\n{traceback.format_exc()}\n{_evidence()}"
+            line = f"FAILED\n{traceback.format_exc()}"
         sys.stdout.write(f"{environment.DATABASE} {name}: {line} ({time.monotonic() - started:.0f} s)\n")
         sys.stdout.flush()
         if is_told_to_stop:

@@ -15,7 +15,9 @@ from tests.support.processes import running, wait_until
 
 django.setup()
 
+from django.db import Error as DatabaseError  # noqa: E402
 from django.db import connection  # noqa: E402
+from django.utils import timezone  # noqa: E402
 from django_q.models import OrmQ, Task  # noqa: E402
 from django_q.tasks import async_task  # noqa: E402
 
@@ -52,8 +54,9 @@ def managed_cluster(settings_module: str = "notifier_project.settings") -> Itera
     start = PARENT.format(workers=WORKERS)
     with running([sys.executable, "-c", start], env=env, output=OUTPUT) as process:
         manager = psutil.Process(process.pid)
-        wait_until(lambda: len(workers_of(supervisor_of(manager))) == WORKERS, what="the workers work")
-        yield manager
+        with evidence(manager):
+            wait_until(lambda: len(workers_of(supervisor_of(manager))) == WORKERS, what="the workers work")
+            yield manager
         process.terminate()
         process.wait(20)
     wait_until(lambda: not leftovers(), what="no process is left")
@@ -63,8 +66,28 @@ def managed_cluster(settings_module: str = "notifier_project.settings") -> Itera
 def cluster(*options: str, settings_module: str = "notifier_project.settings") -> Iterator[subprocess.Popen[bytes]]:
     """A cluster without the service's parent."""
     command = [sys.executable, "manage.py", "qcluster", "--workers", str(WORKERS), *options]
-    with running(command, env={"DJANGO_SETTINGS_MODULE": settings_module}, output=OUTPUT) as process:
+    with (
+        running(command, env={"DJANGO_SETTINGS_MODULE": settings_module}, output=OUTPUT) as process,
+        evidence(psutil.Process(process.pid)),
+    ):
         yield process
+
+
+@contextlib.contextmanager
+def evidence(root: psutil.Process) -> Iterator[None]:
+    """Add to what is raised meanwhile, for somebody who asks why: the processes, the output's end, and the first rows."""
+    try:
+        yield
+    except BaseException as error:
+        found = [f"at {timezone.now()}:", OUTPUT.read_text()[-6000:]]
+        with contextlib.suppress(psutil.Error):
+            found += [f"{child} {child.status()}" for child in (root, *root.children(recursive=True))]
+        with contextlib.suppress(DatabaseError):
+            found += [
+                f"{model.__name__}: {row}" for model in (OrmQ, Worker, FailedAttempt) for row in model.objects.values()[:5]
+            ]
+        error.add_note("\n".join(found))
+        raise
 
 
 def supervisor_of(manager: psutil.Process) -> psutil.Process | None:
@@ -117,9 +140,9 @@ def leftovers() -> list[psutil.Process]:
 # What is queued, and what came of it.
 
 
-def enqueue(count: int, seconds: float = 0.0) -> list[str]:
-    """Enqueue marking tasks; return their ids."""
-    return [async_task("tests.support.cluster_tasks.mark", number, seconds) for number in range(count)]
+def enqueue(count: int, seconds: float = 0.0, *, first: int = 0) -> list[str]:
+    """Enqueue marking tasks, numbered from `first`; return their ids."""
+    return [async_task("tests.support.cluster_tasks.mark", number, seconds) for number in range(first, first + count)]
 
 
 def marks() -> list[tuple[int, int]]:

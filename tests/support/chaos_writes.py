@@ -34,12 +34,12 @@ SHAPES: list[tuple[list[Callable[..., Any]], dict[str, bool], int]] = [
 ]
 
 
-def enqueue(count: int) -> list[str]:
-    """Enqueue tasks of all shapes; return their ids."""
+def enqueue(count: int, *, first: int) -> list[str]:
+    """Enqueue tasks of all shapes, numbered from `first`; return their ids."""
     mixed = list(chain.from_iterable(repeat((calls, options), share) for calls, options, share in SHAPES))
     chosen = [mixed[number % len(mixed)] for number in range(count)]
     random.shuffle(chosen)
-    return [_enqueue(task, calls, options) for task, (calls, options) in enumerate(chosen)]
+    return [_enqueue(task, calls, options) for task, (calls, options) in enumerate(chosen, first)]
 
 
 def _enqueue(task: int, calls: Sequence[Callable[..., Any]], options: dict[str, bool]) -> str:

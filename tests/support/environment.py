@@ -18,7 +18,6 @@ from django.db import connection
 
 DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
 
-once = pytest.mark.skipif(DATABASE != "sqlite", reason="The database makes no difference: it runs beside SQLite only")
 
 FOLDER = Path(tempfile.mkdtemp(prefix="notifier-"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
