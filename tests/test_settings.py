@@ -15,12 +15,12 @@ import pytest
 from tests.support import selection
 from tests.support.processes import PROJECT
 
+pytestmark = selection.once
+
 SERVE = str(PROJECT / "scripts" / "serve")
 TELL = """
 import json
 from notifier_project import settings
-
-pytestmark = selection.once
 print(json.dumps({name: getattr(settings, name) for name in dir(settings) if name.isupper()}, default=str))
 """
 
