@@ -45,12 +45,12 @@ from durable_queue.store.leases import Settlement
 from durable_queue.task.identifiers import queued_at
 from durable_queue.work.follow_ups import follow_up
 from durable_queue.work.outcomes import read
-from tests.support import environment, promised_tasks
+from tests.support import environment, promised_tasks, selection
 from tests.support.processes import manage, queue_workers, wait_until
 from tests.support.promised_tasks import notes_file, read_notes
 from tests.support.queue_rows import worker as stored_worker
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), selection.slow_on_postgresql]
 
 RunCluster = Callable[..., str]
 

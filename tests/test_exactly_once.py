@@ -156,6 +156,7 @@ OPEN_APPENDS = [(2, 0), (2, 7), (2, len(LINE))]  # into the log
 OPEN_REPLACEMENTS = [(2, 7), (3, 0), (3, RECORD.size + len(LINE)), (4, 0)]
 
 
+@selection.slow
 @pytest.mark.parametrize(
     ("write", "length", "event"),
     selection.slow_after(1, [*((*one, nothing) for one in OPEN_APPENDS), (*OPEN_APPENDS[1], rotation)]),
@@ -172,6 +173,7 @@ def test_append__the_next_writer_is_killed_too(memory: Path, write: int, length:
         assert_appended_once(stage.scene, event)
 
 
+@selection.slow
 @pytest.mark.parametrize(
     ("write", "length", "event"),
     selection.slow_after(1, [*((*one, nothing) for one in OPEN_REPLACEMENTS), (*OPEN_REPLACEMENTS[1], same_text)]),

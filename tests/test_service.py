@@ -187,7 +187,7 @@ def test_service__output_to_a_socket(installation: dict[str, str], port: int, ou
     assert_clean(output, installation)
 
 
-@selection.slow_on_postgresql
+@selection.slow
 def test_service__stopped_while_a_task_runs(installation: dict[str, str], port: int, output: Path) -> None:
     env = installation | {"NOTIFIER_STOP_GRACE": "1"}
     with service(env=env, port=port, output=output) as process:

@@ -82,6 +82,7 @@ def test_waiting__many_at_once(cluster: Cluster, function: str, count: int) -> N
     assert all(result(task_id)["task"] == task_id for task_id in ids)
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_waiting__no_more_than_there_are_threads(cluster: Cluster) -> None:
     with cluster(threads=3):
@@ -91,6 +92,7 @@ def test_waiting__no_more_than_there_are_threads(cluster: Cluster) -> None:
     assert most_at_once(results()) == 3
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_coroutines__no_more_than_configured(cluster: Cluster) -> None:
     with cluster(coroutines=5):
@@ -100,6 +102,7 @@ def test_coroutines__no_more_than_configured(cluster: Cluster) -> None:
     assert most_at_once(results()) == 5
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_one_thread__one_at_a_time_in_the_main_thread(cluster: Cluster) -> None:
     with cluster(threads=1):
@@ -112,6 +115,7 @@ def test_one_thread__one_at_a_time_in_the_main_thread(cluster: Cluster) -> None:
     assert all(run["is_main"] for run in runs)
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_computing__not_many_at_once(cluster: Cluster) -> None:
     with cluster():
@@ -121,6 +125,7 @@ def test_computing__not_many_at_once(cluster: Cluster) -> None:
     assert most_at_once(results()) <= 3
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_quick_ones__pass_slow_ones(cluster: Cluster) -> None:
     """Whatever the queue has before them."""
@@ -154,6 +159,7 @@ def test_settled__soon_after_its_end(cluster: Cluster, leader: str) -> None:
     assert late < 0.4  # 0.15 on a quiet machine: `scripts/bench io`
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_hook__holds_nobody(cluster: Cluster) -> None:
     with cluster():
@@ -169,6 +175,7 @@ def test_hook__holds_nobody(cluster: Cluster) -> None:
 # Blame.
 
 
+@selection.slow_on_postgresql
 def test_death__with_several_in_hand_charges_none_of_them(cluster: Cluster) -> None:
     with cluster() as output:
         good = [async_task(WAIT, 1.0) for _ in range(6)]
@@ -181,6 +188,7 @@ def test_death__with_several_in_hand_charges_none_of_them(cluster: Cluster) -> N
     assert "died with 7 tasks in hand: from now on each of them runs alone" in output.read_text()
 
 
+@selection.slow_on_postgresql
 def test_death__suspects_that_began_last_come_first(cluster: Cluster) -> None:
     with cluster():
         slow = [async_task(WAIT, 2.0) for _ in range(8)]
@@ -208,6 +216,7 @@ def test_death__with_one_in_hand_charges_it(cluster: Cluster) -> None:
     assert [attempt.outcome for attempt in FailedAttempt.objects.filter(task_id=bad)] == ["lost"] * 2
 
 
+@selection.slow_on_postgresql
 @pytest.mark.parametrize("hangs", selection.slow_after(1, ["wait", "receive_for_ever"]))
 def test_overdue__is_charged_and_nothing_beside_it(cluster: Cluster, hangs: str) -> None:
     arguments = () if hangs == "receive_for_ever" else (1000,)
@@ -227,6 +236,7 @@ def test_overdue__is_charged_and_nothing_beside_it(cluster: Cluster, hangs: str)
     assert (attempt.task_id, attempt.outcome) == (bad, "overdue")
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_limit__interrupts_what_runs_python(cluster: Cluster) -> None:
     """In a thread, on the event loop, in a hook: the worker goes on."""
@@ -260,6 +270,7 @@ def test_limit__commits_are_whole(cluster: Cluster) -> None:
         assert cursor.fetchone() == (0,)
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_limit__lines_are_whole(cluster: Cluster) -> None:
     """A write that has begun comes to its end, and the worker goes on writing."""
@@ -287,6 +298,7 @@ def test_limit__of_coroutines_that_have_queried(cluster: Cluster) -> None:
     assert all(fetch(task_id).success for task_id in after)
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_limit__of_each_call(cluster: Cluster) -> None:
     with cluster(max_attempts=1, timeout=2, retry_policies={WAIT: {"timeout": 5}}):
@@ -304,6 +316,7 @@ def test_limit__of_each_call(cluster: Cluster) -> None:
     assert f"The call of {COMPUTE} exceeded maximum timeout value (2 seconds)" in fetch(over).result
 
 
+@selection.slow_on_postgresql
 @selection.once
 @pytest.mark.parametrize("threads", [1, 40])
 def test_limit__of_receivers(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
@@ -324,6 +337,7 @@ def test_limit__of_receivers(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, 
     assert sum(words[0] == "quick hook" for words in read_notes()) == 20
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_hook__that_hangs_ends_its_worker_and_charges_nothing(cluster: Cluster) -> None:
     with cluster(timeout=2):
@@ -336,6 +350,7 @@ def test_hook__that_hangs_ends_its_worker_and_charges_nothing(cluster: Cluster) 
     assert not FailedAttempt.objects.exists()
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_overdue__a_coroutine_that_blocks_the_event_loop(cluster: Cluster) -> None:
     """Its neighbours in the loop can't go on, and can't help it."""
@@ -353,6 +368,7 @@ def test_overdue__a_coroutine_that_blocks_the_event_loop(cluster: Cluster) -> No
     assert output.read_text().count("'blocks' has blocked the event loop for 1.") == 1
 
 
+@selection.slow
 @selection.once
 def test_overdue__after_another_has_blocked_the_event_loop_for_a_while(cluster: Cluster) -> None:
     with cluster(max_attempts=1):
@@ -365,6 +381,7 @@ def test_overdue__after_another_has_blocked_the_event_loop_for_a_while(cluster: 
     assert "Task exceeded maximum timeout value (6 seconds)" in fetch(hangs).result
 
 
+@selection.slow_on_postgresql
 def test_overdue__what_has_finished_is_settled_first(cluster: Cluster) -> None:
     """Even while the database keeps the worker waiting."""
     with cluster(max_attempts=1):
@@ -381,6 +398,7 @@ def test_overdue__what_has_finished_is_settled_first(cluster: Cluster) -> None:
     assert all(fetch(task_id).attempt_count == 1 for task_id in good)
 
 
+@selection.slow_on_postgresql
 def test_death__before_the_end_is_on_record(cluster: Cluster) -> None:
     """A thread that the task has left behind may have killed the worker: the task is charged, else it would do so for ever."""
     with cluster():
@@ -398,6 +416,7 @@ def test_death__before_the_end_is_on_record(cluster: Cluster) -> None:
     assert fetch(task_id).attempt_count == 2
 
 
+@selection.slow_on_postgresql
 def test_death__of_the_supervisor_makes_no_suspects(cluster: Cluster) -> None:
     with cluster(ends_with=-signal.SIGKILL):
         ids = [async_task(WAIT, 1.5) for _ in range(20)]
@@ -413,6 +432,7 @@ def test_death__of_the_supervisor_makes_no_suspects(cluster: Cluster) -> None:
 # Alone.
 
 
+@selection.slow_on_postgresql
 def test_alone__in_the_main_thread_of_another_process(cluster: Cluster) -> None:
     configured = path("wait_configured_alone")
     with cluster(alone=[configured]):
@@ -433,6 +453,7 @@ def test_alone__in_the_main_thread_of_another_process(cluster: Cluster) -> None:
     assert all(most_at_once(runs) == 1 for runs in of_each.values())
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_alone__no_more_than_four_processes(cluster: Cluster) -> None:
     with cluster():
@@ -444,6 +465,7 @@ def test_alone__no_more_than_four_processes(cluster: Cluster) -> None:
     assert most_at_once(runs) <= 4
 
 
+@selection.slow_on_postgresql
 def test_alone__its_chain_goes_on_in_the_queue(cluster: Cluster) -> None:
     from django_q.tasks import async_chain  # noqa: PLC0415
 
@@ -457,6 +479,7 @@ def test_alone__its_chain_goes_on_in_the_queue(cluster: Cluster) -> None:
 # What escapes.
 
 
+@selection.slow_on_postgresql
 @selection.once
 @pytest.mark.parametrize("function", ["exit_politely", "exit_politely_in_coroutine", "cancel_itself"])
 def test_exit__is_a_failed_attempt(cluster: Cluster, function: str) -> None:
@@ -469,6 +492,7 @@ def test_exit__is_a_failed_attempt(cluster: Cluster, function: str) -> None:
     assert [attempt.task_id for attempt in FailedAttempt.objects.all()] == [bad]
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_exit__of_a_subtask_of_the_event_loop(cluster: Cluster) -> None:
     with cluster():
@@ -482,6 +506,7 @@ def test_exit__of_a_subtask_of_the_event_loop(cluster: Cluster) -> None:
     assert fetch(after).success
 
 
+@selection.slow_on_postgresql
 @pytest.mark.parametrize("function", ["return_exit", "spoil_with_exit", "cancel_itself_at_its_end", "die_afterwards"])
 def test_end__that_goes_wrong_is_an_end(cluster: Cluster, function: str) -> None:
     """Around a task, too, whatever is raised makes an attempt of it, and a death soon after it is charged to it."""
@@ -496,6 +521,7 @@ def test_end__that_goes_wrong_is_an_end(cluster: Cluster, function: str) -> None
         assert (fetch(bad).success, fetch(bad).attempt_count) == (False, 2)
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_end__of_a_payload_that_holds_no_calls(cluster: Cluster) -> None:
     with cluster(max_attempts=1):
@@ -504,6 +530,7 @@ def test_end__of_a_payload_that_holds_no_calls(cluster: Cluster) -> None:
     assert not fetch(bad).success
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_coroutine__cancelled_by_another_task(cluster: Cluster) -> None:
     with cluster(max_attempts=1):
@@ -514,6 +541,7 @@ def test_coroutine__cancelled_by_another_task(cluster: Cluster) -> None:
     assert not any(fetch(task_id).success for task_id in bad)
 
 
+@selection.slow
 def test_descriptors__that_a_task_closes(cluster: Cluster) -> None:
     """It ends its worker, and no database has got a byte that was meant for a pipe."""
     with cluster(max_attempts=2):
@@ -526,6 +554,7 @@ def test_descriptors__that_a_task_closes(cluster: Cluster) -> None:
         assert Path(connection.settings_dict["NAME"]).read_bytes().startswith(b"SQLite format 3")
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_fork__that_returns_in_the_child_too(cluster: Cluster) -> None:
     with cluster() as output:
@@ -538,6 +567,7 @@ def test_fork__that_returns_in_the_child_too(cluster: Cluster) -> None:
     assert "taken for dead" not in output.read_text()
 
 
+@selection.slow_on_postgresql
 def test_write__of_a_forked_child_beside_other_tasks(cluster: Cluster) -> None:
     from notifier_project.settings import NOTIFIER_LOG_FILE  # noqa: PLC0415
 
@@ -644,6 +674,7 @@ def test_coroutines__one_slow_query_stalls_no_other(cluster: Cluster) -> None:
 # The end.
 
 
+@selection.slow
 @selection.once
 def test_retire__hints_are_for_the_successor(cluster: Cluster) -> None:
     with cluster():
@@ -676,6 +707,7 @@ def test_stop__finishes_what_is_in_hand(cluster: Cluster) -> None:
     assert not FailedAttempt.objects.exists()
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_recycle__the_successor_starts_at_once(cluster: Cluster) -> None:
     with cluster(recycle=5):
@@ -688,6 +720,7 @@ def test_recycle__the_successor_starts_at_once(cluster: Cluster) -> None:
     assert not FailedAttempt.objects.exists()
 
 
+@selection.slow_on_postgresql
 @selection.once
 @pytest.mark.parametrize("how", ["stop", "recycle"])
 def test_hook__in_hand_is_finished(cluster: Cluster, how: str) -> None:
@@ -701,6 +734,7 @@ def test_hook__in_hand_is_finished(cluster: Cluster, how: str) -> None:
     assert "Traceback" not in output.read_text()
 
 
+@selection.slow_on_postgresql
 @selection.once
 def test_hook__that_goes_wrong_costs_no_other(cluster: Cluster) -> None:
     with cluster(timeout=4):
@@ -721,6 +755,7 @@ def test_load__is_shared_equally(cluster: Cluster) -> None:
     assert sorted(pids.count(pid) for pid in set(pids)) == [20, 20]
 
 
+@selection.slow_on_postgresql
 @selection.once
 @pytest.mark.parametrize("at_once", [False, True])
 def test_load__is_shared(cluster: Cluster, at_once: bool) -> None:

@@ -61,6 +61,7 @@ def test_stop__idle(env: dict[str, str], tmp_path: Path, number: signal.Signals)
     assert_nothing_is_left(tmp_path)
 
 
+@selection.slow_on_postgresql
 @pytest.mark.parametrize("delay", selection.slow_after(4, [0.0, 0.1, 0.3, 0.6, 0.05, 0.2, 0.4, 0.5, 0.7, 0.8]))
 def test_stop__while_it_boots(env: dict[str, str], tmp_path: Path, delay: float) -> None:
     with running(COMMAND, env=env, output=tmp_path / "output") as process:
@@ -89,6 +90,7 @@ def test_stop__finishes_what_is_in_hand_and_gives_back_the_rest(env: dict[str, s
     assert_nothing_is_left(tmp_path)
 
 
+@selection.slow_on_postgresql
 def test_stop__kills_what_takes_longer_than_the_grace_and_charges_it_not(env: dict[str, str], tmp_path: Path) -> None:
     for _ in range(2):
         async_task("time.sleep", 30)
@@ -103,6 +105,7 @@ def test_stop__kills_what_takes_longer_than_the_grace_and_charges_it_not(env: di
     assert_nothing_is_left(tmp_path)
 
 
+@selection.slow_on_postgresql
 def test_stop__twice_exits_at_once(env: dict[str, str], tmp_path: Path) -> None:
     async_task("time.sleep", 30)
     with cluster(env | {"NOTIFIER_STOP_GRACE": "60"}, tmp_path) as process:
@@ -117,6 +120,7 @@ def test_stop__twice_exits_at_once(env: dict[str, str], tmp_path: Path) -> None:
     assert not FailedAttempt.objects.filter(outcome="lost").exists()
 
 
+@selection.slow_on_postgresql
 def test_stop__told_by_two_at_once_is_one_wish(env: dict[str, str], tmp_path: Path) -> None:
     """As systemd and the service's parent do: what is in hand is finished."""
     task_id = async_task("time.sleep", 1.5)
@@ -129,6 +133,7 @@ def test_stop__told_by_two_at_once_is_one_wish(env: dict[str, str], tmp_path: Pa
     assert Success.objects.filter(pk=task_id).exists()
 
 
+@selection.slow_on_postgresql
 def test_sighup__replaces_the_workers_one_by_one(env: dict[str, str], tmp_path: Path) -> None:
     with cluster(env, tmp_path) as process:
         before = set(Worker.objects.values_list("pid", flat=True))
@@ -155,6 +160,7 @@ def test_supervisor_killed__takes_its_children_along(env: dict[str, str], tmp_pa
         assert not left
 
 
+@selection.slow_on_postgresql
 def test_worker_stopped_for_long__is_killed_and_replaced(env: dict[str, str], tmp_path: Path) -> None:
     with cluster(env, tmp_path):
         victim = Worker.objects.earliest("pk").pid

@@ -119,6 +119,7 @@ def test_pool__in_a_task_that_runs_alone(cluster: Cluster) -> None:
     assert not FailedAttempt.objects.exists()
 
 
+@selection.slow
 @selection.once
 def test_pool__spawned_beside_others(cluster: Cluster) -> None:
     with cluster():

@@ -277,6 +277,7 @@ def test_write_log__by_threads_that_outlive_their_task(log_file: Path, run_clust
     assert without != with_keys
 
 
+@selection.slow
 def test_write_log__by_threads_that_outlive_their_task_beside_another(log_file: Path, run_cluster: RunCluster) -> None:
     """The other one may have given them work: no write is left out."""
     task_id = queue("in_threads", keyed=True, stay=0.5)

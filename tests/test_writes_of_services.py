@@ -118,7 +118,7 @@ def another_database(tmp_path: Path) -> Iterator[str]:
         yield another["DATABASE_URL"] or f"sqlite:///{tmp_path / 'another' / 'db.sqlite3'}"
 
 
-@selection.slow_on_postgresql
+@selection.slow
 def test_database__restored_from_before_a_trim(env: dict[str, str], tmp_path: Path) -> None:
     """The start says so; what the copy brings back is at least once, as docs/exactly-once.md says."""
     fail(env)
