@@ -15,6 +15,7 @@ from durable_queue.conf import cluster_conf
 from durable_queue.store import indexes
 from durable_queue.store.databases import table_of
 from durable_queue.store.leases import alone_queue
+from durable_queue.store.rows import QUEUE_TABLE
 from durable_queue.task.policy import DEFAULT, RetryPolicy
 
 # The releases that mended the WAL-reset bug, by the branch that they belong to; from the last one on, all have.
@@ -87,6 +88,19 @@ def check_indexes(
         Warning(f"The database {using!r} has lost indexes: {names}.", hint=remedy, id="durable_queue.W002")
         for using, names in lost.items()
         if names
+    ]
+
+
+def check_ids(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Once the rows' ids are used up, no task can be queued any more."""
+    remedy = "Run `manage.py migrate` while fewer than a million tasks are queued, and no transaction holds the table."
+    reason = f"ends with task 2,147,483,647: the ids in {QUEUE_TABLE} are 32 bits wide."
+    return [
+        Warning(f"The queue in the database {using!r} {reason}", hint=remedy, id="durable_queue.W003")
+        for using in databases or ()
+        if table_of(connections[using]).has_narrow_ids()
     ]
 
 

@@ -1,26 +1,23 @@
 """The ASGI application, for any ASGI server: `uvicorn notifier_project.asgi:application`."""
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "notifier_project.settings")
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.conf import settings
-from django.core.asgi import get_asgi_application
 from django.http import HttpResponse, JsonResponse
 
 from notifier_project.clients import ClientsHandler, Scope, Send, respond
-
-Receive = Callable[[], Awaitable[Any]]
+from notifier_project.people import PeopleHandler, Receive
 
 # All of Django answers these paths: middleware, sessions, forms. Each process answers them in one thread, one at a time.
 FOR_PEOPLE = (settings.ADMIN_PATH, settings.STATIC_URL)
 ONE_THREAD = ThreadSensitiveContext()  # without it, each request has a thread, and each thread a database connection
 
-for_people = get_asgi_application()
+for_people = PeopleHandler()
 for_clients = ClientsHandler()
 import_module(settings.ROOT_URLCONF)  # now, so that the first request does not wait for these imports
 

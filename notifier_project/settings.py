@@ -148,6 +148,7 @@ INSTALLED_APPS = [
 
 # Only for the admin. Clients' requests pass no middleware: notifier_project/asgi.py
 MIDDLEWARE = [
+    "notifier_project.people.database_watch",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "django.middleware.common.CommonMiddleware",

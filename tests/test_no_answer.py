@@ -140,6 +140,48 @@ def test_posts__of_a_process_that_starts_meanwhile(server: Server, env: dict[str
         assert client.get(f"http://127.0.0.1:{port}/").status_code == 404
 
 
+def test_admin__is_answered_in_the_place_of_its_thread(server: Server, env: dict[str, str], tmp_path: Path) -> None:
+    """Who logs in writes a session. Once that takes 5 s, everybody is told at once, until the database has answered."""
+    manage("createsuperuser", "--no-input", "--username=admin", "--email=", env=env | {"DJANGO_SUPERUSER_PASSWORD": "password"})
+    port = free_port()
+    output = tmp_path / "output"
+    with (
+        web(env=env, port=port, output=output) as process,
+        ThreadPoolExecutor(2) as clients,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
+    ):
+
+        def log_in() -> tuple[int, float]:
+            client.get("/admin/login/")
+            form = {"username": "admin", "password": "password", "csrfmiddlewaretoken": client.cookies["csrftoken"]}
+            began = time.monotonic()
+            return client.post("/admin/login/", data=form).status_code, time.monotonic() - began
+
+        assert log_in()[0] == 302
+        connections = server.connections()
+        with server.without_standby():
+            login = clients.submit(log_in)
+            time.sleep(1)
+            behind = clients.submit(httpx.get, f"http://127.0.0.1:{port}/admin/login/", timeout=20)
+            code, took = login.result()
+            assert code == 503
+            assert 4.9 < took < 7
+            assert behind.result().status_code == 503, "it waited for the same thread"
+            began = time.monotonic()
+            refused = client.get("/admin/")
+            assert refused.status_code == 503
+            assert "has not answered for 5 seconds" in refused.text
+            assert client.post("/send-notification/alice").status_code == 503
+            assert time.monotonic() - began < 2.5
+            assert server.connections() <= connections + 1
+        wait_until(lambda: client.get("/admin/").status_code == 200, what="it heals")
+        with server.without_standby():
+            assert log_in()[0] == 503
+            process.terminate()
+            assert process.wait(10) == -signal.SIGTERM, "it ends while the database does not answer"
+    assert "Traceback" not in output.read_text()
+
+
 @pytest.mark.django_db(transaction=True)
 def test_insert__many_in_one_statement() -> None:
     """In their order, whatever they hold."""

@@ -70,6 +70,10 @@ class QueueAdmin(ReadOnlyAdmin):
         )
         return rows
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """The row with this number, of any length: Django finds none with `pk=` (durable_queue/store/postgresql/ids.py)."""
+        return self.get_queryset(request).filter(pk__in=[object_id]).first() if object_id.isdecimal() else None
+
     # Deleting.
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -95,7 +99,7 @@ class QueueAdmin(ReadOnlyAdmin):
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         """Delete a row. Raises HeldError if a worker has just taken it."""
-        if not OrmQ.objects.filter(pk=obj.pk).exclude(held()).delete()[0]:
+        if not OrmQ.objects.filter(pk__in=[obj.pk]).exclude(held()).delete()[0]:
             raise HeldError
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:

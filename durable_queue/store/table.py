@@ -120,6 +120,14 @@ class Table(ABC):
         """The database's settings, for the connections of a worker's tasks, which so many threads run."""
 
     @abstractmethod
+    def has_narrow_ids(self) -> bool:
+        """Whether the queue rows' ids end at 2,147,483,647."""
+
+    @abstractmethod
+    def widen_ids(self) -> None:
+        """Make them go on for ever, if that can be done now without keeping others waiting for long."""
+
+    @abstractmethod
     def has_open_transaction(self) -> bool:
         """Whether the driver's connection, which must be open, is in a transaction."""
 

@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from durable_queue.conf import cluster_conf
 from durable_queue.models import Worker
 from durable_queue.store import wakeup
-from durable_queue.store.postgresql import prepared
+from durable_queue.store.postgresql import ids, prepared
 from durable_queue.store.rows import (
     ATTEMPTS_TABLE,
     CLAIMED_BYTES,
@@ -181,6 +181,12 @@ class PostgreSQLTable(Table):
             return settings
         pool = {"min_size": 0, "max_size": cluster_conf.connections, "max_idle": POOL_IDLE, "timeout": POOL_WAIT}
         return settings | {"CONN_MAX_AGE": 0, "OPTIONS": settings["OPTIONS"] | {"pool": pool}}
+
+    def has_narrow_ids(self) -> bool:
+        return ids.are_narrow(self.connection)
+
+    def widen_ids(self) -> None:
+        ids.widen(self.connection)
 
     def has_open_transaction(self) -> bool:
         return bool(self.connection.connection.info.transaction_status)  # 0: PQTRANS_IDLE

@@ -152,6 +152,13 @@ class SQLiteTable(Table):
         options = settings["OPTIONS"]
         return settings | {"OPTIONS": options | {"timeout": max(options.get("timeout", 0), LOCK_WAIT)}}
 
+    def has_narrow_ids(self) -> bool:
+        """No: an integer has 64 bits (https://www.sqlite.org/datatype3.html)."""
+        return False
+
+    def widen_ids(self) -> None:
+        """Nothing to do."""
+
     def has_open_transaction(self) -> bool:
         return bool(self.connection.connection.in_transaction)
 
