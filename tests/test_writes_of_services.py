@@ -10,12 +10,12 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psutil
 import pytest
 
 from tests.support import environment, selection
+from tests.support.hosts import host
 from tests.support.installations import new_installation
-from tests.support.processes import PROJECT, free_port, manage, queue_workers, running, wait_until
+from tests.support.processes import PROJECT, free_port, manage, queue_workers, wait_until
 
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.support.writing_settings"}
 
@@ -193,12 +193,12 @@ def test_host__frozen_in_the_middle_of_a_task(env: dict[str, str], tmp_path: Pat
     log, marks = Path(env["NOTIFIER_LOG_FILE"]), Path(env["NOTIFIER_DATA_DIR"]) / "marks"
     queue("write_once_told", "once\n", env=env)
     with ExitStack() as stack:
-        frozen = stack.enter_context(host("alpha", env=env, output=tmp_path / "alpha"))
+        frozen = stack.enter_context(host("alpha", env=env, output=tmp_path / "alpha", workers=1))
         wait_until((marks / "waits-alpha").exists, what="alpha has the task in hand")
         processes = [frozen, *frozen.children(recursive=True)]
         for process in processes:
             process.send_signal(signal.SIGSTOP)
-        stack.enter_context(host("beta", env=env, output=tmp_path / "beta"))
+        stack.enter_context(host("beta", env=env, output=tmp_path / "beta", workers=1))
         wait_until((marks / "waits-beta").exists, timeout=40, what="beta has the task in hand")
         (marks / "told").touch()
         wait_until(log.exists, what="beta has written")
@@ -209,15 +209,3 @@ def test_host__frozen_in_the_middle_of_a_task(env: dict[str, str], tmp_path: Pat
             process.send_signal(signal.SIGCONT)
         wait_until(lambda: "taken for dead" in (tmp_path / "alpha").read_text(), what="alpha notices")
     assert lines(env) == ["once"]
-
-
-@contextmanager
-def host(name: str, *, env: dict[str, str], output: Path) -> Iterator[psutil.Process]:
-    """A cluster of one worker in a pid namespace and with a host's name of its own."""
-    if os.geteuid():
-        selection.missing("root, who may make namespaces")
-    inner = f"hostname {name} && exec {sys.executable} manage.py qcluster --workers 1"
-    command = ["unshare", "--pid", "--uts", "--fork", "--mount-proc", "--kill-child", "sh", "-c", inner]
-    with running(command, env=env, output=output) as process:
-        yield psutil.Process(process.pid)
-        process.kill()  # which ends all that is in its namespace

@@ -57,7 +57,8 @@ from tests.support.chaos_cluster import (
     upkeep_of,
     workers_of,
 )
-from tests.support.processes import PROJECT, running, wait_until
+from tests.support.hosts import host
+from tests.support.processes import PROJECT, wait_until
 
 # Scenarios.
 
@@ -338,7 +339,7 @@ def hosts(quick: bool) -> str:
     """Two hosts share one PostgreSQL. One host is lost: the rows that it held run on the other."""
     count = 1000 if quick else 5000
     ids = enqueue(count, 0.002)
-    with host("alpha") as alpha, host("beta"):
+    with _working_host("alpha") as alpha, _working_host("beta"):
         wait_until(lambda: drained() and Success.objects.count() == count, timeout=120, what="all is done")
         runs = Counter(number for number, _ in marks())
         assert set(Success.objects.values_list("pk", flat=True)) == set(ids)
@@ -362,18 +363,16 @@ def hosts(quick: bool) -> str:
 
 
 @contextlib.contextmanager
-def host(name: str) -> Iterator[psutil.Process]:
-    """A cluster in its own pid namespace, with its own host name and data folder. It shares only the database."""
-    inner = f"hostname {name} && exec {sys.executable} manage.py qcluster --workers {WORKERS}"
-    command = ["unshare", "--pid", "--uts", "--fork", "--mount-proc", "--kill-child", "sh", "-c", inner]
+def _working_host(name: str) -> Iterator[psutil.Process]:
+    """A cluster on a host of its own, with a data folder of its own. It shares only the database."""
     env = {
         "NOTIFIER_DATA_DIR": str(FOLDER / name),
         "NOTIFIER_LOG_FILE": str(FOLDER / f"{name}.txt"),
         "SECRET_KEY": settings.SECRET_KEY,
     }
-    with running(command, env=env, output=OUTPUT) as process:
+    with host(name, env=env, output=OUTPUT, workers=WORKERS) as process:
         wait_until(lambda: Worker.objects.filter(host=_host_of(name)).count() == WORKERS, what=f"{name} works")
-        yield psutil.Process(process.pid)
+        yield process
 
 
 def _host_of(name: str) -> str:

@@ -90,3 +90,17 @@ def administration() -> Iterator[psycopg.Cursor[Any]]:
     """A cursor that may create and drop databases on the run's PostgreSQL server."""
     with psycopg.connect(_server.get_uri(), autocommit=True) as connection, connection.cursor() as cursor:
         yield cursor
+
+
+@contextmanager
+def database_away() -> Iterator[None]:
+    """Meanwhile, nobody can connect to the database of the running test; who is connected is thrown out."""
+    name = str(connection.settings_dict["NAME"])
+    connection.close()
+    with administration() as cursor:
+        cursor.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        try:
+            yield
+        finally:
+            cursor.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')

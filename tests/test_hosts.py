@@ -1,0 +1,98 @@
+"""Two hosts that share a PostgreSQL: a task that one of them runs is not run by the other, whatever their clocks say."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+from django_q.models import OrmQ, Success
+from django_q.tasks import async_task
+
+from durable_queue.models import FailedAttempt, Worker
+from tests.support import environment, selection
+from tests.support.hosts import host
+from tests.support.processes import PROJECT, wait_until
+
+pytestmark = [pytest.mark.django_db(transaction=True), selection.on_postgresql]
+
+TASK = "tests.support.host_tasks.note_host"
+
+
+@contextmanager
+def working_host(name: str, folder: Path, **more: str) -> Iterator[None]:
+    """A cluster of one worker on a host of its own, which shares nothing but the database and the notes' file."""
+    env = {
+        "NOTIFIER_DATA_DIR": str(folder / name),
+        "NOTIFIER_LOG_FILE": str(folder / f"{name}.txt"),
+        "DATABASE_URL": environment.database_url_of_test(),
+        "SECRET_KEY": settings.SECRET_KEY,
+        "NOTIFIER_QUEUE_THREADS": "6",  # so that each host gets a half of twelve tasks
+    }
+    with host(name, env=env | more, output=folder / f"{name}.output", workers=1):
+        wait_until(lambda: Worker.objects.filter(host__startswith=name).exists(), what=f"{name} works")
+        yield
+
+
+def runs(notes: Path) -> Counter[str]:
+    """How often each task has begun."""
+    return Counter(line.split()[0] for line in notes.read_text().splitlines()) if notes.exists() else Counter()
+
+
+def hosts_of(notes: Path) -> set[str]:
+    """The hosts on which tasks have begun."""
+    return {line.split()[1] for line in notes.read_text().splitlines()}
+
+
+@pytest.fixture
+def clock_behind(tmp_path: Path) -> dict[str, str]:
+    """The environment in which a process reads a clock that is 20 s behind."""
+    if not shutil.which("cc") and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "update", "-qq"], check=True)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "gcc", "libc6-dev"], check=True)
+    if not shutil.which("cc"):
+        selection.missing("a C compiler: sudo apt-get install gcc libc6-dev")
+    library = tmp_path / "clock_behind.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, PROJECT / "tests" / "support" / "clock_behind.c"], check=True)
+    ask = [sys.executable, "-c", "import time; print(time.time())"]
+    told = subprocess.run(ask, env={"LD_PRELOAD": str(library)}, capture_output=True, text=True, check=True).stdout
+    assert 19 < time.time() - float(told) < 25
+    return {"LD_PRELOAD": str(library)}
+
+
+@selection.slow
+@pytest.mark.timeout(600)  # a compiler may have to be installed first
+def test_host__whose_clock_is_behind(clock_behind: dict[str, str], tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    with working_host("alpha", tmp_path), working_host("beta", tmp_path, **clock_behind):
+        with transaction.atomic():
+            ids = [async_task(TASK, str(notes), number, 6.0) for number in range(12)]
+            OrmQ.objects.update(lock=timezone.now() - timedelta(minutes=1))  # due by either clock
+        wait_until(lambda: Success.objects.count() == len(ids), timeout=40, what="all are done")
+    assert runs(notes) == {str(number): 1 for number in range(12)}
+    assert hosts_of(notes) == {"alpha", "beta"}
+    assert not FailedAttempt.objects.exists()
+
+
+@selection.slow
+def test_hosts__while_the_database_is_away(tmp_path: Path) -> None:
+    """Who comes back first has not seen the other's heartbeats, and takes nobody for dead."""
+    notes = tmp_path / "notes"
+    with working_host("alpha", tmp_path), working_host("beta", tmp_path):
+        ids = [async_task(TASK, str(notes), number, 30.0) for number in range(12)]
+        wait_until(lambda: runs(notes).total() == len(ids), what="all have begun")
+        with environment.database_away():
+            time.sleep(12)
+        wait_until(lambda: Success.objects.count() == len(ids), timeout=60, what="all are done")
+    assert runs(notes) == {str(number): 1 for number in range(12)}
+    assert hosts_of(notes) == {"alpha", "beta"}
+    assert not FailedAttempt.objects.exists()
