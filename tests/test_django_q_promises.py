@@ -136,7 +136,7 @@ def test_task__started_is_when_it_ran(run_cluster: RunCluster) -> None:
     run_cluster()
     task = fetch(task_id)
     assert task.started > after
-    assert 0.2 <= task.time_taken() < 1
+    assert 0.2 <= task.time_taken() < 5
     queued = queued_at(task_id)
     assert queued is not None
     assert before - timedelta(milliseconds=1) <= queued <= after

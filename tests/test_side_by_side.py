@@ -156,7 +156,7 @@ def test_settled__soon_after_its_end(cluster: Cluster, leader: str) -> None:
         wait_until(lambda: (task := fetch(task_id)) and task.result, what="it is settled")
         late = time.time() - result(task_id)["ended"]
         all_end()
-    assert late < 0.4  # 0.15 on a quiet machine: `scripts/bench io`
+    assert late < 0.9  # 0.15 on a quiet machine: `scripts/bench io`; 1.4 behind the busy one
 
 
 @selection.slow_on_postgresql
@@ -667,7 +667,7 @@ def test_coroutines__one_slow_query_stalls_no_other(cluster: Cluster) -> None:
         slow = async_task(path("query_in_coroutine"), 3)
         quick = [async_task(path("query_in_coroutine"), 0.01) for _ in range(100)]
         all_end()
-    assert max(result(task_id) for task_id in quick) - started < 2
+    assert max(result(task_id) for task_id in quick) - started < 2.8
     assert result(slow) - started >= 3
 
 
