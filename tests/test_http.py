@@ -104,6 +104,30 @@ def test_queue__locked_for_many_clients(installation: dict[str, str], queue: Que
     assert queue.waiting() <= (0 if environment.DATABASE == "sqlite" else len(clients)), "at most once each"
 
 
+def test_queue__locked_for_clients_that_keep_coming(installation: dict[str, str], queue: QueueTable, tmp_path: Path) -> None:
+    """Who comes while a batch waits is not made to wait for one batch after the other."""
+    port, waits = free_port(), []
+
+    async def post() -> None:
+        before = time.monotonic()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /send-notification/alice HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert b" 503 " in await reader.readline()
+        writer.close()
+        waits.append(time.monotonic() - before)
+
+    async def keep_coming() -> None:
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(800):
+                clients.create_task(post())
+                await asyncio.sleep(0.005)
+
+    with web(env=installation, port=port, output=tmp_path / "web-output"), queue.locked():
+        asyncio.run(keep_coming())
+    assert len(waits) == 800
+    assert max(waits) < 5
+
+
 @selection.slow_on_postgresql
 def test_request__too_long(installation: dict[str, str], queue: QueueTable, tmp_path: Path) -> None:
     with served(installation, tmp_path) as connection:

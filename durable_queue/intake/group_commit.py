@@ -5,8 +5,9 @@ A commit costs as much for one row as for twenty. While one commit is under way,
 Django refuses its connections to a thread with a running event loop, because a call that waits for the database blocks the
 whole loop. Here the commit blocks the loop on purpose: an INSERT takes no longer than handing it to a thread and back, and
 the requests that it blocks form the next batch. Each wait has a limit: SQLite's busy timeout; PostgreSQL's connect timeout,
-and `ANSWER`. While the database can't be written to, a client waits for about twice that limit: once for the batch under
-way, and once for its own batch.
+and `ANSWER`. While the database can't be written to, a client waits for that limit, which the batch under way uses up, and for
+`AGAIN`: the batches that follow a failed one are less patient, or those whose connections the loop had no time to accept would
+wait for one limit after the other.
 """
 
 import asyncio
@@ -25,9 +26,10 @@ from durable_queue.store.databases import table_of
 from durable_queue.store.sqlite import checkpoints
 
 CHECKPOINT = 1.0  # seconds between two SQLite checkpoints of this process; a running cluster leaves it nothing to do
-GATHER = 0.05  # seconds that a batch gathers after a batch that failed: its requests then wait together
+GATHER = 0.1  # seconds that a batch gathers after a batch that failed: its requests then wait together
 READ_ONLY = "25006"  # https://www.postgresql.org/docs/current/errcodes-appendix.html: after a failover, or on a full disk
 ANSWER = 1.0  # seconds that a commit's answer may take; then its requests get 503, and nobody knows whether they are queued
+AGAIN = 0.5  # seconds that a commit may take, with all its waits, after one that failed
 LARGEST = 1000  # rows in one statement; a statement may have 32,766 values (https://www.sqlite.org/limits.html)
 
 
@@ -51,11 +53,11 @@ class _Batch:
         """Commit, then wake the waiting requests. On an error, each of them gets it: no row is known to be queued."""
         if _open.batch is self:
             _open.batch = None
-        _open.pause = 0.0
+        is_again, _open.pause = _open.pause > 0, 0.0
         error: Exception | None = None
         with _out_of_loop():
             try:
-                self._enqueue()
+                self._enqueue(is_again=is_again)
             except Exception as raised:
                 error = raised
                 _open.pause = GATHER
@@ -68,7 +70,7 @@ class _Batch:
             else:
                 future.set_result(None)
 
-    def _enqueue(self) -> None:
+    def _enqueue(self, *, is_again: bool) -> None:
         if _open.pending:
             if not _open.pending.is_answered():
                 raise OperationalError("the database has not answered an earlier commit yet")
@@ -77,7 +79,8 @@ class _Batch:
         # Before the time begins to run: to connect may take longer, and a new connection says nothing of its autocommit yet.
         self.broker.database.ensure_connection()
         try:
-            with self.broker.table.answers_within(ANSWER):
+            table = self.broker.table
+            with table.waits_at_most(AGAIN) if is_again else table.answers_within(ANSWER):
                 self.broker.enqueue_all([payload for payload, _ in self.rows])
         except NoAnswerError as error:
             _open.pending = error.pending  # until it has come, nothing more is asked, and no other connection is opened

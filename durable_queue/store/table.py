@@ -64,6 +64,10 @@ class Table(ABC):
         """Have the next insert raise NoAnswerError when the database has not answered within so many seconds."""
 
     @abstractmethod
+    def waits_at_most(self, seconds: float) -> AbstractContextManager[None]:
+        """Have the next insert fail when it could not be made within so many seconds, for a lock or for want of an answer."""
+
+    @abstractmethod
     def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:
         """Insert rows by one statement, hence in one transaction; return the id of the last one."""
 

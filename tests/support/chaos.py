@@ -38,7 +38,7 @@ from durable_queue.intake import packaging
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.task import signing
 from durable_queue.work import kernel
-from tests.support import chaos_over_http, chaos_threads, chaos_writes
+from tests.support import chaos_faults, chaos_over_http, chaos_threads, chaos_writes
 from tests.support.chaos_cluster import (
     FOLDER,
     OUTPUT,
@@ -414,7 +414,7 @@ def _has_more_successes_than(count: int) -> bool:
 
 EVERYWHERE = [kills, chaos, writes, poison, stops, fairness, idle, paused]
 EVERYWHERE += chaos_threads.ALL
-EVERYWHERE += [chaos_over_http.posts, chaos_over_http.log_disk_full]
+EVERYWHERE += [chaos_over_http.posts, chaos_over_http.log_disk_full, chaos_faults.faults]
 ONLY_ON: dict[str, list[Callable[[bool], str]]] = {
     "sqlite": [chaos_over_http.data_disk_full, chaos_over_http.threads_in_transactions],
     "postgresql": [hosts, restarts],

@@ -3,8 +3,8 @@
 import functools
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -62,6 +62,15 @@ class SQLiteTable(Table):
     def answers_within(self, seconds: float) -> AbstractContextManager[None]:
         """Its locks have a limit of their own."""
         return nullcontext()
+
+    @contextmanager
+    def waits_at_most(self, seconds: float) -> Iterator[None]:
+        ((own,),) = self.run("PRAGMA busy_timeout")
+        self.run(f"PRAGMA busy_timeout = {min(own, 1000 * seconds):.0f}")
+        try:
+            yield
+        finally:
+            self.run(f"PRAGMA busy_timeout = {own}")
 
     def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:
         moment = self.moment(due)

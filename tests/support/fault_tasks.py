@@ -1,0 +1,46 @@
+"""Tasks that go wrong once: for `scripts/chaos faults`."""
+
+import os
+import signal
+import time
+from typing import Any, NoReturn
+
+from django.db import transaction
+
+from durable_queue import retry
+from durable_queue.models import Note
+
+
+@retry(attempts=1)
+def die() -> None:
+    """Take the worker along."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@retry(attempts=1)
+def leave_transaction_open() -> None:
+    """Begin a transaction, write, and forget it. On SQLite nobody else can write meanwhile."""
+    transaction.atomic().__enter__()
+    Note.objects.create(task_id="0" * 32, text="left open")
+
+
+@retry(attempts=1)
+def set_signals_aside(seconds: float) -> None:
+    """Hear no signal any more, for so many seconds."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    time.sleep(seconds)
+
+
+@retry(attempts=1)
+def chatter(megabytes: int) -> None:
+    """Print so much."""
+    for _ in range(megabytes):
+        os.write(1, (b"chatter " * 100 + b"\n") * 1300)
+
+
+def hang(task: Any) -> NoReturn:
+    """A hook that never comes back."""
+    while True:
+        time.sleep(0.1)
