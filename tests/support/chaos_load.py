@@ -42,7 +42,7 @@ class Site:
     def _start(self) -> subprocess.Popen[bytes]:
         self.starts += 1
         process = subprocess.Popen(
-            [PROJECT / "scripts" / "serve"],
+            ["prlimit", "--nofile=1024:4096", PROJECT / "scripts" / "serve"],
             env=os.environ | self.env,
             cwd=PROJECT,
             stdin=subprocess.DEVNULL,
@@ -73,13 +73,24 @@ class Site:
             thread.start()
 
     def end(self) -> int:
-        """End the load, then the service; return its exit code."""
+        """End the load, then the service; return its exit code. Each acknowledged POST must be written once by then."""
         self._is_over = True
         for thread in self._threads:
             thread.join()
-        wait_until(lambda: not self.count("SELECT count(*) FROM django_q_ormq"), timeout=90, what="all is written")
+        with suppress(AssertionError):  # which says more when it is asked again
+            wait_until(self._all_are_written, timeout=120)
         self.parent.terminate()
-        return self.parent.wait(30)
+        code = self.parent.wait(30)
+        self.posts.assert_kept(self.env, Path(self.env["NOTIFIER_LOG_FILE"]))
+        return code
+
+    def _all_are_written(self) -> bool:
+        try:
+            self.posts.assert_kept(self.env, Path(self.env["NOTIFIER_LOG_FILE"]))
+        except AssertionError:
+            time.sleep(1)
+            return False
+        return True
 
     def kill(self) -> None:
         """End all that is left."""
