@@ -205,6 +205,8 @@ def test_service__second_signal(installation: dict[str, str], port: int, output:
         queue_a_long_task(env)
         process.send_signal(signal.SIGINT)
         wait_until(lambda: "Notifier stops" in output.read_text())
+        wait_until(lambda: not is_listening(port), timeout=6, what="clients are refused while the task is waited for")
+        assert process.poll() is None
         assert stop(process, signal.SIGINT) == 0
     assert_clean(output, env)
 

@@ -152,6 +152,8 @@ class ServiceParent(Parent):
             self.stop_wishes = 1  # after SIGHUP, too
             self.say("Notifier stops. A second signal ends it at once")
             self._stop_at = time.monotonic() + self._stop_limit
+            for descriptor in {passed for program in self._programs for passed in program.passed}:
+                os.close(descriptor)  # clients are refused from now on, instead of waiting for nobody
             for program in self._living:
                 if program.process:
                     program.process.terminate()

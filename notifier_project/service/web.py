@@ -96,6 +96,7 @@ class Listener:
         if self._pause:
             self._pause.cancel()
         self._loop.remove_reader(self._socket)
+        self._socket.close()
         await asyncio.gather(*self._connecting, return_exceptions=True)
 
 
