@@ -19,7 +19,7 @@ from durable_queue.intake.background_tasks import BackgroundTasks
 from durable_queue.intake.packaging import new_task
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.task import signing
-from tests.support import selection, side_by_side_tasks, thread_tasks
+from tests.support import environment, selection, side_by_side_tasks, thread_tasks
 from tests.support.clusters import Cluster, all_end
 from tests.support.processes import wait_until
 from tests.support.promised_tasks import read_notes
@@ -656,6 +656,26 @@ def test_connections__are_bounded(cluster: Cluster) -> None:
                 time.sleep(0.05)
         assert 3 <= most <= 3 + 2, "those of the tasks, of the queue, and of the upkeep"
     assert Success.objects.count() == 40
+
+
+@selection.on_postgresql
+def test_connections__are_not_asked_whether_they_live(cluster: Cluster) -> None:
+    """`CONN_HEALTH_CHECKS` is on, for the admin. The queue's connection was used a moment ago: a task pays no `SELECT 1`."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER DATABASE \"{connection.settings_dict['NAME']}\" SET log_statement = 'all'")
+    try:
+        with cluster(threads=1):
+            async_task(WAIT, 0)
+            all_end()
+            before = environment.server_log().count("statement: SELECT 1\n")
+            for _ in range(50):
+                async_task(WAIT, 0)
+            all_end()
+            assert "statement: " in environment.server_log()
+            assert environment.server_log().count("statement: SELECT 1\n") == before
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f'ALTER DATABASE "{connection.settings_dict["NAME"]}" RESET log_statement')
 
 
 @selection.once

@@ -68,7 +68,9 @@ def a_web_process_is_killed(site: Site) -> str:
 
 def a_web_process_hangs(site: Site) -> str:
     said = site.said.count("gave no sign of life for 10 s")
-    random.choice(site.children("web")).send_signal(signal.SIGSTOP)
+    victim = random.choice(site.children("web"))
+    wait_until(lambda: time.time() - victim.create_time() > 5, what="it has shown life: until then, it has 60 s")
+    victim.send_signal(signal.SIGSTOP)
     _new(site, "gave no sign of life for 10 s", said)
     wait_until(lambda: len(site.children("web")) == 2, what="it is replaced")
     return "1 restart"

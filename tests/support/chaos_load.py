@@ -55,8 +55,10 @@ class Site:
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout
+        rest = b""
         while self.is_read.wait() and (data := os.read(process.stdout.fileno(), 1 << 16)):
-            self.said = (self.said + data.decode(errors="replace"))[-300_000:]
+            *lines, rest = (rest + data).split(b"\n")
+            self.said += "".join(line.decode(errors="replace") + "\n" for line in lines if b"chatter chatter" not in line)
         process.stdout.close()
 
     def _keep_alive(self) -> None:
