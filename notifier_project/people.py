@@ -1,7 +1,8 @@
 """The handler for people: all of Django, for the admin and the static files. One thread answers them, one at a time.
 
-The admin's statements are limited by `statement_timeout`, which does not reach a COMMIT: that may wait for ever, for a standby
-that is missing. So the event loop watches the thread, and answers in its place.
+The admin's statements are limited by `statement_timeout`, which does not reach a COMMIT, nor a server that hangs: they may wait
+for ever, for a standby that is missing. So the event loop watches the thread, and answers in its place. A statement that takes
+longer than `ANSWER` counts as a wait, too; what Python does between two statements doesn't.
 """
 
 import asyncio
@@ -33,13 +34,13 @@ def _unavailable() -> HttpResponse:
     return HttpResponse(text, status=503, content_type="text/plain; charset=utf-8", headers={"Retry-After": "5"})
 
 
-def _note_statement(execute: Callable[..., Any], *statement: Any) -> Any:
+def _note_statement(execute: Callable[..., Any], sql: str, values: Any, many: bool, context: dict[str, Any]) -> Any:
     global _waits_since  # noqa: PLW0603 - there is one thread
     _waits_since = time.monotonic()
     try:
-        return execute(*statement)
+        return execute(sql, values, many, context)
     finally:
-        _waits_since = time.monotonic()  # a COMMIT may come next
+        _waits_since = time.monotonic() if context["connection"].in_atomic_block else None  # a COMMIT may come next
 
 
 def database_watch(get_response: Respond) -> Respond:
@@ -49,7 +50,7 @@ def database_watch(get_response: Respond) -> Respond:
         global _waits_since  # noqa: PLW0603
         if TOO_LATE in getattr(request, "scope", ()):
             return _unavailable()
-        _waits_since = time.monotonic()
+        _waits_since = time.monotonic()  # Django may ask a connection first whether it lives
         try:
             with ExitStack() as stack:
                 for connection in connections.all():

@@ -1,16 +1,18 @@
 """The rows that a worker holds, from one transaction to the next."""
 
+import threading
+from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django_q.models import Failure, Success
+from django_q.models import Failure, OrmQ, Success
 from django_q.tasks import async_task
 
 from durable_queue.models import Worker
 from durable_queue.store.broker import Broker
-from durable_queue.store.leases import Settlement
+from durable_queue.store.leases import Row, Settlement
 from durable_queue.work import outcomes
 from durable_queue.work.holdings import Holdings
 from durable_queue.work.notes import Notes
@@ -46,6 +48,30 @@ def test_lease__ends_while_a_thread_finishes_the_last_row(tmp_path: Path) -> Non
     holdings.settle_and_claim()
     assert Worker.objects.get().lease is None
     assert Success.objects.count() == 1
+
+
+class Watched(deque[Row]):
+    """The rows that have not started. Whenever somebody asks whether there are any, another thread takes one."""
+
+    holdings: Holdings
+
+    def __len__(self) -> int:
+        count = super().__len__()
+        taker = threading.Thread(target=self.holdings.take, daemon=True)
+        taker.start()
+        taker.join(0.3)
+        return min(count, super().__len__())
+
+
+def test_lease__stays_with_a_row_that_is_taken_at_this_moment(tmp_path: Path) -> None:
+    holdings = with_one_finished(tmp_path, Unpicklable())
+    async_task("tests.support.cluster_tasks.take_one", 2)
+    (next_one,) = holdings.broker.settle_and_claim(holdings.me, claim=1, keep=True).rows
+    holdings.unstarted = watched = Watched([next_one])
+    watched.holdings = holdings
+    holdings.settle_and_claim()
+    assert Failure.objects.count() == 1
+    assert Worker.objects.get().lease == OrmQ.objects.get().lock
 
 
 def test_lease__ends_with_a_row_that_can_not_be_stored(tmp_path: Path) -> None:

@@ -104,6 +104,22 @@ def test_queue__locked_for_many_clients(installation: dict[str, str], queue: Que
     assert queue.waiting() <= (0 if environment.DATABASE == "sqlite" else len(clients)), "at most once each"
 
 
+@selection.on_sqlite
+def test_queue__locked_makes_the_next_impatient_for_a_while(
+    installation: dict[str, str], queue: QueueTable, tmp_path: Path
+) -> None:
+    """Not for ever: a database that is slow takes its time for each."""
+    port, waits = free_port(), []
+    with web(env=installation, port=port, output=tmp_path / "web-output"), queue.locked(), Connection(port) as connection:
+        for pause in (0, 0, 3.5):
+            time.sleep(pause)
+            began = time.monotonic()
+            assert connection.ask(ALICE).status == 503
+            waits.append(time.monotonic() - began)
+    first, second, later = waits
+    assert second < 1.5 < min(first, later), waits
+
+
 def test_queue__locked_for_clients_that_keep_coming(installation: dict[str, str], queue: QueueTable, tmp_path: Path) -> None:
     """Who comes while a batch waits is not made to wait for one batch after the other."""
     port, waits = free_port(), []

@@ -105,7 +105,8 @@ def test_admin__deletes_rows(far: None, admin_client: Client) -> None:
     assert list(OrmQ.objects.order_by("id").values_list("id", flat=True)) == [second, third]
     admin_client.post(f"/admin/django_q/ormq/{second}/delete/", {"post": "yes"})
     assert OrmQ.objects.get().pk == third
-    assert admin_client.get("/admin/django_q/ormq/nonsense/change/", follow=True).status_code == 200
+    for none in ("nonsense", "9" * 20, "9" * 5000):
+        assert admin_client.get(f"/admin/django_q/ormq/{none}/change/", follow=True).status_code == 200
 
 
 def test_migrate__waits_for_a_lock_and_goes_on_without(narrow: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +131,17 @@ def test_migrate__waits_for_a_lock_and_goes_on_without(narrow: None, monkeypatch
     holder.join()
     call_command("migrate", verbosity=0, skip_checks=True)
     assert problems() == []
+
+
+def test_migrate__of_a_user_who_does_not_own_the_table(narrow: None) -> None:
+    """It goes on, and the check goes on to warn."""
+    run("CREATE ROLE clerk; GRANT ALL ON ALL TABLES IN SCHEMA public TO clerk; GRANT ALL ON SCHEMA public TO clerk")
+    try:
+        run("SET ROLE clerk")
+        ids.widen(connection)
+        assert [problem.id for problem in problems()] == ["durable_queue.W003"]
+    finally:
+        run("RESET ROLE; DROP OWNED BY clerk; DROP ROLE clerk")
 
 
 def test_migrate__leaves_many_rows_for_later(narrow: None, monkeypatch: pytest.MonkeyPatch) -> None:

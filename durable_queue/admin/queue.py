@@ -22,6 +22,9 @@ class HeldError(Exception):
     """A worker took the row in the meantime."""
 
 
+DIGITS = 18  # that a number may have, and surely fit into 64 bits
+
+
 class StateFilter(admin.SimpleListFilter):
     """Filters rows by their state."""
 
@@ -72,7 +75,8 @@ class QueueAdmin(ReadOnlyAdmin):
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         """The row with this number, of any length: Django finds none with `pk=` (durable_queue/store/postgresql/ids.py)."""
-        return self.get_queryset(request).filter(pk__in=[object_id]).first() if object_id.isdecimal() else None
+        is_number = object_id.isdecimal() and len(object_id) <= DIGITS
+        return self.get_queryset(request).filter(pk__in=[object_id]).first() if is_number else None
 
     # Deleting.
 

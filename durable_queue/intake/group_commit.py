@@ -14,6 +14,7 @@ import asyncio
 import functools
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,7 +30,8 @@ CHECKPOINT = 1.0  # seconds between two SQLite checkpoints of this process; a ru
 GATHER = 0.1  # seconds that a batch gathers after a batch that failed: its requests then wait together
 READ_ONLY = "25006"  # https://www.postgresql.org/docs/current/errcodes-appendix.html: after a failover, or on a full disk
 ANSWER = 1.0  # seconds that a commit's answer may take; then its requests get 503, and nobody knows whether they are queued
-AGAIN = 0.5  # seconds that a commit may take, with all its waits, after one that failed
+AGAIN = 0.5  # seconds that a commit may take, with all its waits, after one that failed …
+IMPATIENT = 3.0  # … for so many seconds; then one may take its time again, since the database may be slow, and no more
 LARGEST = 1000  # rows in one statement; a statement may have 32,766 values (https://www.sqlite.org/limits.html)
 
 
@@ -53,11 +55,11 @@ class _Batch:
         """Commit, then wake the waiting requests. On an error, each of them gets it: no row is known to be queued."""
         if _open.batch is self:
             _open.batch = None
-        is_again, _open.pause = _open.pause > 0, 0.0
+        _open.pause = 0.0
         error: Exception | None = None
         with _out_of_loop():
             try:
-                self._enqueue(is_again=is_again)
+                self._enqueue()
             except Exception as raised:
                 error = raised
                 _open.pause = GATHER
@@ -70,20 +72,24 @@ class _Batch:
             else:
                 future.set_result(None)
 
-    def _enqueue(self, *, is_again: bool) -> None:
+    def _enqueue(self) -> None:
         if _open.pending:
             if not _open.pending.is_answered():
                 raise OperationalError("the database has not answered an earlier commit yet")
-            _open.pending = None
+            _open.pending, _open.impatient_until = None, 0.0
             logger.warning("The database answers again")
         # Before the time begins to run: to connect may take longer, and a new connection says nothing of its autocommit yet.
         self.broker.database.ensure_connection()
         try:
-            table = self.broker.table
+            table, is_again = self.broker.table, time.monotonic() < _open.impatient_until
             with table.waits_at_most(AGAIN) if is_again else table.answers_within(ANSWER):
                 self.broker.enqueue_all([payload for payload, _ in self.rows])
-        except NoAnswerError as error:
-            _open.pending = error.pending  # until it has come, nothing more is asked, and no other connection is opened
+            _open.impatient_until = 0.0
+        except Exception as error:
+            if not is_again:
+                _open.impatient_until = time.monotonic() + IMPATIENT
+            if isinstance(error, NoAnswerError):
+                _open.pending = error.pending  # until it has come, nothing is asked, and no other connection is opened
             raise
 
     def _tell(self, error: Exception) -> None:
@@ -101,6 +107,7 @@ class _Open(threading.local):
 
     batch: _Batch | None = None
     pause: float = 0.0  # seconds until the next batch is committed
+    impatient_until: float = 0.0  # monotonic: until then, a batch waits for `AGAIN` only
     pending: Pending | None = None  # the answer to an earlier batch, which has not come in time
 
 

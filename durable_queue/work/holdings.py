@@ -201,8 +201,12 @@ class Holdings:
                     del self.finished[0]
                 self._forget([settlement])
                 self._unannounced.extend(filter(is_heard, change.settled))
-            if not (self.in_hand or self.unstarted or self.has_news):
-                self.broker.settle_and_claim(self.me)  # no lease is left without rows
+            with self._lock:
+                is_empty = not (self.in_hand or self.unstarted or self.has_news)
+            if is_empty:  # no lease is left without rows
+                self._unsure = _Change([], [], set())
+                self.broker.settle_and_claim(self.me)
+                self._unsure = None
         except DatabaseError as again:
             return again
         return None

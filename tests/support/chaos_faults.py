@@ -364,6 +364,10 @@ def _try(fault: Fault, site: Site, row: Row) -> None:
         wait_until(site.is_whole, timeout=15, what="all processes are there again")
     except Exception as error:
         error.add_note(f"in {fault.__name__}; the service said last:\n{site.said[-3000:]}")
+        for table in ("django_q_ormq", "durable_queue_worker", "durable_queue_failedattempt"):
+            with suppress(Exception):  # what broke it may have broken this, too
+                rows = execute(site.env, f"SELECT * FROM {table} ORDER BY id DESC LIMIT 8")  # noqa: S608 - one of the three
+                error.add_note(f"{table}: {rows}")
         raise
     came = site.answers - before
     row.answers += came

@@ -6,14 +6,15 @@ without asking the database (`IntegerFieldOverflow` in its db/models/lookups.py)
 
 import time
 
-from django.db import OperationalError, transaction
+from django.db import Error as DatabaseError
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django_q.conf import logger
 
 from durable_queue.store.rows import QUEUE_TABLE
 
 MOST_ROWS = 1_000_000  # all are written anew while nothing else can use the table: some seconds, at most
-TRIES, PAUSE = 10, 0.5  # how often the table's lock is asked for, a second each time, and the seconds in between
+TRIES, PAUSE = 10, 0.5  # how often the table's lock is asked for, and the seconds in between
 LOCK_NOT_AVAILABLE = "55P03"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 _NARROW = """
@@ -31,10 +32,7 @@ def are_narrow(connection: BaseDatabaseWrapper) -> bool:
 
 
 def widen(connection: BaseDatabaseWrapper) -> None:
-    """Widen them, unless there are too many rows, or others hold the table's lock: then a later call does it.
-
-    Raises django.db.Error.
-    """
+    """Widen them, unless there are too many rows, others hold the table, or it is another user's: then a later call does it."""
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT count(*) FROM (SELECT FROM {QUEUE_TABLE} LIMIT {MOST_ROWS} + 1) AS rows")  # noqa: S608
         if cursor.fetchone()[0] > MOST_ROWS:
@@ -43,19 +41,22 @@ def widen(connection: BaseDatabaseWrapper) -> None:
     for _ in range(TRIES):
         try:
             _alter(connection)
-        except OperationalError as error:
+        except DatabaseError as error:
+            reason = str(error).strip()
             if getattr(error.__cause__, "sqlstate", None) != LOCK_NOT_AVAILABLE:
-                raise
+                break
             time.sleep(PAUSE)  # meanwhile, whoever waits behind us gets on
         else:
             return
-    logger.warning("The queue's ids stay 32 bits wide, since other connections keep the table locked")
+    logger.warning("The queue's ids stay 32 bits wide: %s", reason)
 
 
 def _alter(connection: BaseDatabaseWrapper) -> None:
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
-        cursor.execute("SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = 0")
+        # Whoever wants the table meanwhile waits behind us: for less time than a POST does.
+        cursor.execute("SET LOCAL lock_timeout = '300ms'; SET LOCAL statement_timeout = 0")
         cursor.execute(f"ALTER TABLE {QUEUE_TABLE} ALTER COLUMN id TYPE bigint")
         # An identity column's sequence has followed. That of a `serial` column, which Django made until 4.1, has not.
         cursor.execute("SELECT pg_get_serial_sequence(%s, 'id')", (QUEUE_TABLE,))
-        cursor.execute(f"ALTER SEQUENCE {cursor.fetchone()[0]} AS bigint")
+        if sequence := cursor.fetchone()[0]:
+            cursor.execute(f"ALTER SEQUENCE {sequence} AS bigint")
