@@ -341,7 +341,7 @@ def faults(quick: bool) -> str:
         until = time.monotonic() + (0 if quick else 60 * MINUTES)
         while time.monotonic() < until or not rows:
             for fault in random.sample(kinds, len(kinds)):
-                _try(fault, site, rows[fault])
+                _try(fault, site, rows)
         time.sleep(3)
         open_after, connections_after = site.open_files(), _connections(site)
         assert site.end() == 0
@@ -354,8 +354,9 @@ def faults(quick: bool) -> str:
     )
 
 
-def _try(fault: Fault, site: Site, row: Row) -> None:
+def _try(fault: Fault, site: Site, rows: dict[Fault, Row]) -> None:
     wait_until(site.is_whole, timeout=15, what="all processes are there")
+    row = rows[fault]
     before = site.answers.copy()
     try:
         row.bit.append(fault(site))
@@ -366,8 +367,9 @@ def _try(fault: Fault, site: Site, row: Row) -> None:
         error.add_note(f"in {fault.__name__}; the service said last:\n{site.said[-3000:]}")
         for table in ("django_q_ormq", "durable_queue_worker", "durable_queue_failedattempt"):
             with suppress(Exception):  # what broke it may have broken this, too
-                rows = execute(site.env, f"SELECT * FROM {table} ORDER BY id DESC LIMIT 8")  # noqa: S608 - one of the three
-                error.add_note(f"{table}: {rows}")
+                found = execute(site.env, f"SELECT * FROM {table} ORDER BY id DESC LIMIT 8")  # noqa: S608 - one of the three
+                error.add_note(f"{table}: {found}")
+        error.add_note(_table(rows))
         raise
     came = site.answers - before
     row.answers += came
@@ -389,6 +391,8 @@ def _table(rows: Mapping[Fault, Row]) -> str:
     ]
     lines.append("|---|---|---|---|---|")
     for fault, row in sorted(rows.items(), key=lambda item: item[0].__name__):
+        if not row.normal:
+            continue  # the one that failed
         came = row.answers
         cut = came["cut off"] + came["late"]
         lines.append(
