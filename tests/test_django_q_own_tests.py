@@ -10,7 +10,7 @@ from tests.support import selection
 from tests.support.environment import DATABASE
 from tests.support.processes import PROJECT
 
-pytestmark = selection.slow_on_postgresql
+pytestmark = selection.slow
 
 APPLY = """
     test_brokers::test_orm

@@ -190,6 +190,7 @@ def test_replace__the_next_writer_is_killed_too(memory: Path, write: int, length
         assert_replaced_once(stage.scene, event)
 
 
+@selection.slow
 @pytest.mark.parametrize("work", selection.slow_after(1, [Stage.append, Stage.replace]), ids=["append", "replace"])
 def test_writer__stopped_and_replaced_then_continued(memory: Path, work: Callable[[Stage, int], Job]) -> None:
     """At each line: another process writes the same in the meantime, or can't since the stopped one has the lock."""

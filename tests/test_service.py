@@ -103,7 +103,7 @@ def test_service__from_nothing(installation: dict[str, str], log_file: Path, out
     assert_clean(output, installation)
 
 
-@selection.slow_on_postgresql
+@selection.slow
 def test_service__restarted_with_entries_waiting(installation: dict[str, str], log_file: Path, output: Path, port: int) -> None:
     data = Path(installation["NOTIFIER_DATA_DIR"])
     with service(env=installation, port=port, output=output) as process:

@@ -350,7 +350,7 @@ def test_hook__that_hangs_ends_its_worker_and_charges_nothing(cluster: Cluster) 
     assert not FailedAttempt.objects.exists()
 
 
-@selection.slow_on_postgresql
+@selection.slow
 @selection.once
 def test_overdue__a_coroutine_that_blocks_the_event_loop(cluster: Cluster) -> None:
     """Its neighbours in the loop can't go on, and can't help it."""

@@ -174,6 +174,7 @@ def test_orphans__end_with_the_worker(cluster: Cluster, threads: int, end: str) 
     wait_until(lambda: not left_behind(), timeout=3, what="they have ended")
 
 
+@selection.slow
 @selection.once
 def test_orphans__when_the_supervisor_is_killed(tmp_path: Path) -> None:
     port = free_port()

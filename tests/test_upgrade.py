@@ -11,7 +11,7 @@ from tests.support import environment, selection
 from tests.support.installations import database, execute, new_installation, queue_table
 from tests.support.processes import manage, queue_workers, wait_until
 
-pytestmark = selection.slow_on_postgresql
+pytestmark = selection.slow
 
 # Made by that version: a task of two calls whose second has written and failed, both keys trimmed to their places; one whose
 # worker was killed after its write; one that nobody has begun. All rows of the tables that matter, the journal and the log.

@@ -187,7 +187,7 @@ def test_service__a_second_one_with_another_data_folder(env: dict[str, str], tmp
         wait_until(lambda: Path(env["NOTIFIER_LOG_FILE"]).exists(), what="the first one works on")
 
 
-@selection.slow_on_postgresql
+@selection.slow
 def test_host__frozen_in_the_middle_of_a_task(env: dict[str, str], tmp_path: Path) -> None:
     """Another host ends its task, and what it wrote is trimmed; thawed, the first one may not write it again."""
     log, marks = Path(env["NOTIFIER_LOG_FILE"]), Path(env["NOTIFIER_DATA_DIR"]) / "marks"
