@@ -136,7 +136,7 @@ def no_process_can_be_started(site: Site) -> str:
 def a_task_kills_its_worker(site: Site) -> str:
     query = "SELECT count(*) FROM durable_queue_failedattempt WHERE outcome = 'lost'"
     before = site.count(query)
-    site.queue("fault_tasks.die")
+    site.queue("fault_tasks.die", f"{site.env['NOTIFIER_DATA_DIR']}/has-died-{before}")
     wait_until(lambda: site.count(query) > before, timeout=20, what="it is charged")
     return "1 lost attempt"
 
