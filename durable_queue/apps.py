@@ -21,14 +21,17 @@ class DurableQueueConfig(AppConfig):
         from django_q.signals import pre_enqueue  # noqa: PLC0415 - its module needs the models to be loaded
 
         from durable_queue.checks import check_ids, check_indexes, check_q_cluster, check_sqlite  # noqa: PLC0415
+        from durable_queue.store.databases import widen_ids_after_migrate  # noqa: PLC0415
         from durable_queue.store.indexes import restore_after_migrate  # noqa: PLC0415
 
         register(check_q_cluster)
         register(check_sqlite)
         register(check_indexes, Tags.database)
         register(check_ids, Tags.database)
-        for app in (self, apps.get_app_config("django_q")):  # after the later of the two, all tables exist
+        django_q = apps.get_app_config("django_q")
+        for app in (self, django_q):  # after the later of the two, all tables exist
             post_migrate.connect(restore_after_migrate, sender=app, dispatch_uid="durable_queue")
+        post_migrate.connect(widen_ids_after_migrate, sender=django_q, dispatch_uid="durable_queue: ids")
         pre_enqueue.connect(_give_time_ordered_id, dispatch_uid="durable_queue")
 
 

@@ -1,8 +1,5 @@
 """The admin's pages in a browser as wide as a phone."""
 
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,19 +12,14 @@ from pytest_django.live_server_helper import LiveServer
 
 from tests.support import selection
 from tests.support.admin_site import LISTS, TRACEBACK, post, settle, take
-from tests.support.selection import missing
 
 pytestmark = [pytest.mark.django_db, selection.once]
 
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Debian's browser, installed where that is possible."""
-    if not shutil.which("chromium") and os.geteuid() == 0 and shutil.which("apt-get"):
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"], check=True)
-    browser = shutil.which("chromium")
-    return browser or missing("a browser: sudo apt-get install chromium")
+    """Debian's browser."""
+    return selection.installed("chromium", "chromium")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,16 +52,25 @@ def test_lease__ends_while_a_thread_finishes_the_last_row(tmp_path: Path) -> Non
 
 
 class Watched(deque[Row]):
-    """The rows that have not started. Whenever somebody asks whether there are any, another thread takes one."""
+    """The rows that have not started. While somebody looks at them, another thread takes one."""
 
     holdings: Holdings
 
     def __len__(self) -> int:
         count = super().__len__()
-        taker = threading.Thread(target=self.holdings.take, daemon=True)
-        taker.start()
-        taker.join(0.3)
+        self._have_one_taken()
         return min(count, super().__len__())
+
+    def __iter__(self) -> Iterator[Row]:
+        self._have_one_taken()
+        return super().__iter__()
+
+    def _have_one_taken(self) -> None:
+        # Not by the taker itself; and once nothing is left to settle, since the lease is about to end then.
+        if threading.current_thread() is threading.main_thread() and not self.holdings.finished:
+            taker = threading.Thread(target=self.holdings.take, daemon=True)
+            taker.start()
+            taker.join(0.3)
 
 
 def test_lease__stays_with_a_row_that_is_taken_at_this_moment(tmp_path: Path) -> None:

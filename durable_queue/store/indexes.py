@@ -1,4 +1,4 @@
-"""What this app keeps on django-q2's tables, its indexes above all, and how it restores that after each `migrate`.
+"""The indexes that this app keeps on django-q2's tables, and how it restores them.
 
 django-q2's models don't know of these indexes. When a migration of django-q2 changes a table on SQLite, Django makes a new
 table with the indexes of the model only (`_remake_table` in its backends/sqlite3/schema.py), and drops the others silently.
@@ -62,11 +62,5 @@ def restore_missing(using: str) -> list[str]:
 
 
 def restore_after_migrate(sender: AppConfig, using: str, **kwargs: Any) -> None:
-    """Restore lost indexes, and widen the ids: a receiver of `post_migrate`.
-
-    A migration would count as applied, also where it had left the ids for later.
-    """
+    """Restore lost indexes: a receiver of `post_migrate`."""
     restore_missing(using)
-    table = table_of(connections[using])
-    if sender.label == "django_q" and table.has_narrow_ids():  # once, though two apps have this receiver
-        table.widen_ids()

@@ -63,9 +63,9 @@ class Table(ABC):
     def answers_within(self, seconds: float) -> AbstractContextManager[None]:
         """Have the next insert raise NoAnswerError when the database has not answered within so many seconds."""
 
-    @abstractmethod
     def waits_at_most(self, seconds: float) -> AbstractContextManager[None]:
-        """Have the next insert fail when it could not be made within so many seconds, for a lock or for want of an answer."""
+        """The same, and a lock that is waited for counts too."""
+        return self.answers_within(seconds)
 
     @abstractmethod
     def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:
@@ -129,7 +129,7 @@ class Table(ABC):
 
     @abstractmethod
     def widen_ids(self) -> None:
-        """Make them go on for ever, if that can be done now without keeping others waiting for long."""
+        """Make them go on for ever, unless they do, or that would keep others waiting for long."""
 
     @abstractmethod
     def has_open_transaction(self) -> bool:

@@ -201,12 +201,8 @@ class Holdings:
                     del self.finished[0]
                 self._forget([settlement])
                 self._unannounced.extend(filter(is_heard, change.settled))
-            with self._lock:
-                is_empty = not (self.in_hand or self.unstarted or self.has_news)
-            if is_empty:  # no lease is left without rows
-                self._unsure = _Change([], [], set())
-                self.broker.settle_and_claim(self.me)
-                self._unsure = None
+            if not self.has_news:
+                self._apply(self._change_lease(0, ()))  # which ends the lease, unless there are rows under it
         except DatabaseError as again:
             return again
         return None

@@ -18,7 +18,6 @@ from django.db import connection
 
 DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
 
-
 FOLDER = Path(tempfile.mkdtemp(prefix="notifier-"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 

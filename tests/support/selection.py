@@ -4,6 +4,9 @@ A test that is not selected is not collected. So a skipped one lacks something o
 unless `--allow-missing` allows it.
 """
 
+import os
+import shutil
+import subprocess
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -32,7 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     global _is_missing_allowed  # noqa: PLW0603 - whoever misses something has no `config` at hand
     _is_missing_allowed = config.getoption("--allow-missing")
     settings.register_profile("quick", max_examples=50)
-    settings.load_profile("default" if config.getoption("--slow") else "quick")
+    settings.register_profile("slow", max_examples=200)
+    settings.load_profile("slow" if config.getoption("--slow") else "quick")
     config.addinivalue_line("markers", "on(database): it runs on this database alone")
     config.addinivalue_line("markers", "slow(*databases): on these it runs with --slow alone")
 
@@ -40,8 +44,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests that don't run this time."""
     slow_too = config.getoption("--slow")
-    selected = [item for item in items if _is_selected(item, slow_too=slow_too)]
-    config.hook.pytest_deselected(items=[item for item in items if item not in selected])
+    selected: list[pytest.Item] = []
+    others: list[pytest.Item] = []
+    for item in items:
+        (selected if _is_selected(item, slow_too=slow_too) else others).append(item)
+    config.hook.pytest_deselected(items=others)
     items[:] = selected
 
 
@@ -56,6 +63,14 @@ def missing(what: str) -> NoReturn:
     if _is_missing_allowed:
         pytest.skip(f"missing: {what}")
     pytest.fail(f"missing on this machine: {what}. With --allow-missing, the tests that need it are skipped.", pytrace=False)
+
+
+def installed(program: str, *packages: str) -> str:
+    """The path of a program from Debian's packages, which are installed where that is possible; else it is `missing`."""
+    if not shutil.which(program) and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "update", "-qq"], check=True)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], check=True)
+    return shutil.which(program) or missing(f"{program}: sudo apt-get install {' '.join(packages)}")
 
 
 def slow_after(quick: int, values: Sequence[Any]) -> list[Any]:

@@ -33,6 +33,8 @@ def are_narrow(connection: BaseDatabaseWrapper) -> bool:
 
 def widen(connection: BaseDatabaseWrapper) -> None:
     """Widen them, unless there are too many rows, others hold the table, or it is another user's: then a later call does it."""
+    if not are_narrow(connection):
+        return
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT count(*) FROM (SELECT FROM {QUEUE_TABLE} LIMIT {MOST_ROWS} + 1) AS rows")  # noqa: S608
         if cursor.fetchone()[0] > MOST_ROWS:

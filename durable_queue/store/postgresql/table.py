@@ -103,9 +103,6 @@ class PostgreSQLTable(Table):
     def answers_within(self, seconds: float) -> AbstractContextManager[None]:
         return prepared.answers_within(seconds)
 
-    def waits_at_most(self, seconds: float) -> AbstractContextManager[None]:
-        return prepared.answers_within(seconds)
-
     def insert_announced(self, queue: str, payload: str) -> int:
         """Insert one row, by an announced commit. The hint has its number; the woken worker has the server wait for it."""
         number, started = time.time_ns() & 0x7FFF_FFFF or 1, time.monotonic()

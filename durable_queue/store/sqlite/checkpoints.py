@@ -11,9 +11,11 @@ import time
 from django.db import connections
 from django_q.conf import logger
 
+from durable_queue.store.sqlite.table import SQLiteTable
+
 LONG_LOG = 12_000  # pages; a longer log is started again from its beginning, and every writer waits for that
 PAUSE = 0.5  # seconds between two checkpoints of the upkeep process
-RESTART_WAIT = 50  # ms that such a restart may wait for readers; all writers wait meanwhile
+RESTART_WAIT = 0.05  # seconds that such a restart may wait for readers; all writers wait meanwhile
 
 
 class Checkpoints:
@@ -44,10 +46,8 @@ class Checkpoints:
             _, pages, _ = cursor.fetchone()
             if pages > LONG_LOG:
                 # Writers came in between: otherwise the log would have restarted by itself. They have left only a few pages.
-                timeout = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
-                cursor.execute(f"PRAGMA busy_timeout={RESTART_WAIT}")
-                cursor.execute("PRAGMA wal_checkpoint(RESTART)")
-                cursor.execute(f"PRAGMA busy_timeout={timeout}")
+                with SQLiteTable(connection).waits_at_most(RESTART_WAIT):
+                    cursor.execute("PRAGMA wal_checkpoint(RESTART)")
 
 
 def begin(using: str, *, pause: float) -> None:

@@ -65,6 +65,7 @@ class SQLiteTable(Table):
 
     @contextmanager
     def waits_at_most(self, seconds: float) -> Iterator[None]:
+        """Have any statement wait so long for a lock, unless the connection's own limit is shorter."""
         ((own,),) = self.run("PRAGMA busy_timeout")
         self.run(f"PRAGMA busy_timeout = {min(own, 1000 * seconds):.0f}")
         try:
