@@ -94,6 +94,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str
             folder = tmp_path_factory.mktemp(program)
             found[f"fastapi {program}"] = server = Server(port=free_port(), log=folder / "log.txt", output=folder / "output")
             command: list[str | Path] = [BIN / "uvicorn", "--app-dir", PROJECT, "--http", "h11", "--port", str(server.port)]
+            # By default h11 refuses a head of more than 16 KiB, but only when it does not arrive in one piece.
+            command += ["--h11-max-incomplete-event-size", "65536"]
             command += [f"tests.support.fastapi_programs.{program}:app"]
             stack.enter_context(running(command, env={}, output=server.output, cwd=folder))
         folder = tmp_path_factory.mktemp("notifier")
