@@ -4,7 +4,6 @@ import contextvars
 import time
 from collections.abc import Callable
 
-from django.db import close_old_connections
 from django_q.conf import logger
 from django_q.models import Task
 from django_q.signals import call_hook, post_execute
@@ -58,7 +57,7 @@ def _guard(what: str, follow: Callable[[Settlement], None], settlement: Settleme
 
 
 def _call_hook(settlement: Settlement) -> None:
-    close_old_connections()  # the hook's: the database may have been restarted since
+    task_connections.close_old()  # the hook's: the database may have been restarted since
     call_hook(sender=Task, instance=Task(*settlement.history()))
 
 

@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections
 from django.dispatch import Signal
 from django.utils import timezone
 from django_q.conf import Conf, logger
@@ -113,7 +112,7 @@ class Attempt(Ending):
     def run(self) -> Settlement:
         """Run the task in this thread."""
         try:
-            close_old_connections()
+            task_connections.close_old()
             self._before()
             func, seconds = self.function.itself, self.timeout
             if self.function.is_coroutine:

@@ -1,12 +1,13 @@
 """The database connections of the tasks themselves, which are none of the queue's: how many, how patient, how they end."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import close_old_connections, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.db.utils import load_backend
@@ -22,6 +23,15 @@ _own: dict[str, dict[str, Any]] = {}  # by the alias: the settings of connection
 # How a statement begins that changes a session, not data. A connection that has run one is closed after the task.
 OF_SESSION = ("SET ", "RESET ", "PRAGMA ", "ATTACH ", "DETACH ", "LISTEN ", "SELECT SET_CONFIG", "SELECT PG_ADVISORY_LOCK")
 _altered = WeakSet[BaseDatabaseWrapper]()
+
+
+class _Here(threading.local):
+    """The calling thread."""
+
+    may_have_open = True  # a connection. Most tasks open none, and to go through all aliases takes as long as all else here
+
+
+_here = _Here()
 
 
 def prepare_worker(*, threads: int) -> None:
@@ -57,6 +67,7 @@ def wrap(connection: BaseDatabaseWrapper, wrapper: Wrapper) -> None:
 
 
 def _watch_session(connection: BaseDatabaseWrapper, **_: object) -> None:
+    _here.may_have_open |= connection.alias != QUEUE
     wrap(connection, _note_change)
 
 
@@ -66,11 +77,19 @@ def _note_change(execute: Callable[..., Any], sql: str, params: object, many: bo
     return execute(sql, params, many, context)
 
 
+def close_old() -> None:
+    """Before a task, in its thread: Django's `close_old_connections`."""
+    if _here.may_have_open:
+        close_old_connections()
+
+
 def clean() -> bool:
     """After a task, in its thread: roll back what it has left open, and let go of connections that are not to be kept.
 
     Returns whether a transaction was open.
     """
+    if not _here.may_have_open:
+        return False
     was_open = False
     for connection in connections.all(initialized_only=True):
         if connection.connection is None and not connection.in_atomic_block:
@@ -92,12 +111,13 @@ def clean() -> bool:
             del connections[connection.alias]
             if connection.alias in _own:
                 connections[connection.alias] = _connect(connection.alias)
+    _here.may_have_open = any(connection.connection for connection in connections.all(initialized_only=True))
     return was_open
 
 
 def has_open_transaction() -> bool:
     """Whether the calling thread is in a transaction of a task."""
-    return any(map(_is_in_transaction, connections.all(initialized_only=True)))
+    return _here.may_have_open and any(map(_is_in_transaction, connections.all(initialized_only=True)))
 
 
 def _is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
