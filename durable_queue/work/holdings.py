@@ -99,7 +99,7 @@ class Holdings:
     @property
     def has_alone(self) -> bool:
         """Whether it has rows to be run alone, elsewhere."""
-        return any(row.runs_alone for row in self._returning)
+        return bool(self._returning) and any(row.runs_alone for row in self._returning)
 
     @property
     def is_empty(self) -> bool:
@@ -173,8 +173,7 @@ class Holdings:
     def _forget(self, settled: Iterable[Settlement]) -> None:
         """Until now, each of them was one of those that might have killed this worker."""
         for settlement in settled:
-            row = settlement.row.id
-            self._slots.pop(row).forget(row)
+            self._slots.pop(settlement.row.id).forget(settlement.row.id)
 
     def _recover(self) -> LeaseChange | None:
         """What a transaction did whose COMMIT got through, though its answer was lost; None when it did nothing."""
@@ -215,17 +214,15 @@ class Holdings:
 
     def wait_until_due(self) -> float | None:
         """Seconds until the next row is due, 0 when one is, None when none waits, and when the database does not answer."""
-        with queue_connection.lock():
-            try:
+        try:
+            with queue_connection.lock():
                 due = self.broker.wait_until_due()
-            except DatabaseError as error:
-                queue_connection.close()
-                failure = error
-            else:
-                self._error_pause = DATABASE_PAUSE[0]
-                return due
-        self._wait_out(failure)
-        return 0.0
+        except DatabaseError as error:
+            queue_connection.close()
+            self._wait_out(error)
+            return 0.0
+        self._error_pause = DATABASE_PAUSE[0]
+        return due
 
     def fair_share(self, most: int) -> int:
         """How many rows this worker has if all workers have as many; `most` if more, and if the database does not answer."""

@@ -53,6 +53,7 @@ class Loop:
         own = (self.holdings, self.crew, self.watch)
         self.runner = Runner(*own, progress=progress, stop=stop, keeper=keeper, birth=birth, surroundings=surroundings)
         self._surroundings = surroundings
+        self._looked_at = 0  # how many tasks had run when the surroundings were compared
         self.runner.on_coroutine_end = self._tell_leader
         self._ear = wakeup.Ear(broker.queue, stop.wakes)
         self._run_once = birth.run_once
@@ -176,7 +177,9 @@ class Loop:
 
     def _settle_and_claim(self, claim: int, announced: Sequence[int]) -> None:
         holdings, began = self.holdings, time.monotonic()
-        retire_if_spoilt(self._surroundings, holdings, self.stop)
+        if self._looked_at != self.runner.has_run:
+            self._looked_at = self.runner.has_run
+            retire_if_spoilt(self._surroundings, holdings, self.stop)
         passed_on = holdings.has_alone
         change = holdings.settle_and_claim(claim, announced)
         if change is None:
