@@ -88,6 +88,39 @@ def test_workers__that_start_meanwhile_wait(server: Server, env: dict[str, str],
     assert "gave no sign of life" not in output.read_text()
 
 
+def test_workers__that_are_stopped_meanwhile(server: Server, env: dict[str, str], tmp_path: Path) -> None:
+    """They end within the grace. The COMMIT that had no answer got through, as it happens: what had finished runs once."""
+    effects, output = tmp_path / "effects", tmp_path / "output"
+    effects.write_text("")
+    secret = {"SECRET_KEY": os.environ.get("SECRET_KEY", "")}
+    command = f"from django_q.tasks import async_task; async_task('tests.test_no_answer.effect', {str(effects)!r})"
+    with queue_workers(env=env | {"NOTIFIER_STOP_GRACE": "3"}, output=output) as process:
+        wait_until(lambda: server.run("SELECT count(*) FROM durable_queue_worker") == [(2,)], what="both workers wait")
+        manage("shell", "-c", command, env=env | secret)
+        wait_until(effects.read_text, what="the task runs")
+        with server.without_standby():
+            effects.with_name("go").touch()
+            wait_until(lambda: len(effects.read_text().split()) == 2, what="the task has ended")
+            time.sleep(0.5)
+            process.terminate()
+            began = time.monotonic()
+            process.wait(20)
+            assert time.monotonic() - began < 3 + 5, output.read_text()
+            wait_until(lambda: not processes_of(env), what="no process is left", timeout=1)
+    with queue_workers(env=env, output=output):
+        wait_until(lambda: server.run("SELECT count(*) FROM django_q_task WHERE success") == [(1,)], what="the task is done")
+    assert effects.read_text().split() == ["begun", "ended"]
+
+
+def effect(path: str) -> None:
+    """Note that this begins and ends; wait in between until `go` stands beside the notes."""
+    notes = Path(path)
+    for word in ("begun", "ended"):
+        with notes.open("a") as file:
+            file.write(f"{word}\n")
+        wait_until(notes.with_name("go").exists, what="the test says so")
+
+
 def test_posts__are_answered_at_once_and_queued_once_at_most(server: Server, env: dict[str, str], tmp_path: Path) -> None:
     port = free_port()
     output = tmp_path / "output"
