@@ -81,6 +81,17 @@ def close() -> None:
 
 
 @contextmanager
+def held() -> Iterator[None]:
+    """Use the worker's connection alone. After a database error it is closed before anybody else uses it."""
+    with _Worker.lock:
+        try:
+            yield
+        except DatabaseError:
+            close()
+            raise
+
+
+@contextmanager
 def own_connection() -> Iterator[BaseDatabaseWrapper]:
     """A connection in autocommit mode, in no transaction of a task, from wherever a task may call: threads, forked children.
 

@@ -99,7 +99,7 @@ class Holdings:
     @property
     def has_alone(self) -> bool:
         """Whether it has rows to be run alone, elsewhere."""
-        return bool(self._returning) and any(row.runs_alone for row in self._returning)
+        return any(row.runs_alone for row in self._returning)
 
     @property
     def is_empty(self) -> bool:
@@ -215,10 +215,9 @@ class Holdings:
     def wait_until_due(self) -> float | None:
         """Seconds until the next row is due, 0 when one is, None when none waits, and when the database does not answer."""
         try:
-            with queue_connection.lock():
+            with queue_connection.held():
                 due = self.broker.wait_until_due()
         except DatabaseError as error:
-            queue_connection.close()
             self._wait_out(error)
             return 0.0
         self._error_pause = DATABASE_PAUSE[0]
@@ -226,12 +225,11 @@ class Holdings:
 
     def fair_share(self, most: int) -> int:
         """How many rows this worker has if all workers have as many; `most` if more, and if the database does not answer."""
-        with queue_connection.lock():
-            try:
+        try:
+            with queue_connection.held():
                 return self.broker.fair_share(most)
-            except DatabaseError:
-                queue_connection.close()
-                return most
+        except DatabaseError:
+            return most
 
     def is_alone_due(self) -> bool:
         """Whether a task that runs alone is due. Raises django.db.Error."""
