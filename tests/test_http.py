@@ -139,9 +139,10 @@ def test_queue__locked_for_clients_that_keep_coming(installation: dict[str, str]
                 await asyncio.sleep(0.005)
 
     with web(env=installation, port=port, output=tmp_path / "web-output"), queue.locked():
-        asyncio.run(keep_coming())
+        asyncio.run(keep_coming(), debug=False)  # the clients' own time counts too, and watched ones are slow
     assert len(waits) == 800
-    assert max(waits) < 5
+    assert max(waits) < 2 * PATIENCE
+    assert min(waits) < 1.5, "the batches after the first give up sooner"
 
 
 @selection.slow_on_postgresql
