@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from django.db import connection
@@ -41,10 +42,10 @@ def run_for_ever() -> NoReturn:
 
 
 def ignore_timeout() -> NoReturn:
-    """Never return, and ignore the timeout."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    """Never return, and swallow each interruption."""
     while True:
-        time.sleep(0.1)
+        with suppress(BaseException):
+            time.sleep(0.1)
 
 
 def return_unpicklable() -> Any:
