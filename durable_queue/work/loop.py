@@ -166,6 +166,7 @@ class Loop:
         """How many rows to claim."""
         if self.holdings.unstarted:
             return 0
+        self.pace.note_slow(self.crew.passes - self._passes)
         room = self.pace.room(threads=self.crew.free + 1, coroutines=self.runner.free_coroutines)
         load = len(self.holdings.in_hand)
         if not room or not self.pace.piles_up(load):
@@ -190,8 +191,7 @@ class Loop:
             rows = len(change.rows)
             if rows == claim or 0 < rows < len(announced):
                 wakeup.wake(holdings.broker.queue)  # there may be more, or come more; this worker is busy now
-            slow = self.crew.passes - self._passes
-            self.pace.note_batch(seconds=began - holdings.claimed, returned=self.watch.returned, slow=slow)
+            self.pace.note_batch(seconds=began - holdings.claimed, returned=self.watch.returned)
             self.pace.note_claim(rows, announced=len(announced))
             self._passes, self.watch.returned, holdings.claimed = self.crew.passes, 0, time.monotonic()
             if not (rows or announced or change.settled):

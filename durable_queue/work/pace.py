@@ -52,14 +52,18 @@ class Pace:
         """Whether to let the next batch grow for a moment."""
         return LINGER_FROM <= self.last_claim < room and not (self._has_threads and room <= SLOW_CLAIM)
 
-    def note_batch(self, *, seconds: float, returned: int, slow: int) -> None:
-        """Note the last batch: how long it took, how many rows were given back unrun, and how many of its tasks were slow."""
-        self._is_quick = self.is_quick(slow, self.last_claim)
+    def note_slow(self, slow: int) -> None:
+        """Note how many tasks of the last batch, all of which have begun, were slow. A claim that found nothing tells nothing."""
+        if self.last_claim:
+            self._is_quick = self.is_quick(slow, self.last_claim)
+            if not self._is_quick:
+                self._size = min(self._size, SLOW_CLAIM)
+
+    def note_batch(self, *, seconds: float, returned: int) -> None:
+        """Note the last batch: how long it took, and how many rows were given back unrun."""
         if returned:
             self._size = max(1, self.last_claim - returned)  # no more than was started in this time
-        elif not self._is_quick:
-            self._size = min(self._size, SLOW_CLAIM)
-        elif seconds < SLOW_AFTER / 2:
+        elif self._is_quick and seconds < SLOW_AFTER / 2:
             self._size = min(self._size * 2, self._most)
 
     def is_quick(self, slow: int, rows: int) -> bool:
