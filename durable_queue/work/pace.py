@@ -53,7 +53,7 @@ class Pace:
         return LINGER_FROM <= self.last_claim < room and not (self._has_threads and room <= SLOW_CLAIM)
 
     def note_slow(self, slow: int) -> None:
-        """Note how many tasks of the last batch, all of which have begun, were slow. A claim that found nothing tells nothing."""
+        """Note how many tasks of the last batch, all of them begun, were slow. An empty batch tells nothing."""
         if self.last_claim:
             self._is_quick = self.is_quick(slow, self.last_claim)
             if not self._is_quick:
