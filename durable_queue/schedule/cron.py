@@ -25,6 +25,7 @@ from durable_queue.schedule.month_days import DayFields, MonthDays, month_days
 LONGEST = 1000  # characters. The column holds 100, but SQLite lets more in
 CYCLE = 400  # years, after which the calendar repeats, weekdays too: what doesn't come within it, never comes
 
+FIELDS = 5  # minute, hour, day, month, weekday. A sixth field is seconds, a seventh years
 EXAMPLE = 'Write minute, hour, day of the month, month and day of the week, for example "30 2 * * 1-5"'
 
 
@@ -42,7 +43,7 @@ class Line:
     unit: timedelta  # a minute, or a second for lines of six and seven fields
 
     def first(self, start: datetime) -> datetime | None:
-        """The first time at or after `start` (both naive) that the line names. None: there is none, or not before the year 10000."""
+        """The first time at or after `start` (both naive) that the line names, before the year 10000. None: there is none."""
         start = _ceil(start, self.unit)
         day = self._first_day(start.date())
         if day == start.date():
@@ -104,8 +105,9 @@ def read(text: str) -> Line:
 
 
 def _line(parsed: Any, day_fields: DayFields) -> Line:
-    minutes, hours, _, months, _, *rest = parsed.expanded
-    seconds, years, *_ = [*rest, *([0], ["*"])[len(rest) :]]
+    minutes, hours, _, months, _ = parsed.expanded[:FIELDS]
+    seconds = parsed.expanded[FIELDS] if len(parsed.expanded) > FIELDS else [0]
+    years = parsed.expanded[FIELDS + 1] if len(parsed.expanded) > FIELDS + 1 else ["*"]
     elapsed = [item for field in parsed.expressions[:2] for item in field.split(",") if item == "*" or item.startswith("*/")]
     return Line(
         hours=_numbers(hours, range(24)),
@@ -115,7 +117,7 @@ def _line(parsed: Any, day_fields: DayFields) -> Line:
         years=None if "*" in years else _numbers(years, ()),
         days=month_days(day_fields),
         is_elapsed=bool(elapsed),
-        unit=timedelta(seconds=1) if rest else timedelta(minutes=1),
+        unit=timedelta(seconds=1) if len(parsed.expanded) > FIELDS else timedelta(minutes=1),
     )
 
 

@@ -41,7 +41,7 @@ class Rule:
 def check(kind: str, minutes: object, cron: object, *, after: datetime | None = None) -> None:
     """Raise RuleError if no run can ever be computed.
 
-    Past years are no error, since their last run may be late: with `after`, a cron line must also come after that moment, by UTC.
+    Past years are no error, since their last run may be late: with `after`, a cron line must also come after it, by UTC.
     """
     if not isinstance(kind, str) or kind not in KINDS:
         raise RuleError(f"There is no schedule type {short(kind)}: choose one of {', '.join(sorted(KINDS))}")

@@ -43,7 +43,7 @@ def not_reached(zone: ZoneInfo, moment: datetime) -> datetime:
 
 
 def still_to_show(zone: ZoneInfo, moment: datetime) -> list[datetime]:
-    """The times from which the clock goes on after `moment`: the next, and that to which it is put back if it repeats `moment`."""
+    """The times from which the clock goes on after `moment`: the next, and that to which it is put back, if it repeats."""
     wall = _local(zone, moment).replace(tzinfo=None)
     starts = [wall + TICK]
     early, late = _offsets(zone, wall)
