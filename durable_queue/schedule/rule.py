@@ -43,8 +43,7 @@ def check(kind: str, minutes: object, cron: object, *, after: datetime | None = 
 
     Past years are no error, since their last run may be late: with `after`, a cron line must also come after it, by UTC.
     """
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise RuleError(f"There is no schedule type {short(kind)}: choose one of {', '.join(sorted(KINDS))}")
+    _check_kind(kind)
     if kind == MINUTES:
         whole_minutes(minutes)
     if kind == CRON:
@@ -72,36 +71,43 @@ def whole_minutes(minutes: object) -> int:
 
 def next_after(rule: Rule, moment: datetime) -> datetime | None:
     """The first run later than `moment` (aware), in UTC. None: never again, or not before the year 10000. Raises RuleError."""
-    try:
-        return _next_after(rule, max(moment, EARLIEST))
-    except OverflowError:
-        return None
+    return _first_after(rule, moment, timedelta(0))
 
 
 def first_at_or_after(rule: Rule, moment: datetime) -> datetime | None:
     """As `next_after`, but `moment` itself may be it."""
-    return next_after(rule, max(moment, EARLIEST) - wall_clock.TICK)
+    return _first_after(rule, moment, wall_clock.TICK)
 
 
-def _next_after(rule: Rule, moment: datetime) -> datetime | None:
+def _first_after(rule: Rule, moment: datetime, margin: timedelta) -> datetime | None:
+    # In UTC, since Python subtracts and compares moments of one zone as the clock on the wall shows them.
+    try:
+        return _next_after(rule, rule.anchor.astimezone(UTC), max(moment, EARLIEST).astimezone(UTC) - margin)
+    except OverflowError:
+        return None
+
+
+def _next_after(rule: Rule, anchor: datetime, moment: datetime) -> datetime | None:
+    _check_kind(rule.kind)
     if rule.kind == ONCE:
-        return rule.anchor.astimezone(UTC) if rule.anchor > moment else None
-    if rule.kind in (MINUTES, HOURLY):
+        return anchor if anchor > moment else None
+    if rule.kind in {MINUTES, HOURLY}:
         step = timedelta(minutes=60 if rule.kind == HOURLY else whole_minutes(rule.minutes))
-        return rule.anchor.astimezone(UTC) + ((moment - rule.anchor) // step + 1) * step
+        return anchor + ((moment - anchor) // step + 1) * step
     if rule.kind == CRON:
         line = _line(rule.cron)
         if line.is_elapsed:
             return _next_shown(line, rule.zone, moment)
         wall = line.first(wall_clock.not_reached(rule.zone, moment))
-        return None if wall is None else wall_clock.first_shown(rule.zone, wall)
-    if rule.kind in DAYS or rule.kind in MONTHS:
-        anchor = rule.anchor.astimezone(UTC).astimezone(rule.zone).replace(tzinfo=None, fold=0)
+    else:
         start = wall_clock.not_reached(rule.zone, moment)
-        wall = _by_days(anchor, DAYS[rule.kind], start) if rule.kind in DAYS else _by_months(anchor, MONTHS[rule.kind], start)
-        return wall_clock.first_shown(rule.zone, wall)
-    check(rule.kind, None, None)
-    raise AssertionError(rule.kind)
+        wall = _by_calendar(rule.kind, anchor.astimezone(rule.zone).replace(tzinfo=None, fold=0), start)
+    return None if wall is None else wall_clock.first_shown(rule.zone, wall)
+
+
+def _check_kind(kind: object) -> None:
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise RuleError(f"There is no schedule type {short(kind)}: choose one of {', '.join(sorted(KINDS))}")
 
 
 def _line(cron: object) -> cron_lines.Line:
@@ -110,12 +116,12 @@ def _line(cron: object) -> cron_lines.Line:
     return cron_lines.read(cron)
 
 
-def _by_days(anchor: datetime, days: int, start: datetime) -> datetime:
-    step = timedelta(days=days)
-    return anchor - (anchor - start) // step * step
-
-
-def _by_months(anchor: datetime, months: int, start: datetime) -> datetime:
+def _by_calendar(kind: str, anchor: datetime, start: datetime) -> datetime:
+    """The first time of the wall clock at or after `start`, by days or months from the anchor."""
+    if kind in DAYS:
+        step = timedelta(days=DAYS[kind])
+        return anchor - (anchor - start) // step * step
+    months = MONTHS[kind]
     steps = (12 * (start.year - anchor.year) + start.month - anchor.month) // months
     wall = _months_later(anchor, steps * months)
     return wall if wall >= start else _months_later(anchor, (steps + 1) * months)
