@@ -326,7 +326,7 @@ def test_cron__means_what_croniter_reckons_where_no_clock_changes() -> None:
     moment = datetime(2026, 5, 5, 12, 34, 56, tzinfo=UTC)
     start = random.SystemRandom().randrange(1_000_000)
     differences = []
-    for seed in range(start, start + 1000):
+    for seed in range(start, start + 400):
         line = random_case(seed).rule.cron
         if line is None:
             continue

@@ -69,7 +69,7 @@ def of_calendar(rule: Rule) -> Named:
 def runs_of_day(zone: ZoneInfo, named: Named, day: datetime) -> Iterator[datetime]:
     """The runs of a rule on the day, by UTC, that begins at `day`."""
     shown = [(day + days * DAY).astimezone(zone).date() for days in (0, 1)]
-    if not _changes_near(zone, day):
+    if not _has_change(zone, day - NEAR, day + DAY + NEAR):
         if any(named.is_day(date) for date in shown):
             yield from _runs_of_quiet_day(zone, named, day)
         return
@@ -86,7 +86,8 @@ def _runs_of_quiet_day(zone: ZoneInfo, named: Named, day: datetime) -> Iterator[
 
 
 def _runs_by_the_minute(zone: ZoneInfo, named: Named, day: datetime) -> Iterator[datetime]:
-    moment = day - DAY - MINUTE
+    was_changed = _has_change(zone, day - 2 * DAY, day)
+    moment = day - (DAY if was_changed else MINUTE)
     before = moment.astimezone(zone).replace(tzinfo=None)
     latest = before  # what the clock has shown at the most
     while moment < day + DAY:
@@ -111,22 +112,18 @@ def _minutes_between(before: datetime, now: datetime) -> Iterator[datetime]:
         before += MINUTE
 
 
-def _changes_near(zone: ZoneInfo, day: datetime) -> bool:
-    return any(
-        day - NEAR <= change <= day + DAY + NEAR
-        for year in {day.year - 1, day.year, day.year + 1}
-        for change in changes(zone, year)
-    )
+def _has_change(zone: ZoneInfo, start: datetime, end: datetime) -> bool:
+    return any(start <= change <= end for year in {start.year, end.year} for change in changes(zone, year))
 
 
 @cache
 def changes(zone: ZoneInfo, year: int) -> tuple[datetime, ...]:
     """The hours of a year before whose end the offset changed."""
-    start = datetime(year, 1, 1, tzinfo=UTC)
-    days = [start + days * DAY for days in range(366)]
-    hours = [day + timedelta(hours=hours) for day in days if _differs(zone, day, DAY) for hours in range(24)]
-    return tuple(hour for hour in hours if _differs(zone, hour, timedelta(hours=1)))
+    days = _steps_with_change(zone, datetime(year, 1, 1, tzinfo=UTC), DAY, 366)
+    return tuple(hour for day in days for hour in _steps_with_change(zone, day, timedelta(hours=1), 24))
 
 
-def _differs(zone: ZoneInfo, moment: datetime, later: timedelta) -> bool:
-    return moment.astimezone(zone).utcoffset() != (moment + later).astimezone(zone).utcoffset()
+def _steps_with_change(zone: ZoneInfo, start: datetime, step: timedelta, count: int) -> list[datetime]:
+    moments = [start + number * step for number in range(count + 1)]
+    offsets = [moment.astimezone(zone).utcoffset() for moment in moments]
+    return [moment for moment, offset, later in zip(moments, offsets, offsets[1:], strict=False) if offset != later]
