@@ -102,6 +102,12 @@ def test_wall_clock__a_repeated_time_runs_when_it_comes_first(of: Rule) -> None:
     assert next_after(of, at("2026-10-25 02:10+01:00")) == at("2026-10-26 02:30")  # the second hour has begun
 
 
+def test_wall_clock__the_last_second_before_the_hour_is_repeated() -> None:
+    of = cron("59 2 * * * 59")
+    assert next_after(of, at("2026-10-25 02:10+01:00")) == at("2026-10-26 02:59:59")
+    assert next_after(of, at("2026-10-25 02:59:59+02:00")) == at("2026-10-26 02:59:59")
+
+
 def test_wall_clock__an_anchor_in_the_second_hour_is_the_first_next_time() -> None:
     of = Rule("D", None, None, BERLIN, at("2025-10-26 02:30+01:00"))
     assert hours(of, "2026-10-24 12:00", 2) == ["02:30 +02", "02:30 +01"]
@@ -217,6 +223,12 @@ def test_elapsed_time__a_line_whose_times_are_all_skipped_never_comes() -> None:
     assert time.perf_counter() - begin < 1
 
 
+def test_elapsed_time__a_day_that_is_skipped_is_not_searched() -> None:
+    begin = time.perf_counter()
+    assert runs(cron("* * 30 * * *", ZoneInfo("Pacific/Apia")), "2011-12-01", 1) == ["2012-01-30 00:00"]
+    assert time.perf_counter() - begin < 0.5
+
+
 def test_elapsed_time__between_the_two_hours() -> None:
     of = cron("20 * * * *")
     assert next_after(of, at("2026-10-25 02:20+02:00")) == at("2026-10-25 02:20+01:00")
@@ -306,6 +318,8 @@ def test_once__runs_at_its_anchor() -> None:
         ("  0   9  *  *  MON-FRI ", "2026-05-06 09:00"),
         ("0 9 l * *", "2026-05-31 09:00"),
         ("0 9 15w * ?", "2026-05-15 09:00"),
+        ("0 9 31W * ?", "2026-05-29 09:00"),
+        ("0 9 1W 8 ?", "2026-08-03 09:00"),
         ("0 9 * * L5", "2026-05-29 09:00"),
         ("0 9 * * 1#2", "2026-05-11 09:00"),
         ("0 9 13 * fri", "2026-05-08 09:00"),  # either will do
