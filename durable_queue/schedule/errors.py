@@ -1,5 +1,7 @@
 """What is wrong with a rule."""
 
+LONGEST = 400  # characters of a value in a message
+
 
 class RuleError(ValueError):
     """The rule can never be computed. The text says what is wrong and what to do."""
@@ -7,5 +9,8 @@ class RuleError(ValueError):
 
 def short(value: object) -> str:
     """What stands in a field, for a message that a database and a page can take: as Python writes it, cut off."""
-    text = repr(value[:100]) if isinstance(value, str) else repr(value)
-    return text if len(text) <= 400 else f"{text[:400]}…"  # noqa: PLR2004 - nobody reads more
+    try:
+        text = repr(value[:100]) if isinstance(value, str) else repr(value)
+    except Exception:  # a number of 5,000 digits, for one
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
