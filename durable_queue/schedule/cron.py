@@ -22,7 +22,7 @@ except ImportError:  # django-q2 leaves it to its users to install it
 from durable_queue.schedule.errors import RuleError, short
 from durable_queue.schedule.month_days import DayFields, MonthDays, month_days
 
-LONGEST = 1000  # characters. The column holds 100, but SQLite lets more in
+LONGEST = 1000  # characters. The column holds 100, but SQLite has let more in, and such rows go on
 CYCLE = 400  # years, after which the calendar repeats, weekdays too: what doesn't come within it, never comes
 
 FIELDS = 5  # minute, hour, day, month, weekday. A sixth field is seconds, a seventh years
