@@ -73,7 +73,8 @@ def runs_of_day(zone: ZoneInfo, named: Named, day: datetime) -> Iterator[datetim
         if any(named.is_day(date) for date in shown):
             yield from _runs_of_quiet_day(zone, named, day)
         return
-    if any(named.is_day(date) for date in {shown[0] - DAY, *shown, shown[1] + DAY}):  # a gap may be as long as a day
+    around = [shown[0] + days * DAY for days in range(-1, (shown[1] - shown[0]).days + 2)]  # a gap may be as long as a day
+    if any(named.is_day(date) for date in around):
         yield from _runs_by_the_minute(zone, named, day)
 
 
