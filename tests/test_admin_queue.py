@@ -16,8 +16,10 @@ from django_q.tasks import async_task
 
 from durable_queue.admin import pages, queue
 from notifications.tasks import write_log
+from tests.support import environment
 from tests.support.admin_site import TRACEBACK, act, page, post, settle, take
 from tests.support.cluster_tasks import KillsWhenUnpickled, RaisesWhenUnpickled
+from tests.support.processes import manage
 
 pytestmark = pytest.mark.django_db
 
@@ -140,3 +142,34 @@ def test_list__counts_and_selects_no_further_than_it_pages(admin_client: Client,
     newest = [task.pk for task in Success.objects.order_by("-stopped", "-pk")]
     act(admin_client, "django_q_success", "delete_selected", newest[:1], select_across="1", post="yes")
     assert Success.objects.count() == 2
+
+
+def read_in_another_process(task_id: str) -> tuple[int, str]:
+    """Open a task's page in a fresh process; return the megabytes that this took at most, and the page."""
+    script = f"""
+import resource
+from django.test import Client
+from django.contrib.auth.models import User
+client = Client()
+client.force_login(User.objects.get())
+client.get("/admin/django_q/success/add/")  # loads what every page needs
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+page = client.get("/admin/django_q/success/{task_id}/change/")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, page.content.decode())
+"""
+    env = {"DATABASE_URL": environment.database_url_of_test(), "NOTIFIER_ALLOWED_HOSTS": "testserver"}
+    kilobytes, _, html = manage("shell", "--no-imports", "-c", script, env=env).partition(" ")
+    return int(kilobytes) // 1024, html
+
+
+@pytest.mark.django_db(transaction=True)
+def test_success__a_result_of_66_million_characters(admin_client: Client) -> None:
+    """Its page takes the process that shows it no more memory than the stored text is long, nor does it need all of that."""
+    now = timezone.now()
+    task = Success.objects.create(
+        id="0" * 32, name="big", func="f", result="x" * 66_000_000, success=True, started=now, stopped=now
+    )
+    megabytes, html = read_in_another_process(task.pk)
+    assert "x" * 1000 in html
+    assert len(html) < 100_000
+    assert megabytes < (200 if connection.vendor == "sqlite" else 20), "SQLite reads a value as a whole"
