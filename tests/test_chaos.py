@@ -12,10 +12,10 @@ from tests.support.processes import PROJECT
 
 SCENARIOS = ["chaos", "threads"]  # those that take the least time; the others run with --slow
 if DATABASE == "postgresql":
-    SCENARIOS += ["restarts", "hosts"]
+    SCENARIOS += ["restarts", "hosts", "snapshot", "schedules"]
 else:  # no matter which database it is; `scripts/chaos` runs them on both
     SCENARIOS += ["kills", "poison", "stops", "fairness", "idle", "paused", "posts", "log_disk_full", "data_disk_full"]
-    SCENARIOS += ["writes", "threads_in_transactions"]
+    SCENARIOS += ["writes", "threads_in_transactions", "threads_pools", "schedules"]
     SCENARIOS += ["threads_stops", "threads_bad"]  # test_side_by_side.py has the others, smaller
 
 
@@ -23,7 +23,7 @@ else:  # no matter which database it is; `scripts/chaos` runs them on both
 def test_chaos(scenario: str) -> None:
     # A scenario that is told to stop says where it stands, and stops what it has started.
     result = subprocess.run(
-        ["timeout", "--foreground", "--kill-after=25", "90", sys.executable, "-m", "tests.support.chaos", "--quick", scenario],
+        ["timeout", "--foreground", "--kill-after=25", "150", sys.executable, "-m", "tests.support.chaos", "--quick", scenario],
         cwd=PROJECT,
         env=os.environ | {"TEST_DATABASE": DATABASE, "PYTEST_XDIST_WORKER": ""},
         capture_output=True,
