@@ -19,6 +19,7 @@ else:  # no matter which database it is; `scripts/chaos` runs them on both
     SCENARIOS += ["threads_stops", "threads_bad"]  # test_side_by_side.py has the others, smaller
 
 
+@pytest.mark.timeout(200)
 @pytest.mark.parametrize("scenario", selection.slow_after(1, SCENARIOS))
 def test_chaos(scenario: str) -> None:
     # A scenario that is told to stop says where it stands, and stops what it has started.

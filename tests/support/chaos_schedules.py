@@ -119,7 +119,7 @@ class Posts:
 
 def schedules(quick: bool) -> str:
     """Schedules of every kind beside broken ones, with kills of upkeep and of clusters: each good run comes once, in time."""
-    count, seconds = (200, 60) if quick else (2000, 600)
+    count, bad, seconds = (200, 50, 60) if quick else (2000, 200, 600)
     with connection.cursor() as cursor:
         cursor.execute("DROP TABLE IF EXISTS run")
         cursor.execute("CREATE TABLE run (number integer, intended varchar(40), task varchar(32), began varchar(40))")
@@ -133,7 +133,7 @@ def schedules(quick: bool) -> str:
             stack.callback(site.stop)
         begin = timezone.now() + timedelta(seconds=10 if quick else 60)
         until = begin + timedelta(seconds=seconds)
-        made = _make(count, begin, until)
+        made = _make(count, bad, begin, until)
         with posts.going_on():
             upkeep_kills = _kill_until(until, sites, posts)
         expected = {(number, run) for number, one in made.items() for run in one.runs}
@@ -146,7 +146,7 @@ def schedules(quick: bool) -> str:
     assert posts.silent < SILENT, posts.silent
     broken_left = Schedule.objects.filter(name__startswith="broken").values("pk").count()
     return (
-        f"{len(made)} good schedules beside {count - len(made)} broken ones ({broken_left} of these rows are still there), "
+        f"{len(made)} good schedules beside {bad} broken ones ({broken_left} of these rows are still there), "
         f"{len(expected)} runs in {seconds} s, each once: queued {percentile(late, 0.5):.2f} s after its time (median), "
         f"p95 {percentile(late, 0.95):.2f}, {max(late):.2f} at most; upkeep killed {upkeep_kills} times, a cluster "
         f"{sum(site.kills for site in sites)} times; {len(posts.took)} POSTs meanwhile, the slowest {max(posts.took):.2f} s; "
@@ -154,14 +154,14 @@ def schedules(quick: bool) -> str:
     )
 
 
-def _make(count: int, begin: datetime, until: datetime) -> dict[int, Good]:
-    """One in ten is broken, and due at once. Returns the good ones, by their numbers."""
-    made = {number: good(number, begin, until) for number in range(count - count // 10)}
+def _make(count: int, bad: int, begin: datetime, until: datetime) -> dict[int, Good]:
+    """Make so many schedules, and so many of them broken, which are due at once. Returns the good ones, by their numbers."""
+    made = {number: good(number, begin, until) for number in range(count - bad)}
     rows: list[Schedule] = []
     for number, one in made.items():
         add_good(number, one.fields, rows)
     Schedule.objects.bulk_create(rows, batch_size=100)
-    add_broken(count // 10)
+    add_broken(bad)
     assert timezone.now() < begin, "it took too long to make them"
     return made
 
