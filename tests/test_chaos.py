@@ -10,7 +10,8 @@ from tests.support import selection
 from tests.support.environment import DATABASE
 from tests.support.processes import PROJECT
 
-SCENARIOS = ["chaos", "threads"]  # those that take the least time; the others run with --slow
+# Of those that take the least time, one; the others run with --slow.
+SCENARIOS = [pytest.param("chaos", marks=selection.slow_on_postgresql), "threads"]
 if DATABASE == "postgresql":
     SCENARIOS += ["restarts", "hosts", "snapshot", "schedules"]
 else:  # no matter which database it is; `scripts/chaos` runs them on both
