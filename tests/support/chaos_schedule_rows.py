@@ -142,8 +142,8 @@ def broken() -> Iterator[dict[str, Any]]:
         number += 1
 
 
-def add_broken(count: int) -> None:
-    """Make so many broken schedules; some hold what only SQL can write."""
+def add_broken(count: int) -> list[int]:
+    """Make so many broken schedules, and some more that hold what only SQL can write. Returns the ids of all."""
     made: Sequence[Schedule] = Schedule.objects.bulk_create(
         [Schedule(**fields) for fields, _ in zip(broken(), range(count), strict=False)], batch_size=50
     )
@@ -156,7 +156,7 @@ def add_broken(count: int) -> None:
     rows = Schedule.objects.bulk_create(
         [Schedule(func=f"{TASKS}fail", schedule_type=Schedule.MINUTES, name=f"written {n}") for n in range(len(values))]
     )
-    assert made
     with connection.cursor() as cursor:
         for row, (column, value) in zip(rows, values, strict=True):
             cursor.execute(f"UPDATE django_q_schedule SET {column} = %s WHERE id = %s", [value, row.pk])  # noqa: S608 - see above
+    return [row.pk for row in (*made, *rows)]

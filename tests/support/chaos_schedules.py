@@ -133,7 +133,7 @@ def schedules(quick: bool) -> str:
             stack.callback(site.stop)
         begin = timezone.now() + timedelta(seconds=10 if quick else 60)
         until = begin + timedelta(seconds=seconds)
-        made = _make(count, bad, begin, until)
+        made, broken = _make(count, bad, begin, until)
         with posts.going_on():
             upkeep_kills = _kill_until(until, sites, posts)
         expected = {(number, run) for number, one in made.items() for run in one.runs}
@@ -144,9 +144,10 @@ def schedules(quick: bool) -> str:
     assert not posts.refused, f"{posts.refused} POSTs were refused"
     assert max(posts.took) < LATEST_POST, max(posts.took)
     assert posts.silent < SILENT, posts.silent
-    broken_left = Schedule.objects.filter(name__startswith="broken").values("pk").count()
+    left = Schedule.objects.filter(pk__in=broken).values("pk").count()
+    assert left == len(broken), f"{len(broken) - left} broken ones were deleted"
     return (
-        f"{len(made)} good schedules beside {bad} broken ones ({broken_left} of these rows are still there), "
+        f"{len(made)} good schedules beside {len(broken)} broken ones, "
         f"{len(expected)} runs in {seconds} s, each once: queued {percentile(late, 0.5):.2f} s after its time (median), "
         f"p95 {percentile(late, 0.95):.2f}, {max(late):.2f} at most; upkeep killed {upkeep_kills} times, a cluster "
         f"{sum(site.kills for site in sites)} times; {len(posts.took)} POSTs meanwhile, the slowest {max(posts.took):.2f} s; "
@@ -154,16 +155,19 @@ def schedules(quick: bool) -> str:
     )
 
 
-def _make(count: int, bad: int, begin: datetime, until: datetime) -> dict[int, Good]:
-    """Make so many schedules, and so many of them broken, which are due at once. Returns the good ones, by their numbers."""
+def _make(count: int, bad: int, begin: datetime, until: datetime) -> tuple[dict[int, Good], list[int]]:
+    """Make so many schedules, and so many of them broken, which are due at once.
+
+    Returns the good ones, by their numbers, and the ids of the broken ones.
+    """
     made = {number: good(number, begin, until) for number in range(count - bad)}
     rows: list[Schedule] = []
     for number, one in made.items():
         add_good(number, one.fields, rows)
     Schedule.objects.bulk_create(rows, batch_size=100)
-    add_broken(bad)
+    broken = add_broken(bad)
     assert timezone.now() < begin, "it took too long to make them"
-    return made
+    return made, broken
 
 
 def _kill_until(until: datetime, sites: list[Site], posts: Posts) -> int:
