@@ -4,6 +4,7 @@ from typing import Any
 
 from django.apps import AppConfig, apps
 from django.core.checks import Tags, register
+from django.db.backends.signals import connection_created
 from django.db.models.signals import post_migrate
 
 from durable_queue.task.identifiers import is_time_ordered, new_task_id
@@ -21,7 +22,7 @@ class DurableQueueConfig(AppConfig):
         from django_q.signals import pre_enqueue  # noqa: PLC0415 - its module needs the models to be loaded
 
         from durable_queue.checks import check_ids, check_indexes, check_q_cluster, check_sqlite  # noqa: PLC0415
-        from durable_queue.store.databases import widen_ids_after_migrate  # noqa: PLC0415
+        from durable_queue.store.databases import close_if_read_only, widen_ids_after_migrate  # noqa: PLC0415
         from durable_queue.store.indexes import restore_after_migrate  # noqa: PLC0415
 
         register(check_q_cluster)
@@ -32,6 +33,7 @@ class DurableQueueConfig(AppConfig):
         for app in (self, django_q):  # after the later of the two, all tables exist
             post_migrate.connect(restore_after_migrate, sender=app, dispatch_uid="durable_queue")
         post_migrate.connect(widen_ids_after_migrate, sender=django_q, dispatch_uid="durable_queue: ids")
+        connection_created.connect(close_if_read_only, dispatch_uid="durable_queue")
         pre_enqueue.connect(_give_time_ordered_id, dispatch_uid="durable_queue")
 
 

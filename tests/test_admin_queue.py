@@ -16,8 +16,10 @@ from django_q.tasks import async_task
 
 from durable_queue.admin import pages, queue
 from notifications.tasks import write_log
+from tests.support import environment, selection
 from tests.support.admin_site import TRACEBACK, act, page, post, settle, take
 from tests.support.cluster_tasks import KillsWhenUnpickled, RaisesWhenUnpickled
+from tests.support.processes import manage
 
 pytestmark = pytest.mark.django_db
 
@@ -32,6 +34,7 @@ class MakesFolder:
         return os.mkdir, (str(self.path),)
 
 
+@selection.slow_on_postgresql
 @pytest.mark.parametrize("is_tampered", [True, False], ids=["tampered", "signed"])
 def test_queue__looking_runs_nothing(admin_client: Client, tmp_path: Path, *, is_tampered: bool) -> None:
     folder = tmp_path / "made-by-unpickling"
@@ -50,6 +53,7 @@ def test_queue__looking_runs_nothing(admin_client: Client, tmp_path: Path, *, is
         assert folder.exists(), "this poison must work, or the test shows nothing"
 
 
+@selection.slow_on_postgresql
 @pytest.mark.parametrize("poison", [RaisesWhenUnpickled(), KillsWhenUnpickled()], ids=["raises", "kills"])
 def test_queue__poison_is_shown_by_name(admin_client: Client, poison: object) -> None:
     async_task("tests.support.cluster_tasks.take_one", poison, task_name="poison")
@@ -58,6 +62,7 @@ def test_queue__poison_is_shown_by_name(admin_client: Client, poison: object) ->
     assert "poison" in html
 
 
+@selection.slow_on_postgresql
 @pytest.mark.parametrize(
     "payload",
     ["", "nonsense", SignedPackage.dumps(["no", "package"]), SignedPackage.dumps({"id": 1})],
@@ -140,3 +145,36 @@ def test_list__counts_and_selects_no_further_than_it_pages(admin_client: Client,
     newest = [task.pk for task in Success.objects.order_by("-stopped", "-pk")]
     act(admin_client, "django_q_success", "delete_selected", newest[:1], select_across="1", post="yes")
     assert Success.objects.count() == 2
+
+
+def read_in_another_process(task_id: str) -> tuple[int, str]:
+    """Open a task's page in a fresh process; return the megabytes that this took at most, and the page."""
+    script = f"""
+from pathlib import Path
+from django.test import Client
+from django.contrib.auth.models import User
+client = Client()
+client.force_login(User.objects.get())
+client.get("/admin/django_q/success/add/")  # loads what every page needs
+def most():  # in kilobytes; what getrusage(2) tells begins with the memory of the process that started this one
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+before = most()
+page = client.get("/admin/django_q/success/{task_id}/change/")
+print(most() - before, page.content.decode())
+"""
+    env = {"DATABASE_URL": environment.database_url_of_test(), "NOTIFIER_ALLOWED_HOSTS": "testserver"}
+    kilobytes, _, html = manage("shell", "--no-imports", "-c", script, env=env).partition(" ")
+    return int(kilobytes) // 1024, html
+
+
+@pytest.mark.django_db(transaction=True)
+def test_success__a_result_of_20_million_characters(admin_client: Client) -> None:
+    """Its page takes the process that shows it no more memory than the stored text is long."""
+    now = timezone.now()
+    task = Success.objects.create(
+        id="0" * 32, name="big", func="f", result="x" * 20_000_000, success=True, started=now, stopped=now
+    )
+    megabytes, html = read_in_another_process(task.pk)
+    assert "x" * 1000 in html
+    assert len(html) < 100_000
+    assert megabytes < (45 if connection.vendor == "sqlite" else 10), "SQLite reads a value as a whole"

@@ -18,6 +18,7 @@ from durable_queue import BackgroundTasks, retry
 from durable_queue.task.calls import resolve
 from durable_queue.work import outcomes
 from notifications.tasks import write_notification
+from tests.support import selection
 from tests.support.processes import manage
 
 pytestmark = pytest.mark.django_db
@@ -239,6 +240,7 @@ def fail_for_good() -> None:
     raise ValueError("for good")
 
 
+@selection.slow_on_postgresql
 def test_enqueue__of_several_calls_the_policy_of_the_failing_one_holds(installation: dict[str, str]) -> None:
     manage("migrate", env=installation)
     queue_both = "from durable_queue import BackgroundTasks as B; from tests.test_background import *;"

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from tests.support import selection
 from tests.support.contract_cases import CONTROL_CHARACTERS, EMAILS, NOWHERE, QUERIES, REQUESTS, SLASHES
 from tests.support.installations import QueueTable, new_installation, queue_table
 from tests.support.processes import BIN, PROJECT, free_port, is_listening, manage, queue_workers, running, wait_until, web
@@ -111,8 +112,13 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str
 
 
 @pytest.fixture(
-    params=[("query", "query", ""), ("basic", "basic", ""), ("basic", "query", "/basic"), ("basic", "basic", "/basic")],
-    ids=["query", "basic", "basic under its prefix", "basic in both places"],
+    params=[
+        pytest.param(("query", "query", ""), id="query"),
+        pytest.param(("basic", "basic", ""), id="basic"),
+        # No matter which path a request came by, the database gets the same.
+        pytest.param(("basic", "query", "/basic"), id="basic under its prefix", marks=selection.slow_on_postgresql),
+        pytest.param(("basic", "basic", "/basic"), id="basic in both places", marks=selection.slow_on_postgresql),
+    ],
 )
 def pair(request: pytest.FixtureRequest, servers: tuple[dict[str, Server], QueueTable]) -> Iterator[Pair]:
     """A program and its stand-in, with no log and an empty queue."""
@@ -163,6 +169,7 @@ def test_path__fixed_part_encoded(pair: Pair) -> None:
     pair.expect_log(pair.text("alice"))
 
 
+@selection.slow_on_postgresql
 @pytest.mark.parametrize("method", ["POST", "GET", "HEAD", "OPTIONS"])
 @cases(NOWHERE)
 def test_path__nowhere(pair: Pair, case: str, method: str) -> None:
@@ -171,6 +178,7 @@ def test_path__nowhere(pair: Pair, case: str, method: str) -> None:
     pair.expect_log(None, entries=0)
 
 
+@selection.slow_on_postgresql
 @pytest.mark.parametrize("method", ["POST", "GET", "HEAD", "OPTIONS"])
 @cases(SLASHES)
 def test_trailing_slash(pair: Pair, case: tuple[str, str], method: str) -> None:
@@ -181,6 +189,7 @@ def test_trailing_slash(pair: Pair, case: tuple[str, str], method: str) -> None:
     pair.expect_log(None, entries=0)
 
 
+@selection.slow_on_postgresql
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE", "BREW", "post"])
 def test_method__not_allowed(pair: Pair, method: str) -> None:
     answer = pair.ask(Request(target="/send-notification/alice?q=a", method=method, headers={"Content-Length": "0"}))
@@ -433,6 +442,7 @@ def test_failed_write__done_when_it_can_be(pair: Pair) -> None:
     assert pair.model.written() is None  # FastAPI has lost it
 
 
+@selection.slow_on_postgresql
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "a b"])
 @pytest.mark.parametrize("target", ["/send-notification/alice", "/send-notification/alice/", "/elsewhere"])
 @in_place_of_query

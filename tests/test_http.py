@@ -9,12 +9,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 from django.test import AsyncClient
 from django_q.models import OrmQ
 
 from tests.support import environment, selection
-from tests.support.installations import QueueTable, queue_table
+from tests.support.installations import QueueTable, execute, queue_table
 from tests.support.processes import free_port, manage, queue_workers, wait_until, web
 from tests.support.raw_http import Connection, Request
 
@@ -69,6 +70,49 @@ def test_queue__without_tables(installation: dict[str, str], tmp_path: Path) -> 
         manage("migrate", "--verbosity=0", env=installation)
         with Connection(connection.port) as fresh:  # a server keeps none that is idle for so long
             assert fresh.ask(ALICE).status == 200
+
+
+@selection.on_postgresql
+def test_queue__in_sessions_that_were_read_only(installation: dict[str, str], log_file: Path, tmp_path: Path) -> None:
+    """As after a failover: they stay so, though the database is writable again. The web, workers and tasks begin new ones."""
+    manage("migrate", "--verbosity=0", env=installation)
+    password = {"DJANGO_SUPERUSER_PASSWORD": "password"}
+    manage("createsuperuser", "--no-input", "--username=admin", "--email=", env=installation | password)
+    name, go, output = installation["DATABASE_URL"].partition("?")[0].rpartition("/")[2], tmp_path / "go", tmp_path / "output"
+
+    def count(rows: str) -> int:
+        return int(execute(installation, f"SELECT count(*) FROM {rows}")[0][0])  # noqa: S608 - of this test
+
+    def log_in() -> int:
+        with httpx.Client(base_url=url, timeout=10) as client:
+            client.get("/admin/login/")
+            form = {"username": "admin", "password": "password", "csrfmiddlewaretoken": client.cookies["csrftoken"]}
+            return client.post("/admin/login/", data=form).status_code
+
+    def post() -> int:
+        return httpx.post(f"{url}/send-notification/alice", timeout=10).status_code
+
+    port, said = free_port(), tmp_path / "web-output"
+    url = f"http://127.0.0.1:{port}"
+    with (
+        web(env=installation, port=port, output=said),
+        environment.administration() as cursor,
+        queue_workers(env=installation, output=output),
+    ):
+        task = f"async_task('tests.support.fault_tasks.write_when_told', {str(go)!r})"
+        manage("shell", "-c", f"from django_q.tasks import async_task\nfor _ in range(4): {task}", env=installation)
+        wait_until(lambda: len(list(tmp_path.glob("go.*"))) == 4, what="they have begun")
+        cursor.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        wait_until(lambda: post() == 503 and "read-only transaction" in said.read_text(), what="it is")
+        assert log_in() >= 500
+        go.touch()
+        wait_until(lambda: "read-only transaction" in output.read_text(), what="the workers have such sessions, too")
+        cursor.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = off')
+        wait_until(lambda: post() == 200, timeout=5, what="the web heals")
+        assert log_in() == 302
+        wait_until(log_file.exists, timeout=5, what="the workers heal")
+        wait_until(lambda: count("django_q_task WHERE success AND func LIKE '%write_when_told'") == 4, what="the tasks heal")
 
 
 @selection.slow_on_postgresql

@@ -180,6 +180,28 @@ def test_interrupt__says_what_was_over_its_limit(run: Callable[[Callable[[Limit]
     run(job)
 
 
+def test_interrupt__by_the_number_of_what_has_ended() -> None:
+    """It hits nothing: neither what runs next in the thread, nor another thread that has the number of the ended one."""
+    ended: list[tuple[Limit, int, int]] = []  # the limit, the number of what has ended, and the thread's own number
+
+    def job(limit: Limit) -> None:
+        for other, number, _ in ended:
+            other.interrupt(number)
+        limit.begin(1000, "first")
+        ended.append((limit, limit.current[0], threading.get_ident()))
+        limit.end()
+        limit.begin(1000, "second")
+        for other, number, _ in ended:
+            other.interrupt(number)
+        spin(0.02)
+        limit.end()
+        limit.leave()
+
+    for _ in range(10):
+        in_thread(job)
+    assert len({thread for _, _, thread in ended}) < len(ended), "no thread had the number of another"
+
+
 def test_main_thread__what_has_no_limit_is_not_interrupted() -> None:
     """By the timer of what ran before."""
 

@@ -217,6 +217,7 @@ def test_with_id_in_place__whatever_the_task(task: dict[str, Any], compressed: b
     assert lookup.with_id_in_place(payload) is payload
 
 
+@selection.once
 def test_has_id_in_place__another_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
     task = package()
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
@@ -227,11 +228,13 @@ def test_has_id_in_place__another_protocol(monkeypatch: pytest.MonkeyPatch) -> N
     assert lookup.has_id_in_place(signing.dumps(task))
 
 
+@selection.once
 def test_signing__compresses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Conf, "COMPRESSED", True)
     assert lookup.has_id_in_place(signing.dumps(package("x" * 1000)))
 
 
+@selection.once
 def test_q_cluster__compress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(Conf.conf, "compress", True)
     (error,) = checks.check_q_cluster(None)

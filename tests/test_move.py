@@ -113,6 +113,7 @@ NOW = "datetime('now', '+1 minute')" if environment.DATABASE == "sqlite" else "n
 LONG_AGO = "datetime('now', '-1 minute')" if environment.DATABASE == "sqlite" else "now() - interval '1 minute'"
 
 
+@selection.slow_on_postgresql
 def test_migrate__refuses_while_a_worker_lives(env: dict[str, str]) -> None:
     make_old(env)
     me, here = os.getpid(), kernel.host_id()

@@ -154,6 +154,7 @@ def test_output__that_fails_ends_nothing(tmp_path: Path, kind: str) -> None:
         kept.close()
 
 
+@selection.once
 def test_output__tells_what_was_dropped_once_the_disk_has_room() -> None:
     """A disk that is full in the middle of a line, as a pipe whose other end is closed and opened again."""
     read_end, write_end = os.pipe()
@@ -223,6 +224,7 @@ def manage_count(env: dict[str, str]) -> int:
 # The system refuses.
 
 
+@selection.once
 def test_try_start__again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     parent = Parent(said.append)

@@ -25,6 +25,7 @@ from durable_queue.task import signing
 from durable_queue.task.preview import STORED, Unreadable, read_stored
 from durable_queue.task.preview import shown as preview_shown
 from durable_queue.verbs import NotKeptError, submit_again
+from tests.support import selection
 from tests.support.admin_site import TRACEBACK, act, page, post, refuse, settle, staff
 from tests.support.cluster_tasks import RaisesWhenUnpickled
 from tests.support.processes import manage
@@ -143,6 +144,7 @@ def test_submit_again__needs_permission() -> None:
     assert not OrmQ.objects.exists()
 
 
+@selection.slow_on_postgresql
 def test_submit_again__writes_the_line_under_the_same_id(installation: dict[str, str], log_file: Path) -> None:
     env = installation | {"NOTIFIER_LOG_FILE": str(log_file.parent / "missing" / "log.txt")}
 

@@ -337,6 +337,23 @@ def test_limit__of_receivers(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, 
     assert sum(words[0] == "quick hook" for words in read_notes()) == 20
 
 
+@selection.once
+@pytest.mark.parametrize("threads", selection.slow_after(1, [40, 1]))
+def test_receiver__that_blocks_holds_no_task(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """In a call that hears nothing: of those that were claimed with its task, none waits for it."""
+    monkeypatch.setenv("TEST_SIGNALS", "1")
+    with cluster(max_attempts=1, timeout=1, threads=threads) as output:
+        with transaction.atomic():
+            bad = async_task("math.copysign", 1, -1, task_name="blocks in post_execute")
+            good = [async_task("math.copysign", 1, -1) for _ in range(128)]
+        all_end(timeout=10)
+        wait_until(lambda: "A receiver of post_execute, told of blocks in" in output.read_text(), what="it is named")
+        late = async_task("math.copysign", 1, -1)
+        wait_until(lambda: fetch(late), what="the queue goes on")
+    assert Success.objects.filter(pk__in=[bad, late, *good]).count() == 130
+    assert not FailedAttempt.objects.exists()
+
+
 @selection.slow_on_postgresql
 @selection.once
 def test_hook__that_hangs_ends_its_worker_and_charges_nothing(cluster: Cluster) -> None:

@@ -53,6 +53,7 @@ def assert_nothing_is_left(tmp_path: Path) -> None:
     assert "Traceback" not in (tmp_path / "output").read_text()
 
 
+@selection.slow_on_postgresql
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop__idle(env: dict[str, str], tmp_path: Path, number: signal.Signals) -> None:
     with cluster(env, tmp_path) as process:
@@ -151,6 +152,7 @@ def test_sighup__replaces_the_workers_one_by_one(env: dict[str, str], tmp_path: 
         assert process.poll() is None
 
 
+@selection.slow_on_postgresql
 def test_supervisor_killed__takes_its_children_along(env: dict[str, str], tmp_path: Path) -> None:
     with cluster(env, tmp_path) as process:
         children = psutil.Process(process.pid).children()

@@ -18,8 +18,11 @@ from notifications.log.journal import TRIM_FROM
 from notifications.log.log_file import LogFile
 from notifications.log.owner import owner_path
 from notifications.log.protocols import Outcome
+from tests.support import selection
 from tests.support.log_scenes import EARLIER, FIRST, KEY, LINE, Scene, Tasks, copytruncate, foreign_text, key
 from tests.support.log_writer import completes, end_of, kill, start, strike_in_write
+
+pytestmark = selection.once
 
 BEFORE_THE_LINE, IN_THE_LINE, AFTER_THE_LINE = 0, 5, len(LINE)  # bytes of it that reached the log
 

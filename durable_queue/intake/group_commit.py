@@ -23,12 +23,11 @@ from django_q.conf import logger
 
 from durable_queue.store.answers import NoAnswerError, Pending
 from durable_queue.store.broker import Broker
-from durable_queue.store.databases import table_of
+from durable_queue.store.databases import is_read_only, table_of
 from durable_queue.store.sqlite import checkpoints
 
 CHECKPOINT = 1.0  # seconds between two SQLite checkpoints of this process; a running cluster leaves it nothing to do
 GATHER = 0.1  # seconds that a batch gathers after a batch that failed: its requests then wait together
-READ_ONLY = "25006"  # https://www.postgresql.org/docs/current/errcodes-appendix.html: after a failover, or on a full disk
 ANSWER = 1.0  # seconds that a commit's answer may take; then its requests get 503, and nobody knows whether they are queued
 AGAIN = 0.5  # seconds that a commit may take, with all its waits, after one that failed …
 IMPATIENT = 3.0  # … for so many seconds; then one may take its time again, since the database may be slow, and no more
@@ -98,8 +97,7 @@ class _Batch:
             logger.error("Tasks could not be enqueued (%d): %s", len(self.rows), str(error).strip())
         if not _open.pending:
             connection = connections[self.broker.using]
-            is_read_only = getattr(error.__cause__, "sqlstate", None) == READ_ONLY
-            connection.close() if is_read_only else connection.close_if_unusable_or_obsolete()
+            connection.close() if is_read_only(error) else connection.close_if_unusable_or_obsolete()
 
 
 class _Open(threading.local):

@@ -1,8 +1,10 @@
 """The only module that asks which kind of database a connection leads to."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.apps import AppConfig
+from django.db import Error as DatabaseError
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -10,12 +12,34 @@ from durable_queue.store.postgresql.table import PostgreSQLTable
 from durable_queue.store.sqlite.table import SQLiteTable
 from durable_queue.store.table import Table
 
+READ_ONLY = "25006"  # https://www.postgresql.org/docs/current/errcodes-appendix.html: after a failover, or on a full disk
+
 _TABLES: dict[str, type[Table]] = {"sqlite": SQLiteTable, "postgresql": PostgreSQLTable}
 
 
 def table_of(connection: BaseDatabaseWrapper) -> Table:
     """The queue's tables over this connection. Raises KeyError for an unsupported database."""
     return _TABLES[connection.vendor](connection)
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether a statement failed since its session may not write. It may never: another session has to begin."""
+    return getattr(error.__cause__, "sqlstate", None) == READ_ONLY
+
+
+def close_if_read_only(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+    """Have a connection whose session may not write end with the request that found out: a receiver of `connection_created`."""
+    if _note_read_only not in connection.execute_wrappers:
+        connection.execute_wrappers.append(_note_read_only)
+
+
+def _note_read_only(execute: Callable[..., Any], sql: str, params: object, many: bool, context: dict[str, Any]) -> Any:
+    try:
+        return execute(sql, params, many, context)
+    except DatabaseError as error:
+        if is_read_only(error):
+            context["connection"].close_at = 0.0  # Django's CONN_MAX_AGE is over
+        raise
 
 
 def widen_ids_after_migrate(sender: AppConfig, using: str, **kwargs: Any) -> None:

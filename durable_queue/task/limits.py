@@ -59,7 +59,7 @@ class Limit:
 
     def __init__(self) -> None:
         self.current = _NOTHING  # the number of what runs, and when (monotonic) it is over its limit; 0.0 for never
-        self._what, self._seconds = "", 0.0
+        self.what, self._seconds = "", 0.0
         self._thread = 0
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
@@ -82,7 +82,7 @@ class Limit:
     def begin(self, seconds: float, what: str) -> None:
         """Something begins that may take so many seconds, or any time if that is not above 0."""
         self._forget()
-        self._what, self._seconds = what, seconds
+        self.what, self._seconds = what, seconds
         self.current = (next(self._numbers), time.monotonic() + seconds if seconds > 0 else 0.0)
 
     def end(self) -> None:
@@ -116,7 +116,7 @@ class Limit:
     def hear(self) -> str:
         """The exception has arrived; returns its text."""
         self._state = _State.HEARD
-        return over_limit(self._what, self._seconds)
+        return over_limit(self.what, self._seconds)
 
     def shield(self) -> None:
         """From now on an interruption is postponed."""
@@ -218,6 +218,12 @@ def interrupt_all(now: float) -> float:
         elif moment:
             limit.interrupt(number)
     return soonest
+
+
+def over(now: float) -> list[str]:
+    """What is over its limit by now, in any thread, and has not heeded that."""
+    with _lock:
+        return [limit.what for limit in _joined if 0.0 < limit.current[1] <= now]
 
 
 def of_thread() -> Limit | None:

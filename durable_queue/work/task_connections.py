@@ -7,20 +7,22 @@ from typing import Any
 from weakref import WeakSet
 
 from django.core.exceptions import ImproperlyConfigured
+from django.db import Error as DatabaseError
 from django.db import close_old_connections, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.db.utils import load_backend
 from django_q.conf import logger
 
-from durable_queue.store.databases import table_of
+from durable_queue.store.databases import is_read_only, table_of
 from durable_queue.store.queue_connection import QUEUE
 
 Wrapper = Callable[[Callable[..., Any], str, object, bool, dict[str, Any]], Any]  # Django's "execute wrapper"
 
 _own: dict[str, dict[str, Any]] = {}  # by the alias: the settings of connections in the worker's own threads
 
-# How a statement begins that changes a session, not data. A connection that has run one is closed after the task.
+# How a statement begins that changes a session, not data. A connection that has run one is closed after the task, and so is
+# one that was read-only.
 OF_SESSION = ("SET ", "RESET ", "PRAGMA ", "ATTACH ", "DETACH ", "LISTEN ", "SELECT SET_CONFIG", "SELECT PG_ADVISORY_LOCK")
 _altered = WeakSet[BaseDatabaseWrapper]()
 
@@ -74,7 +76,12 @@ def _watch_session(connection: BaseDatabaseWrapper, **_: object) -> None:
 def _note_change(execute: Callable[..., Any], sql: str, params: object, many: bool, context: dict[str, Any]) -> Any:
     if sql[:24].lstrip().upper().startswith(OF_SESSION):
         _altered.add(context["connection"])
-    return execute(sql, params, many, context)
+    try:
+        return execute(sql, params, many, context)
+    except DatabaseError as error:
+        if is_read_only(error):
+            _altered.add(context["connection"])
+        raise
 
 
 def close_old() -> None:

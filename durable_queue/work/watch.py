@@ -138,7 +138,7 @@ class Watch:
         self._next_look_at_limits = now + TICK
         for in_hand in self._progress.in_hand:
             if in_hand.is_overdue(now + LATE - HEED):
-                what = f"Task {in_hand.task_id}" if in_hand.row else "A hook"
+                what = f"Task {in_hand.task_id}" if in_hand.row else ", ".join(limits.over(now)) or "A hook"
                 logger.error("%s is overdue after %.0f s, and can't be interrupted", what, time.time() - in_hand.started)
                 self._stop.retire("something is overdue")
                 return

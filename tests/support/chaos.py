@@ -38,7 +38,15 @@ from durable_queue.intake import packaging
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.task import signing
 from durable_queue.work import kernel
-from tests.support import chaos_faults, chaos_over_http, chaos_threads, chaos_writes
+from tests.support import (
+    chaos_faults,
+    chaos_over_http,
+    chaos_pools,
+    chaos_schedules,
+    chaos_snapshot,
+    chaos_threads,
+    chaos_writes,
+)
 from tests.support.chaos_cluster import (
     FOLDER,
     OUTPUT,
@@ -413,11 +421,11 @@ def _has_more_successes_than(count: int) -> bool:
 
 
 EVERYWHERE = [kills, chaos, writes, poison, stops, fairness, idle, paused]
-EVERYWHERE += chaos_threads.ALL
+EVERYWHERE += [*chaos_threads.ALL, chaos_pools.threads_pools, chaos_schedules.schedules]
 EVERYWHERE += [chaos_over_http.posts, chaos_over_http.log_disk_full, chaos_faults.faults]
 ONLY_ON: dict[str, list[Callable[[bool], str]]] = {
     "sqlite": [chaos_over_http.data_disk_full, chaos_over_http.threads_in_transactions],
-    "postgresql": [hosts, restarts],
+    "postgresql": [hosts, restarts, chaos_snapshot.snapshot],
 }
 SCENARIOS = {scenario.__name__: scenario for scenario in EVERYWHERE + ONLY_ON[environment.DATABASE]}
 NAMES = [scenario.__name__ for scenario in itertools.chain(EVERYWHERE, *ONLY_ON.values())]

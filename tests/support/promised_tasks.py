@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import time
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,10 @@ class Listener(AppConfig):
 def _hang_if_asked(name: str, sender: str, task: dict[str, Any], **_: object) -> None:
     while task["name"] == f"hangs in {name}":
         time.sleep(0.05)
+    if task["name"] == f"blocks in {name}":
+        here, there = socket.socketpair()
+        here.recv(1)
+        there.close()
 
 
 def _note_signal(name: str, sender: str, **arguments: Any) -> None:
