@@ -13,14 +13,13 @@ _UNTIL = f"timestamptz '{states.FOR_NOW_UNTIL.isoformat()}'"
 FOR_NOW = f"statement_timestamp() - {_BEHIND}"  # the `lock` of a row that is queued now
 
 # Of the rows that one statement finds: those that are for now, and those whose delay is over. Each by the index, in order.
-_FOR_NOW = (f"lock + {_BEHIND}", f"lock < {_UNTIL}")
+_FOR_NOW = (f"greatest(lock, timestamptz '0100-01-01') + {_BEHIND}", f"lock < {_UNTIL}")
 _LATER = ("lock", f"lock >= {_UNTIL} AND lock <= statement_timestamp()")
 
-# What is due already counts as due now: PostgreSQL may hold moments that have no difference to it.
+# In seconds. No row's moment is too far off for the difference: PostgreSQL also holds infinite ones.
 UNTIL_DUE = f"""
-    SELECT extract(epoch FROM greatest(lock, statement_timestamp()) - statement_timestamp()) FROM (
-        SELECT lock FROM {QUEUE_TABLE} WHERE key = %s AND lock IS NOT NULL ORDER BY lock, id LIMIT 1
-    ) AS first WHERE lock <= %s
+    SELECT extract(epoch FROM least(greatest(lock, {_UNTIL}), timestamptz '9999-01-01') - statement_timestamp())::float8
+    FROM {QUEUE_TABLE} WHERE key = %s AND lock IS NOT NULL ORDER BY lock, id LIMIT 1
 """  # noqa: S608
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from durable_queue.conf import cluster_conf
 from durable_queue.models import Worker
-from durable_queue.states import held_from
+from durable_queue.states import LEASES
 from durable_queue.store import wakeup
 from durable_queue.store.postgresql import claims, ids, prepared
 from durable_queue.store.rows import (
@@ -133,8 +133,8 @@ class PostgreSQLTable(Table):
         return [(*row, 0, 0) for row in rows]
 
     def until_due(self, queue: str) -> float | None:
-        ((seconds,),) = self.run(claims.UNTIL_DUE, (queue, held_from())) or [(None,)]
-        return None if seconds is None else float(seconds)
+        rows = self.run(claims.UNTIL_DUE, (queue,))
+        return max(0.0, rows[0][0]) if rows and rows[0][0] < LEASES.total_seconds() / 2 else None
 
     def let_commit_be_lost(self) -> None:
         self.run("SET LOCAL synchronous_commit = off")
