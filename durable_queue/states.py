@@ -23,6 +23,7 @@ LEASES = timedelta(days=365 * 1000)
 # The `lock` of a row that is for now lies that far behind the moment since when it is due. So it is due by any clock, and
 # these rows are in the order of their queueing. After 400 years the calendar repeats itself: only the year looks different.
 FOR_NOW = timedelta(days=2 * 146_097)
+EARLIEST = datetime(1000, 1, 1, tzinfo=UTC)  # since when a row can be due: no moment is so long ago, but a wrong one
 FOR_NOW_UNTIL = datetime(1600, 1, 1, tzinfo=UTC)  # the `lock` of all these rows is earlier; that of any other row is later
 
 
@@ -47,7 +48,7 @@ class Present(Now):
 
 def for_now(since: datetime) -> datetime:
     """The `lock` of a row that is for now, and takes its place among the others by this moment."""
-    return since - FOR_NOW
+    return max(since, EARLIEST) - FOR_NOW
 
 
 def due_since(lock: datetime) -> datetime:

@@ -184,7 +184,9 @@ def test_enqueue__since_a_moment_that_has_come_or_will() -> None:
     (row,) = OrmQ.objects.all()
     Broker().enqueue_all([row.payload.strip()], due=datetime.now(UTC) - timedelta(minutes=1))
     Broker().enqueue_all([row.payload.strip()], due=datetime.now(UTC) + HOUR)
-    first, later = OrmQ.objects.exclude(pk=row.pk).order_by("pk")
+    Broker("other").enqueue_all([row.payload], due=datetime(1, 1, 2, tzinfo=UTC))  # as nobody means it
+    assert Broker("other").settle_and_claim(worker("bob", queue="other"), claim=1).rows
+    first, later = OrmQ.objects.filter(key="notifier").exclude(pk=row.pk).order_by("pk")
     assert [each.id for each in Broker().settle_and_claim(worker("alice"), claim=8).rows] == [first.pk, row.pk]
     assert state_of_row(later.lock, 0) is State.SCHEDULED
 

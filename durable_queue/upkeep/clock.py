@@ -11,7 +11,6 @@ from durable_queue.store.leases import alone_queue, home_queue
 
 LOOK = 1.0  # seconds between two looks
 LONGEST = 0.5  # seconds of work in one look
-DELAYS = "What is for now runs at once; retries and schedules go by the clock"
 
 
 class Clock:
@@ -28,7 +27,7 @@ class Clock:
         offset, before = _offset(), self._offset
         self._offset = offset
         if before - offset >= AHEAD.total_seconds():
-            logger.warning("The clock was set back by %.0f s. %s", before - offset, DELAYS)
+            logger.warning("The clock was set back by %.0f s: retries and schedules wait for longer", before - offset)
         ahead = self._queues[0].table.clock_ahead()
         self._tell_of_difference(ahead)
         present = datetime.now(UTC) + ahead
@@ -47,7 +46,7 @@ class Clock:
             return
         self._ahead = ahead
         if ahead:
-            logger.warning("The database's clock is %s. It is the one that counts. %s", told(ahead), DELAYS)
+            logger.warning("The database's clock counts for retries and schedules, and is %s", told(ahead))
         else:
             logger.info("The database's clock and this host's are the same again")
 

@@ -9,11 +9,12 @@ from durable_queue.store.rows import ATTEMPTS_TABLE, CLAIMED_BYTES, QUEUE_TABLE,
 
 # Hours, not days: a day is longer or shorter where a session's time zone changes its clock.
 _BEHIND = f"interval '{states.FOR_NOW // timedelta(hours=1)} hours'"
+_EARLIEST = f"timestamptz '{states.EARLIEST.isoformat()}'"
 _UNTIL = f"timestamptz '{states.FOR_NOW_UNTIL.isoformat()}'"
 FOR_NOW = f"statement_timestamp() - {_BEHIND}"  # the `lock` of a row that is queued now
 
 # Of the rows that one statement finds: those that are for now, and those whose delay is over. Each by the index, in order.
-_FOR_NOW = (f"greatest(lock, timestamptz '0100-01-01') + {_BEHIND}", f"lock < {_UNTIL}")
+_FOR_NOW = (f"greatest(lock, {_EARLIEST} - {_BEHIND}) + {_BEHIND}", f"lock < {_UNTIL}")
 _LATER = ("lock", f"lock >= {_UNTIL} AND lock <= statement_timestamp()")
 
 # In seconds. No row's moment is too far off for the difference: PostgreSQL also holds infinite ones.
@@ -25,7 +26,7 @@ UNTIL_DUE = f"""
 
 def lock_of(due: str) -> str:
     """The `lock` of a row that is due at this moment, an SQL expression; NULL stands for now."""
-    since = f"coalesce({due}, statement_timestamp()) - {_BEHIND}"
+    since = f"greatest(coalesce({due}, statement_timestamp()), {_EARLIEST}) - {_BEHIND}"
     return f"CASE WHEN {due} > statement_timestamp() THEN {due} ELSE {since} END"
 
 

@@ -114,9 +114,10 @@ class SQLiteTable(Table):
     def _find(self, driver: Any, queue: str, asked: Claim) -> tuple[list[Claimed], tuple[str, Sequence[Any]]]:
         """The first due rows; and the statement, with its values, that puts them under the lease."""
         until = self.moment(FOR_NOW_UNTIL)
-        later = driver.execute(_due(asked.limit, later=True), (LOST, queue, until, self.moment(asked.now))).fetchall()
         with closing(driver.execute(_due(asked.limit), (LOST, queue, until))) as found:
             rows = _bounded(found, asked.limit)
+        with closing(driver.execute(_due(asked.limit, later=True), (LOST, queue, until, self.moment(asked.now)))) as found:
+            later = _bounded(found, asked.limit)
         name = self.moment(asked.lease)
         if later:  # delays that are over: each row has its place among those that were for now
             rows = _bounded(sorted(self.claimed([*rows, *later]), key=itemgetter(1, 0))[: asked.limit], asked.limit)
