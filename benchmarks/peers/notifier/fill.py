@@ -36,13 +36,8 @@ def queued(numbers: range, due: timedelta = timedelta(0)) -> list[OrmQ]:
     for number in numbers:
         line = LINE.format(number)
         task = packaging.new_task("notifications.tasks.write_log", (line,), {}, name=line.strip())
-        rows.append(
-            OrmQ(
-                key=Conf.CLUSTER_NAME,
-                payload=signing.dumps(task),
-                lock=timezone.now() + due if due else for_now(timezone.now()),
-            )
-        )
+        lock = NOW + due if due else for_now(timezone.now())
+        rows.append(OrmQ(key=Conf.CLUSTER_NAME, payload=signing.dumps(task), lock=lock))
     return OrmQ.objects.bulk_create(rows)
 
 
