@@ -28,6 +28,7 @@ from durable_queue.store.table import Table
 LOCK_WAIT = 30  # seconds that a task waits for the write lock; a web process, whose client waits, has less
 _FIRST = f"SELECT lock FROM {QUEUE_TABLE} WHERE key = ? AND lock IS NOT NULL ORDER BY lock, id LIMIT 1"  # noqa: S608
 _LAST = f"SELECT CAST(lock AS TEXT) FROM {QUEUE_TABLE} WHERE key = ? AND lock < ? ORDER BY lock DESC LIMIT 1"  # noqa: S608
+_INSERT_LAST = f"INSERT INTO {QUEUE_TABLE} (key, payload, lock) VALUES (?, ?, max(?, ifnull(({_LAST}), '')))"  # noqa: S608
 _TAKE_LEASE = f"UPDATE {WORKERS_TABLE} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS ?"  # noqa: S608
 # What is due was read in this transaction, the only one that writes: it still is all that comes up to its last row.
 _HOLD = f"UPDATE {QUEUE_TABLE} SET lock = ? WHERE key = ? AND (lock, id) <= (?, ?)"  # noqa: S608
@@ -78,6 +79,9 @@ class SQLiteTable(Table):
             self.run(f"PRAGMA busy_timeout = {own}")
 
     def insert(self, queue: str, payloads: Sequence[str], due: datetime | None = None) -> int:
+        if due is None and len(payloads) == 1:
+            now, until = self.moment(for_now(datetime.now(UTC))), self.moment(FOR_NOW_UNTIL)
+            return self._run(_INSERT_LAST, (queue, payloads[0], now, queue, until))[1]
         moment = self._lock_of(due) if due else self._last_place(queue)
         values = [value for payload in payloads for value in (queue, payload, moment)]
         # Without RETURNING: with it, the commit would wait until the rows are fetched.
@@ -113,16 +117,22 @@ class SQLiteTable(Table):
 
     def _find(self, driver: Any, queue: str, asked: Claim) -> tuple[list[Claimed], tuple[str, Sequence[Any]]]:
         """The first due rows; and the statement, with its values, that puts them under the lease."""
-        until = self.moment(FOR_NOW_UNTIL)
-        with closing(driver.execute(_due(asked.limit), (LOST, queue, until))) as found:
-            rows = _bounded(found, asked.limit)
-        with closing(driver.execute(_due(asked.limit, later=True), (LOST, queue, until, self.moment(asked.now)))) as found:
-            later = _bounded(found, asked.limit)
-        name = self.moment(asked.lease)
-        if later:  # delays that are over: each row has its place among those that were for now
-            rows = _bounded(sorted(self.claimed([*rows, *later]), key=itemgetter(1, 0))[: asked.limit], asked.limit)
-            return rows, (_HOLD_THESE, (name, str([row for row, *_ in rows])))
-        last, last_lock = rows[-1][:2] if rows else (0, until)
+        until, now, name = self.moment(FOR_NOW_UNTIL), self.moment(asked.now), self.moment(asked.lease)
+        with closing(driver.execute(_due(asked.limit), (LOST, queue, now))) as found:
+            rows, are_all = _bounded(found, asked.limit)
+        if are_all:  # first those that are for now, then those whose delay is over
+            last, last_lock = rows[-1][:2] if rows else (0, until)
+            due = self.claimed(rows)
+            if last_lock > until:
+                due.sort(key=itemgetter(1, 0))
+            return due, (_HOLD, (name, queue, last_lock, last))
+        with closing(driver.execute(_due(asked.limit, later=True), (LOST, queue, until, now))) as found:
+            later, _ = _bounded(found, asked.limit)
+        if later:  # each row has its place among those that were for now
+            both = self.claimed([*(row for row in rows if row[1] < until), *later])
+            due, _ = _bounded(sorted(both, key=itemgetter(1, 0))[: asked.limit], asked.limit)
+            return due, (_HOLD_THESE, (name, str([row for row, *_ in due])))
+        last, last_lock = rows[-1][:2]
         return self.claimed(rows), (_HOLD, (name, queue, last_lock, last))
 
     def claim_at_once(self, worker: Worker, asked: Claim) -> list[Claimed]:
@@ -206,27 +216,28 @@ def _insert(rows: int) -> str:
     return f"INSERT INTO {QUEUE_TABLE} (key, payload, lock) VALUES {', '.join(['(?, ?, ?)'] * rows)}"  # noqa: S608
 
 
-def _bounded(found: Iterable[Any], limit: int) -> list[Any]:
-    """The first of these rows, fewer if their payloads are long. SQLite reads each as it is asked for."""
-    if limit == 1:
-        return list(found)
+def _bounded(found: Iterable[Any], limit: int) -> tuple[list[Any], bool]:
+    """The first of these rows, fewer if their payloads are long; and whether they are surely all that there are.
+
+    SQLite reads each as it is asked for.
+    """
     rows: list[Any] = []
     size = 0
     for row in found:
         size += len(row[2])
         if rows and size > CLAIMED_BYTES:
-            break
+            return rows, False
         rows.append(row)
-    return rows
+    return rows, len(rows) < limit
 
 
 @functools.cache
 def _due(limit: int, *, later: bool = False) -> str:
-    """The first rows that are for now, or (`later`) the first of those whose delay is over."""
+    """The first due rows by their `lock`, or (`later`) the first of those whose delay is over."""
     # `lock` as text, because the driver would call Python to convert each. The limit as a literal: if it is bound, newer
     # versions of SQLite read its value and plan the statement again for each value (`sqlite3ExprIsInteger` in expr.c).
     # That takes longer than the rest of a claim.
     made = f"SELECT count(*) FROM {ATTEMPTS_TABLE} WHERE row = {QUEUE_TABLE}.id"  # noqa: S608
     due = f"SELECT id, CAST(lock AS TEXT), payload, ({made}), ({made} AND outcome = ?) FROM {QUEUE_TABLE}"  # noqa: S608
-    when = "lock >= ? AND lock <= ?" if later else "lock < ?"
+    when = "lock >= ? AND lock <= ?" if later else "lock <= ?"
     return f"{due} WHERE key = ? AND {when} ORDER BY lock, id LIMIT {limit:d}"
