@@ -21,14 +21,15 @@ class DurableQueueConfig(AppConfig):
         """Register the system checks, restore what `migrate` lost, and give each task an id that tells its time."""
         from django_q.signals import pre_enqueue  # noqa: PLC0415 - its module needs the models to be loaded
 
-        from durable_queue.checks import check_ids, check_indexes, check_q_cluster, check_sqlite  # noqa: PLC0415
-        from durable_queue.store.databases import close_if_read_only, widen_ids_after_migrate  # noqa: PLC0415
+        from durable_queue.checks import check_clock, check_ids, check_indexes, check_q_cluster, check_sqlite  # noqa: PLC0415
+        from durable_queue.store.databases import widen_ids_after_migrate  # noqa: PLC0415
         from durable_queue.store.indexes import restore_after_migrate  # noqa: PLC0415
 
         register(check_q_cluster)
         register(check_sqlite)
         register(check_indexes, Tags.database)
         register(check_ids, Tags.database)
+        register(check_clock, Tags.database)
         django_q = apps.get_app_config("django_q")
         for app in (self, django_q):  # after the later of the two, all tables exist
             post_migrate.connect(restore_after_migrate, sender=app, dispatch_uid="durable_queue")

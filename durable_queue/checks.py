@@ -17,6 +17,7 @@ from durable_queue.store.databases import table_of
 from durable_queue.store.leases import alone_queue
 from durable_queue.store.rows import QUEUE_TABLE
 from durable_queue.task.policy import DEFAULT, RetryPolicy
+from durable_queue.upkeep.clock import told
 
 # The releases that mended the WAL-reset bug, by the branch that they belong to; from the last one on, all have.
 SQLITE_MENDED = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
@@ -101,6 +102,19 @@ def check_ids(
         Warning(f"The queue in the database {using!r} {reason}", hint=remedy, id="durable_queue.W003")
         for using in databases or ()
         if table_of(connections[using]).has_narrow_ids()
+    ]
+
+
+def check_clock(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Retries and schedules go by the database's clock, and people by this host's."""
+    remedy = "Have both hosts' clocks set by NTP. Tasks that are for now run at once, whatever the clocks say."
+    clocks = {using: table_of(connections[using]).clock_ahead() for using in databases or ()}
+    return [
+        Warning(f"The clock of the database {using!r} is {told(ahead)}.", hint=remedy, id="durable_queue.W004")
+        for using, ahead in clocks.items()
+        if ahead
     ]
 
 

@@ -20,6 +20,7 @@ from django_q.tasks import async_task
 from durable_queue.conf import cluster_conf
 from durable_queue.intake import packaging
 from durable_queue.models import DeadLetter, FailedAttempt, Worker
+from durable_queue.states import for_now
 from durable_queue.store.broker import Broker
 from durable_queue.store.databases import table_of
 from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, alone_queue, new_name
@@ -503,10 +504,12 @@ def test_history__row_is_what_django_would_have_saved(broker: Broker, alice: Wor
 
 
 def test_table__moments_are_stored_as_django_stores_them() -> None:
-    moment = datetime(2026, 11, 24, 1, 2, 3, 4, tzinfo=UTC)
-    table_of(connection).insert("notifier", ["package"], moment)
-    assert OrmQ.objects.get().lock == moment
-    assert table_of(connection).next_due("notifier") == moment
+    soon, ago = datetime.now(UTC) + timedelta(hours=1), datetime(2026, 11, 24, 1, 2, 3, 4, tzinfo=UTC)
+    for due in (soon, ago):
+        table_of(connection).insert("notifier", ["package"], due)
+        with transaction.atomic():
+            table_of(connection).insert("notifier", ["package"], due)
+    assert [row.lock for row in OrmQ.objects.order_by("id")] == [soon, soon, for_now(ago), for_now(ago)]
 
 
 def test_settle_and_claim__a_failed_attempt_whose_transaction_was_rolled_back_before(
@@ -641,15 +644,17 @@ def test_claim__prepared_when_there_were_no_rows_goes_by_an_index(
         now = datetime.now(UTC)
         table_of(of_worker).claim_at_once(alice, Claim(limit=1, now=now, lease=now))
     broker.enqueue_all(["as long as a package " * 20] * 5000)
-    plan = plan_of(of_worker, "EXECUTE notifier_claim_1 ('notifier', now(), now(), 1, NULL)")
+    plan = plan_of(of_worker, "EXECUTE notifier_claim_1 ('notifier', now(), 1, NULL)")
     scans = re.findall(rf"(\w+) Scan(?: using (\w+))? on {QUEUE_TABLE}\b", plan)
-    assert sorted(scans) == [("Index", "cluster_claim"), ("Tid", ""), ("Tid", "")]
-    assert "Index Cond: (((key)::text = $1) AND (lock <= $2))" in plan
+    assert sorted(scans) == [("Index", "cluster_claim"), ("Index", "cluster_claim"), ("Tid", ""), ("Tid", "")]
+    assert "Index Cond: (((key)::text = $1) AND (lock < '1600-01-01" in plan
+    assert "(lock <= statement_timestamp())" in plan
+    assert "Seq Scan" not in plan
     assert "Join Filter" not in plan
 
 
 @selection.on_postgresql
-def test_claim__of_rows_that_the_statistics_do_not_know_yet_sorts_nothing(
+def test_claim__of_rows_that_the_statistics_do_not_know_yet_sorts_no_table(
     broker: Broker, of_worker: BaseDatabaseWrapper
 ) -> None:
     broker.enqueue_all(["as long as a package " * 20] * 5000)
@@ -657,8 +662,8 @@ def test_claim__of_rows_that_the_statistics_do_not_know_yet_sorts_nothing(
     with CaptureQueriesContext(of_worker) as statements:
         assert len(table_of(of_worker).claim(broker.queue, Claim(limit=128, now=now, lease=now))) == 128
     plan = plan_of(of_worker, statements[0]["sql"])
-    assert "cluster_claim" in plan
-    assert "Sort" not in plan
+    assert plan.count("cluster_claim") == 2
+    assert plan.count("Sort") == plan.count("Sort Key: for_now.due, for_now.id") * 2 == 2, "of the few rows that were found"
 
 
 def test_settle_and_claim__what_it_changes_of_a_worker_has_no_index() -> None:

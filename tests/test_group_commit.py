@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Sequence
+from datetime import datetime
 
 import pytest
 from django.core.exceptions import SynchronousOnlyOperation
@@ -25,7 +26,7 @@ class CountingBroker(Broker):
         self.batches: list[int] = []
         self.error: Exception | None = None
 
-    def enqueue_all(self, tasks: Sequence[str], *, as_they_are: bool = False) -> int:
+    def enqueue_all(self, tasks: Sequence[str], *, as_they_are: bool = False, due: datetime | None = None) -> int:
         """Commit them."""
         self.batches.append(len(tasks))
         if self.error:

@@ -1,25 +1,21 @@
 """Two hosts that share a PostgreSQL: a task that one of them runs is not run by the other, whatever their clocks say."""
 
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from django.conf import settings
-from django.db import transaction
-from django.utils import timezone
-from django_q.models import OrmQ, Success
+from django_q.models import Success
 from django_q.tasks import async_task
 
 from durable_queue.models import FailedAttempt, Worker
 from tests.support import environment, selection
+from tests.support.clocks import Clock
 from tests.support.hosts import host
-from tests.support.processes import PROJECT, wait_until
+from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), selection.on_postgresql]
 
@@ -51,26 +47,12 @@ def hosts_of(notes: Path) -> set[str]:
     return {line.split()[1] for line in notes.read_text().splitlines()}
 
 
-@pytest.fixture
-def clock_behind(tmp_path: Path) -> dict[str, str]:
-    """The environment in which a process reads a clock that is 20 s behind."""
-    library = tmp_path / "clock_behind.so"
-    compiler = selection.installed("cc", "gcc", "libc6-dev")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, PROJECT / "tests" / "support" / "clock_behind.c"], check=True)
-    ask = [sys.executable, "-c", "import time; print(time.time())"]
-    told = subprocess.run(ask, env={"LD_PRELOAD": str(library)}, capture_output=True, text=True, check=True).stdout
-    assert 19 < time.time() - float(told) < 25
-    return {"LD_PRELOAD": str(library)}
-
-
 @selection.slow
 @pytest.mark.timeout(600)  # a compiler may have to be installed first
-def test_host__whose_clock_is_behind(clock_behind: dict[str, str], tmp_path: Path) -> None:
-    notes = tmp_path / "notes"
-    with working_host("alpha", tmp_path), working_host("beta", tmp_path, **clock_behind):
-        with transaction.atomic():
-            ids = [async_task(TASK, str(notes), number, 6.0) for number in range(12)]
-            OrmQ.objects.update(lock=timezone.now() - timedelta(minutes=1))  # due by either clock
+def test_host__whose_clock_is_behind(tmp_path: Path) -> None:
+    notes, clock = tmp_path / "notes", Clock(tmp_path, ahead=-20)
+    with working_host("alpha", tmp_path), working_host("beta", tmp_path, **clock.env):
+        ids = [async_task(TASK, str(notes), number, 6.0) for number in range(12)]
         wait_until(lambda: Success.objects.count() == len(ids), timeout=40, what="all are done")
     assert runs(notes) == {str(number): 1 for number in range(12)}
     assert hosts_of(notes) == {"alpha", "beta"}

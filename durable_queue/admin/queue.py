@@ -7,13 +7,12 @@ from django.contrib.admin.actions import delete_selected
 from django.db.models import Count, F, Func, IntegerField, OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.safestring import SafeString
 from django_q.models import OrmQ
 
 from durable_queue.admin.pages import ReadOnlyAdmin, attempts_table, moment, notes_list, preformatted
 from durable_queue.models import FailedAttempt, Worker
-from durable_queue.states import State, held, is_held, rows_in, state_of_row
+from durable_queue.states import Present, State, due_since, held, is_held, rows_in, state_of_row
 from durable_queue.task.identifiers import queued_at
 from durable_queue.task.preview import Preview, read, shown
 
@@ -48,7 +47,7 @@ class StateFilter(admin.SimpleListFilter):
 class QueueAdmin(ReadOnlyAdmin):
     """The page of queue rows. A row may be deleted unless a worker has taken it."""
 
-    ordering = ("key", "lock", "id")  # as the index of claims has it: the next row to be claimed comes first
+    ordering = ("key", "lock", "id")  # as the index of claims has it: the next row comes first, save for a delay that is over
     list_display = ("task", "function", "state")
     list_filter = (StateFilter,)
     actions = ("delete_selected",)
@@ -69,6 +68,7 @@ class QueueAdmin(ReadOnlyAdmin):
                 holder_pid=Subquery(holder.values("pid")[:1]),
                 holder_host=Subquery(holder.values("host")[:1]),
                 tried=Subquery(attempts.values("count")),
+                present=Present(),
             )
         )
         return rows
@@ -174,12 +174,12 @@ class QueueAdmin(ReadOnlyAdmin):
     @admin.display(description="Due at")
     def due(self, row: Any) -> str | None:
         """When the row is or was due. None for a row that is taken: its `lock` holds the name of the lease instead."""
-        return None if row.lock is None or is_held(row.lock) else moment(row.lock)
+        return None if row.lock is None or is_held(row.lock) else moment(due_since(row.lock))
 
     @admin.display(description="State")
     def state(self, row: Any) -> str:
         """The state, in words that name the worker or the next attempt."""
-        match state_of_row(row.lock, row.tried or 0):
+        match state_of_row(row.lock, row.tried or 0, row.present):
             case State.RUNNING if row.holder_pid is None:
                 return "Taken by a worker that is gone"
             case State.RUNNING:
@@ -227,7 +227,7 @@ class WorkerAdmin(ReadOnlyAdmin):
         """The workers, each with the number of rows that it holds."""
         rows = OrmQ.objects.filter(key=OuterRef("queue"), lock=OuterRef("lease"))
         count = rows.annotate(count=Func(F("pk"), function="COUNT", output_field=IntegerField())).values("count")
-        workers: QuerySet[Any] = super().get_queryset(request).annotate(held=Subquery(count))
+        workers: QuerySet[Any] = super().get_queryset(request).annotate(held=Subquery(count), present=Present())
         return workers
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -247,7 +247,7 @@ class WorkerAdmin(ReadOnlyAdmin):
     @admin.display(description="Last heartbeat")
     def seen(self, worker: Any) -> str:
         """How long ago the last heartbeat for this worker was."""
-        return f"{max(0.0, (timezone.now() - worker.heartbeat).total_seconds()):.0f} s ago"
+        return f"{max(0.0, (worker.present - worker.heartbeat).total_seconds()):.0f} s ago"
 
     @admin.display(description="Started at")
     def since(self, worker: Any) -> str:

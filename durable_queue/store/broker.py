@@ -1,9 +1,9 @@
 """The queue table: put a task in, claim rows under a lease, settle what became of them, give back the rest.
 
-A row's `lock` says when it is due, or, far in the future, which lease holds it. A lease is one worker's claim on some
-rows; it needs no renewal and never runs out: it ends when its rows are settled or given back, or when a process that
-has seen the worker dead deletes the worker's row. Every statement that ends a lease names it, so that a worker which lost
-its lease can change nothing any more.
+A row's `lock` says since when it is for now, or when it is due, or which lease holds it (`durable_queue.states`). A lease is
+one worker's claim on some rows; it needs no renewal and never runs out: it ends when its rows are settled or given back, or
+when a process that has seen the worker dead deletes the worker's row. Every statement that ends a lease names it, so that a
+worker which lost its lease can change nothing any more.
 """
 
 import functools
@@ -18,7 +18,7 @@ from django_q.conf import Conf
 from django_q.models import OrmQ
 
 from durable_queue.models import Worker
-from durable_queue.states import is_held
+from durable_queue.states import for_now
 from durable_queue.store import lookup, wakeup
 from durable_queue.store.counting import Counting
 from durable_queue.store.databases import table_of
@@ -69,8 +69,10 @@ class Broker(Counting):
         """Insert a signed payload, due now, and return the row's id; in a transaction, it is committed with it."""
         return self.enqueue_all([task])
 
-    def enqueue_all(self, tasks: Sequence[str], *, as_they_are: bool = False) -> int:
+    def enqueue_all(self, tasks: Sequence[str], *, as_they_are: bool = False, due: datetime | None = None) -> int:
         """Insert signed payloads, all or none, in this order; return the last row's id.
+
+        `due`: when they are due, if not now, by the clock that all hosts share; one that has come gives them their place.
 
         Each can then be found by its task's id, save one that can't be read: it goes in as it is, for a worker to refuse.
         `as_they_are`: none is unpickled to see to that. Raises django.db.Error, and BadIdError for a task whose id is none;
@@ -78,10 +80,10 @@ class Broker(Counting):
         """
         tasks = tasks if as_they_are else [lookup.with_id_in_place(task) for task in tasks]
         connection, table = self.database, self.table
-        if len(tasks) == 1 and connection.autocommit and not connection.in_atomic_block:
+        if len(tasks) == 1 and due is None and connection.autocommit and not connection.in_atomic_block:
             return table.insert_announced(self.queue, tasks[0])
         with table.turn():
-            row = table.insert(self.queue, tasks, datetime.now(UTC))
+            row = table.insert(self.queue, tasks, due)
         if connection.in_atomic_block:
             transaction.on_commit(lambda: wakeup.wake(self.queue), using=self.using)
         else:
@@ -92,10 +94,7 @@ class Broker(Counting):
 
     def wait_until_due(self) -> float | None:
         """Seconds until the next row is due, 0 when one is, None when none waits. Takes no lock."""
-        due = self.table.next_due(self.queue)
-        if due is None or is_held(due):
-            return None
-        return max(0.0, (due - datetime.now(UTC)).total_seconds())
+        return self.table.until_due(self.queue)
 
     def fair_share(self, most: int) -> int:
         """How many of the rows that are due or held a worker has if all have as many; at most `most`. Takes no lock."""
@@ -137,7 +136,7 @@ class Broker(Counting):
                 settle(self, worker.lease, lease, settlements)
                 for row in returned:
                     queue = alone_queue(self.queue) if row.runs_alone else None
-                    table.put_back(lease=worker.lease, row=row.id, due=row.due, queue=queue)
+                    table.put_back(lease=worker.lease, row=row.id, lock=for_now(row.due), queue=queue)
             lease.name = worker.lease if keep else None
             if claim:
                 lease.name, lease.rows = self._claim(table, worker, claim, lease.name)
@@ -210,8 +209,9 @@ class Broker(Counting):
                 # All at the time when the first of the last batch was due, so that ids keep their order among them.
                 due, alone = worker.lease_due or timezone.now(), alone_queue(worker.queue)
                 for later, row in enumerate(reversed(suspects)):
-                    self.table.put_back(lease=worker.lease, row=row, due=due - timedelta(microseconds=later), queue=alone)
-                OrmQ.objects.using(self.using).filter(lock=worker.lease).update(lock=due)
+                    lock = for_now(due - timedelta(microseconds=later))
+                    self.table.put_back(lease=worker.lease, row=row, lock=lock, queue=alone)
+                OrmQ.objects.using(self.using).filter(lock=worker.lease).update(lock=for_now(due))
             for queue in (home_queue(worker.queue), alone_queue(worker.queue)):
                 transaction.on_commit(functools.partial(wakeup.wake, queue), using=self.using)
         return lease

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from django.utils import timezone
 from django_q.conf import Conf
 from django_q.status import Stat, Status
 
@@ -32,7 +33,7 @@ def _status_of(broker: "Broker", workers: list[Worker]) -> Stat:
     status.broker = broker
     status.sentinel = workers[0].supervisor_pid
     status.host = workers[0].host.partition(" ")[0]
-    status.tob = min(worker.started for worker in workers)
+    status.tob = min(timezone.now(), *(worker.started for worker in workers))  # the clock may have been set back
     status.timestamp = max(worker.heartbeat for worker in workers)
     status.workers = [worker.pid for worker in workers]
     status.reincarnations = max(worker.restarts for worker in workers)

@@ -3,11 +3,11 @@
 from typing import Any
 
 from django.db.models import QuerySet
-from django.utils import timezone
 from django_q.brokers.orm import ORM
 from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 
+from durable_queue.states import Present
 from durable_queue.store import cluster_status
 from durable_queue.store.leases import alone_queue, home_queue
 
@@ -27,11 +27,11 @@ class Counting(ORM):  # type: ignore[misc]
 
     def queue_size(self) -> int:
         """How many tasks are due."""
-        return self._rows().filter(lock__lte=timezone.now()).count()
+        return self._rows().filter(lock__lte=Present()).count()
 
     def lock_size(self) -> int:
         """How many tasks are held, or due later."""
-        return self._rows().filter(lock__gt=timezone.now()).count()
+        return self._rows().filter(lock__gt=Present()).count()
 
     def purge_queue(self) -> Any:
         """Delete all tasks of the queue."""

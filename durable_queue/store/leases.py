@@ -33,7 +33,7 @@ class Settlement(NamedTuple):
     row: Row
     task: dict[str, Any]
     attempt: FailedAttempt | None = None  # what went wrong this time
-    retry_at: datetime | None = None  # None: this was the end of it
+    retry_at: datetime | None = None  # by this host's clock, or when its row was due: at once; None: this was the end of it
     payload: str | None = None  # for the next attempt, where it isn't the row's own: it tells which calls have been made
     refused: bool = False  # it could not be run at all: keep the payload
 

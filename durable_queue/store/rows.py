@@ -21,7 +21,10 @@ Claimed = tuple[int, datetime, str, int, int]
 
 
 class Claim(NamedTuple):
-    """A worker's request for rows: at most `limit` of the rows that are due `now`, under the lease with this name."""
+    """A worker's request for rows: at most `limit` of those that are due, under the lease with this name.
+
+    `now`: this host's time. Where hosts may differ, the server's own says which delays are over.
+    """
 
     limit: int
     now: datetime

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from durable_queue.models import DeadLetter, FailedAttempt
+from durable_queue.states import for_now
 from durable_queue.store.leases import LeaseChange, Settlement, home_queue
 
 if TYPE_CHECKING:
@@ -16,10 +17,14 @@ def settle(broker: "Broker", name: datetime, lease: LeaseChange, settlements: Se
     table = broker.table
     ended = [settlement.row.id for settlement in settlements if settlement.retry_at is None]
     still_held = table.delete(lease=name, ids=ended)
-    for settlement in settlements:
-        row, due = settlement.row.id, settlement.retry_at
-        if due and table.put_back(lease=name, row=row, due=due, payload=settlement.payload):
-            still_held.add(row)
+    retried = [settlement for settlement in settlements if settlement.retry_at]
+    ahead = table.clock_ahead() if retried else None
+    for settlement in retried:
+        row, due = settlement.row, settlement.retry_at
+        assert due is not None and ahead is not None  # noqa: S101, PT018
+        lock = for_now(row.due) if due == row.due else due + ahead  # at once, in its old place; or once its delay is over
+        if table.put_back(lease=name, row=row.id, lock=lock, payload=settlement.payload):
+            still_held.add(row.id)
     lease.settled = [settlement for settlement in settlements if settlement.row.id in still_held]
     table.save_history([s.history() for s in lease.settled if s.retry_at is None and s.saves_result])
     if failed := [s.attempt for s in lease.settled if s.attempt]:

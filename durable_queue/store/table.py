@@ -9,14 +9,13 @@ This module has the statements that both databases share; `sqlite/table.py` and 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models.functions import Now
 
 from durable_queue.models import Worker
-from durable_queue.states import held_from
+from durable_queue.states import due_since, held_from
 from durable_queue.store.rows import (
     ATTEMPTS_TABLE,
     FIELDS,
@@ -32,13 +31,14 @@ from durable_queue.store.rows import (
     text_of,
 )
 
-_NO_OWNER = f"NOT EXISTS (SELECT 1 FROM {WORKERS_TABLE} WHERE lease = {QUEUE_TABLE}.lock)"  # noqa: S608
+SAME_CLOCK = timedelta(seconds=0.5)  # two clocks that differ by less count as one: an answer may take as long
 
 
 class Table(ABC):
     """The queue and its history over one connection. Each method raises django.db.Error."""
 
     has_one_writer: ClassVar[bool]  # whether only one connection at a time may be in a transaction that writes
+    skip_locked: ClassVar[str]  # the end of a query for rows that are to be changed, and that nobody is about to change
     part: ClassVar[str]  # the part of a payload that the index on tasks' ids holds; queries must use the same expression
     indexes_there: ClassVar[str]  # a query that takes the names of two tables; gives the indexes of each, as (table, index)
 
@@ -68,8 +68,12 @@ class Table(ABC):
         return self.answers_within(seconds)
 
     @abstractmethod
-    def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:
-        """Insert rows by one statement, hence in one transaction; return the id of the last one."""
+    def insert(self, queue: str, payloads: Sequence[str], due: datetime | None = None) -> int:
+        """Insert rows by one statement, hence in one transaction; return the id of the last one.
+
+        `due`: when they are due, by the clock that all hosts share. None: they are for now. A moment that has come: the same,
+        with the place that they would have had if they had been queued then.
+        """
 
     @abstractmethod
     def insert_announced(self, queue: str, payload: str) -> int:
@@ -86,6 +90,10 @@ class Table(ABC):
         Returns no rows if none is due, if the worker's row is gone, or if this worker doesn't get its turn. An idle cluster
         claims each task by this. It takes one round trip instead of eight on PostgreSQL, a third of the Python on SQLite.
         """
+
+    @abstractmethod
+    def until_due(self, queue: str) -> float | None:
+        """Seconds until the first row is due, by the clock that all hosts share; None if none waits. Takes no lock."""
 
     @abstractmethod
     def let_commit_be_lost(self) -> None:
@@ -108,8 +116,8 @@ class Table(ABC):
         """The moment as the driver takes it, like Django's `adapt_datetimefield_value`."""
 
     @abstractmethod
-    def now(self) -> datetime | Now:
-        """The present moment, by a clock that all hosts share."""
+    def clock_ahead(self) -> timedelta:
+        """How far the clock that all hosts share is ahead of this host's; 0 if the two differ by less than `SAME_CLOCK`."""
 
     @abstractmethod
     def insert_history(self, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -137,22 +145,9 @@ class Table(ABC):
 
     # What both databases do alike.
 
-    def next_due(self, queue: str) -> datetime | None:
-        """The first row's `lock`: when it is due, or the name of its lease. None if there is no row."""
-        sql = f"SELECT lock FROM {QUEUE_TABLE} WHERE key = %s AND lock IS NOT NULL ORDER BY lock, id LIMIT 1"  # noqa: S608
-        rows = self.run(sql, (queue,))
-        return self.aware(rows[0][0]) if rows else None
-
-    def ownerless(self, queues: Sequence[str]) -> list[tuple[int, str]]:
-        """The rows of these queues that are held under a lease that no worker has: their ids and leases. One snapshot."""
-        keys = ", ".join(["%s"] * len(queues))
-        sql = f"SELECT id, CAST(lock AS TEXT) FROM {QUEUE_TABLE} WHERE key IN ({keys}) AND lock > %s AND {_NO_OWNER}"  # noqa: S608
-        return [(int(row), str(lease)) for row, lease in self.run(sql, (*queues, self.moment(held_from())))]
-
-    def free_ownerless(self, row: int, lease: str) -> bool:
-        """Let go of a row, if that lease still holds it, and no worker has the lease; return whether it was so."""
-        sql = f"UPDATE {QUEUE_TABLE} SET lock = %s WHERE id = %s AND lock = %s AND {_NO_OWNER} RETURNING id"  # noqa: S608
-        return bool(self.run(sql, (self.moment(datetime.now(UTC)), row, lease)))
+    def present(self) -> datetime:
+        """The present moment, by the clock that all hosts share."""
+        return datetime.now(UTC) + self.clock_ahead()
 
     def fair_share(self, queue: str, most: int) -> int:
         """How many of the rows that are due or held each worker has, if all workers have as many; at most `most`."""
@@ -172,13 +167,13 @@ class Table(ABC):
         return {row for (row,) in self.run(sql, (self.moment(lease), value))}
 
     def put_back(
-        self, *, lease: datetime, row: int, due: datetime, queue: str | None = None, payload: str | None = None
+        self, *, lease: datetime, row: int, lock: datetime, queue: str | None = None, payload: str | None = None
     ) -> bool:
-        """Let go of a row, to be run when it is due. Return whether the lease held it.
+        """Let go of a row: `lock` says when it is due (`durable_queue.states`). Return whether the lease held it.
 
         `queue`, `payload`: others than it had, if they are given.
         """
-        values = {"lock": self.moment(due)} | ({"key": queue} if queue else {}) | ({"payload": payload} if payload else {})
+        values = {"lock": self.moment(lock)} | ({"key": queue} if queue else {}) | ({"payload": payload} if payload else {})
         columns = ", ".join(f"{column} = %s" for column in values)
         sql = f"UPDATE {QUEUE_TABLE} SET {columns} WHERE lock = %s AND id = %s RETURNING id"  # noqa: S608
         return bool(self.run(sql, (*values.values(), self.moment(lease), row)))
@@ -238,8 +233,8 @@ class Table(ABC):
         )
 
     def claimed(self, rows: Iterable[Any]) -> list[Any]:
-        """The found rows, with their due times as Python's datetimes."""
-        return [(row, self.aware(due), *rest) for row, due, *rest in rows]
+        """The found rows, with when they were due in the place of their `lock`."""
+        return [(row, due_since(self.aware(lock)), *rest) for row, lock, *rest in rows]
 
     def aware(self, moment: datetime | str) -> datetime:
         """A moment that the driver gave, as an aware datetime."""

@@ -3,6 +3,7 @@
 from django.db import Error as DatabaseError
 
 from durable_queue.models import Worker
+from durable_queue.states import Present
 from durable_queue.store.broker import Broker
 from durable_queue.work.lost_workers import Observer, free_dead
 
@@ -15,7 +16,7 @@ def beat(broker: Broker, supervisor: str, observer: Observer) -> float:
     `observer`: the same one for each beat. Raises django.db.Error.
     """
     try:
-        Worker.objects.using(broker.using).filter(supervisor=supervisor).update(heartbeat=broker.table.now())
+        Worker.objects.using(broker.using).filter(supervisor=supervisor).update(heartbeat=Present())
     except DatabaseError:
         observer.begin_anew()
         raise

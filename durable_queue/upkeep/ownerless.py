@@ -5,6 +5,7 @@ from django_q.conf import logger
 from durable_queue.store import wakeup
 from durable_queue.store.broker import Broker
 from durable_queue.store.leases import alone_queue, home_queue
+from durable_queue.store.ownerless import free_ownerless, ownerless
 
 LOOK = 3.0  # seconds between two looks
 
@@ -19,11 +20,11 @@ class Ownerless:
     def free(self) -> float:
         """Free the rows that were ownerless at the last look too; return the seconds until the next. Raises django.db.Error."""
         queues = (home_queue(self._broker.queue), alone_queue(self._broker.queue))
-        found = set(self._broker.table.ownerless(queues))
+        found = set(ownerless(self._broker.table, queues))
         again = found & self._seen
         self._seen = found - again
         if again:
-            freed = sum(self._broker.table.free_ownerless(row, lease) for row, lease in sorted(again))
+            freed = sum(free_ownerless(self._broker.table, row, lease) for row, lease in sorted(again))
             logger.warning("%d rows were held by a worker whose own row is missing: they are due again", freed)
             for queue in queues:
                 wakeup.wake(queue)

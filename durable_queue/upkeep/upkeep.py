@@ -18,6 +18,7 @@ from django_q.conf import logger
 from durable_queue.store.broker import Broker
 from durable_queue.store.sqlite.checkpoints import Checkpoints
 from durable_queue.upkeep import alone, heartbeat, pruning, schedules
+from durable_queue.upkeep.clock import Clock
 from durable_queue.upkeep.ownerless import Ownerless
 from durable_queue.work import kernel
 from durable_queue.work.follow_ups import follow_up
@@ -45,6 +46,7 @@ class Upkeep:
             self.heartbeat,
             Duty(functools.partial(alone.tell_of_due, broker, supervisor_wakes)),
             Duty(Ownerless(broker).free),
+            Duty(Clock(broker).look),
             Duty(functools.partial(schedules.queue_due, broker)),
             Duty(functools.partial(pruning.prune_all, broker.using)),
         ]

@@ -19,7 +19,6 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.dispatch import Signal
-from django.utils import timezone
 from django_q.conf import Conf, logger
 from django_q.exceptions import TimeoutException
 from django_q.signals import post_execute_in_worker, pre_execute
@@ -221,7 +220,7 @@ class Attempt(Ending):
             self._running.call = 0
 
     def _after(self, result: object, *, success: bool) -> None:
-        self.task |= {"result": result, "success": success, "stopped": timezone.now()}
+        self.task |= {"result": result, "success": success, "stopped": self._stopped()}
         if post_execute_in_worker.receivers:
             assert self._running  # noqa: S101
             self._running.call = AFTER

@@ -1,8 +1,9 @@
 """The end of an attempt: what it came to becomes a settlement, whatever goes wrong with that."""
 
 import pickle
+import time
 import traceback
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
@@ -26,12 +27,19 @@ class Ending:
     task: dict[str, Any]
     function: outcomes.Function
     settlement: Settlement | None = None  # once it has ended
+    began: float  # monotonic
     _started: datetime
     _worker: str
     _running: RunningTask | None = None
 
     def _fail(self, reason: str) -> None:
-        self.task |= {"success": False, "result": reason, "stopped": timezone.now(), "started": self._started}
+        self.task |= {"success": False, "result": reason, "stopped": self._stopped(), "started": self._started}
+
+    def _stopped(self) -> datetime:
+        """The present moment, as its end. It has taken what the monotonic clock says: the other may have been set meanwhile."""
+        now = timezone.now()
+        self._started = now - timedelta(seconds=time.monotonic() - self.began)
+        return now
 
     def _fail_by(self, error: BaseException) -> None:
         """Make a failed attempt of what no task should raise: `sys.exit`, an error that can't be shown …"""

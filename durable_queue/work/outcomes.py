@@ -56,7 +56,8 @@ def read(row: Row) -> dict[str, Any]:
         if not is_task_id(task["id"]):
             raise TypeError(f"the id of {task['name']!r:.100} is {task['id']!r:.60}, and not 32 hexadecimal digits")
         if "started" not in task:  # which django-q2 has of each: when it was queued
-            task["started"] = (row.attempts and queued_at(task["id"])) or row.due
+            # No later than now: the clock may have been set back since.
+            task["started"] = min((row.attempts and queued_at(task["id"])) or row.due, datetime.now(UTC))
     except (TypeError, KeyError) as error:
         raise RefusedError(f"The payload is no task of django-q2: {type(error).__name__}: {error}") from error
     task["cluster"] = Conf.CLUSTER_NAME
@@ -199,8 +200,8 @@ def _complete(row: Row, task: dict[str, Any], started: datetime, reason: str) ->
         "cluster": Conf.CLUSTER_NAME,
         **task,
         "id": task["id"] if is_task_id(task.get("id")) else new_task_id(),
-        "started": started,
-        "stopped": timezone.now(),
+        "started": min(started, now := timezone.now()),
+        "stopped": now,
         "result": reason,
         "success": False,
     }

@@ -1,7 +1,7 @@
 """Clusters of real worker processes on the database of the running test."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,17 @@ Cluster = Callable[..., Any]
 
 def cluster_in(folder: Path) -> Cluster:
     """What runs a cluster of one worker with 40 threads, until the end of a `with`. Keywords differ in its `Q_CLUSTER`.
+    `env`: more of its environment.
 
     Its output goes to a file in the folder.
     """
     own = {"DATABASE_URL": environment.database_url_of_test(), "DJANGO_SETTINGS_MODULE": "tests.support.promised_settings"}
 
     @contextmanager
-    def run(*, workers: int = 1, ends_with: int = 0, **q_cluster: Any) -> Iterator[Path]:
+    def run(*, workers: int = 1, ends_with: int = 0, env: Mapping[str, str] | None = None, **q_cluster: Any) -> Iterator[Path]:
         settings = {"threads": 40, "workers": workers} | q_cluster
         output = folder / "output"
-        with queue_workers(env=own | {"TEST_Q_CLUSTER": json.dumps(settings)}, output=output) as process:
+        with queue_workers(env=own | dict(env or {}) | {"TEST_Q_CLUSTER": json.dumps(settings)}, output=output) as process:
             wait_until(lambda: Worker.objects.count() >= workers, what="the workers work")
             yield output
             process.terminate()

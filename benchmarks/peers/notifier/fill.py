@@ -20,6 +20,7 @@ from line import LINE  # noqa: E402
 
 from durable_queue.intake import packaging  # noqa: E402
 from durable_queue.models import FailedAttempt  # noqa: E402
+from durable_queue.states import for_now  # noqa: E402
 from durable_queue.store.databases import table_of  # noqa: E402
 from durable_queue.store.rows import HistoryRow  # noqa: E402
 from durable_queue.task import signing  # noqa: E402
@@ -35,7 +36,8 @@ def queued(numbers: range, due: timedelta = timedelta(0)) -> list[OrmQ]:
     for number in numbers:
         line = LINE.format(number)
         task = packaging.new_task("notifications.tasks.write_log", (line,), {}, name=line.strip())
-        rows.append(OrmQ(key=Conf.CLUSTER_NAME, payload=signing.dumps(task), lock=timezone.now() + due))
+        lock = NOW + due if due else for_now(timezone.now())
+        rows.append(OrmQ(key=Conf.CLUSTER_NAME, payload=signing.dumps(task), lock=lock))
     return OrmQ.objects.bulk_create(rows)
 
 

@@ -4,28 +4,24 @@ import functools
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from operator import itemgetter
 from typing import Any
 
-from django.db.models.functions import Now
-
 from durable_queue.conf import cluster_conf
 from durable_queue.models import Worker
+from durable_queue.states import LEASES
 from durable_queue.store import wakeup
-from durable_queue.store.postgresql import ids, prepared
+from durable_queue.store.postgresql import claims, ids, prepared
 from durable_queue.store.rows import (
-    ATTEMPTS_TABLE,
-    CLAIMED_BYTES,
     FIELDS,
     HISTORY_TABLE,
     QUEUE_TABLE,
-    WORKERS_TABLE,
     Claim,
     Claimed,
 )
-from durable_queue.store.table import Table
+from durable_queue.store.table import SAME_CLOCK, Table
 
 # An announced commit holds an advisory lock, which ends with its transaction
 # (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS). The lock has two numbers. This first one
@@ -34,16 +30,16 @@ _ANNOUNCED = int.from_bytes(b"Noti")
 _INSERT_ANNOUNCED = prepared.Statement(
     "notifier_insert",
     f"""
-        WITH announced AS MATERIALIZED (SELECT pg_advisory_xact_lock({_ANNOUNCED}, $4))
-        INSERT INTO {QUEUE_TABLE} (key, payload, lock) SELECT $1, $2, $3 FROM announced RETURNING id
+        WITH announced AS MATERIALIZED (SELECT pg_advisory_xact_lock({_ANNOUNCED}, $3))
+        INSERT INTO {QUEUE_TABLE} (key, payload, lock) SELECT $1, $2, {claims.FOR_NOW} FROM announced RETURNING id
     """,  # noqa: S608
 )
 _INSERT_ALL = prepared.Statement(
     "notifier_insert_all",
     f"""
         INSERT INTO {QUEUE_TABLE} (key, payload, lock)
-        SELECT $1::text, payload, $3::timestamptz FROM unnest($2::text[]) WITH ORDINALITY AS given(payload, place)
-        ORDER BY place RETURNING id
+        SELECT $1::text, payload, {claims.lock_of("$3::timestamptz")}
+        FROM unnest($2::text[]) WITH ORDINALITY AS given(payload, place) ORDER BY place RETURNING id
     """,  # noqa: S608
 )
 AWAIT_ANNOUNCED = prepared.Statement(
@@ -75,6 +71,7 @@ class PostgreSQLTable(Table):
     """See `Table`."""
 
     has_one_writer = False
+    skip_locked = "FOR UPDATE SKIP LOCKED"
     # "C" compares bytes: the index stays valid when the server's locales are updated.
     part = 'substr("payload", 29, 40) COLLATE "C"'
     indexes_there = """
@@ -94,7 +91,7 @@ class PostgreSQLTable(Table):
     def give_way(self) -> None:
         """Nothing to do: many write at a time."""
 
-    def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:
+    def insert(self, queue: str, payloads: Sequence[str], due: datetime | None = None) -> int:
         if self.connection.autocommit and not self.connection.in_atomic_block:
             return int(prepared.run(self.connection, _INSERT_ALL, (queue, array(payloads), due))[-1][0])
         values = [value for payload in payloads for value in (queue, payload, due)]
@@ -106,7 +103,7 @@ class PostgreSQLTable(Table):
     def insert_announced(self, queue: str, payload: str) -> int:
         """Insert one row, by an announced commit. The hint has its number; the woken worker has the server wait for it."""
         number, started = time.time_ns() & 0x7FFF_FFFF or 1, time.monotonic()
-        values = (queue, payload, datetime.now(UTC), number)
+        values = (queue, payload, number)
         announce = functools.partial(wakeup.wake, queue, number)
         ((row,),) = prepared.run(self.connection, _INSERT_ANNOUNCED, values, meanwhile=announce)
         if wakeup.is_late(started):
@@ -118,23 +115,26 @@ class PostgreSQLTable(Table):
 
         https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
         """
-        # `lock` as text, which Python reads quicker than psycopg and Django do together.
-        found = self.run(_due(asked.limit), (queue, asked.now))
+        found = self.run(claims.due(asked.limit), (queue, queue))
         if found:
             among, ids = self.among([row for row, *_ in found])
             self.run(f"UPDATE {QUEUE_TABLE} SET lock = %s WHERE id {among}", (asked.lease, ids))  # noqa: S608
-        return self.count_attempts(self.claimed(found))
+        return self.count_attempts([(row, datetime.fromisoformat(due), payload) for row, due, payload in found])
 
     def claim_at_once(self, worker: Worker, asked: Claim) -> list[Claimed]:
         # One round trip, two transactions: the second sees the commit that the first waited for, and doesn't fail with it.
         before = [(AWAIT_ANNOUNCED, (array(asked.announced),))] if asked.announced else []
-        values = (worker.queue, asked.now, asked.lease, worker.id, worker.lease)
-        found = prepared.run(self.connection, _claim_statement(asked.limit), values, before=before)
+        values = (worker.queue, asked.lease, worker.id, worker.lease)
+        found = prepared.run(self.connection, claims.at_once(asked.limit), values, before=before)
         rows = [(int(row), datetime.fromisoformat(due.decode()), payload.decode()) for row, due, payload, _ in found]
         rows.sort(key=itemgetter(1, 0))
         if any(tried == b"t" for *_, tried in found):
             return self.count_attempts(rows)
         return [(*row, 0, 0) for row in rows]
+
+    def until_due(self, queue: str) -> float | None:
+        rows = self.run(claims.UNTIL_DUE, (queue,))
+        return max(0.0, rows[0][0]) if rows and rows[0][0] < LEASES.total_seconds() / 2 else None
 
     def let_commit_be_lost(self) -> None:
         self.run("SET LOCAL synchronous_commit = off")
@@ -157,9 +157,13 @@ class PostgreSQLTable(Table):
     def moment(self, moment: datetime) -> datetime:
         return moment
 
-    def now(self) -> Now:
-        """The present moment, by the server's clock."""
-        return Now()
+    def clock_ahead(self) -> timedelta:
+        """The server's clock is the one that they share."""
+        asked = datetime.now(UTC)
+        ((there,),) = self.run("SELECT clock_timestamp()")
+        took = datetime.now(UTC) - asked
+        ahead = self.aware(there) - (asked + took / 2)
+        return ahead if abs(ahead) >= SAME_CLOCK + took / 2 else timedelta(0)
 
     def insert_history(self, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
         # One array for each column: one round trip, and one plan for any number of rows.
@@ -194,54 +198,9 @@ class PostgreSQLTable(Table):
 
 @functools.cache
 def _insert(rows: int) -> str:
-    return f"INSERT INTO {QUEUE_TABLE} (key, payload, lock) VALUES {', '.join(['(%s, %s, %s)'] * rows)} RETURNING id"  # noqa: S608
-
-
-def _bounded(rows: str) -> str:
-    """The first of these rows whose payloads together are not too long, one at least. It reads no payload."""
-    return f"""
-        SELECT * FROM (
-            SELECT *, sum(octet_length(payload)) OVER (ROWS UNBOUNDED PRECEDING) AS size,
-                row_number() OVER () AS place_in_batch
-            FROM {rows}
-        ) AS measured WHERE size <= {CLAIMED_BYTES} OR place_in_batch = 1
-    """  # noqa: S608
-
-
-@functools.cache
-def _due(limit: int) -> str:
-    locked = f"SELECT id, lock, payload FROM {QUEUE_TABLE} WHERE key = %s AND lock <= %s ORDER BY lock, id LIMIT {limit:d}"  # noqa: S608
-    return f"""
-        WITH locked AS MATERIALIZED ({locked} FOR UPDATE SKIP LOCKED)
-        SELECT id, lock::text AS due, payload FROM ({_bounded("locked")}) AS bounded
-    """  # noqa: S608
-
-
-# `locked` locks the due rows in their newest version, but gives them as they were when the statement began. A row that
-# another worker claimed in between, and lost again, has another place (`ctid`) by now. `due` looks each place up again, and
-# leaves out the rows that are no longer there. `me` takes the lease, once, and only if there is a row to hold. This commit
-# need not be on the disk: after a crash of the server the rows are due again, and the worker finds its lease lost.
-@functools.cache
-def _claim_statement(limit: int) -> prepared.Statement:
-    sql = f"""
-        WITH locked AS MATERIALIZED (
-            SELECT id, lock, payload, ctid AS place,
-                (SELECT count(*) FROM {ATTEMPTS_TABLE} WHERE row = {QUEUE_TABLE}.id) > 0 AS was_tried
-            FROM {QUEUE_TABLE} WHERE key = $1 AND lock <= $2
-            ORDER BY lock, id LIMIT {limit:d} FOR UPDATE SKIP LOCKED
-        ),
-        bounded AS MATERIALIZED ({_bounded("locked")}),
-        due AS MATERIALIZED (SELECT * FROM bounded WHERE (SELECT true FROM {QUEUE_TABLE} seen WHERE seen.ctid = place)),
-        me AS (
-            UPDATE {WORKERS_TABLE} SET lease = $3, lease_due = (SELECT min(lock) FROM due)
-            WHERE id = $4 AND lease IS NOT DISTINCT FROM $5 AND EXISTS (SELECT FROM due)
-                AND set_config('synchronous_commit', 'off', true) = 'off'
-            RETURNING lease
-        )
-        UPDATE {QUEUE_TABLE} SET lock = me.lease FROM due, me WHERE {QUEUE_TABLE}.ctid = due.place
-        RETURNING due.id, due.lock, due.payload, due.was_tried
-    """  # noqa: S608
-    return prepared.Statement(f"notifier_claim_{limit}", sql)
+    given = f"(VALUES {', '.join(['(%s::text, %s::text, %s::timestamptz)'] * rows)}) AS given(key, payload, due)"
+    lock = claims.lock_of("due")
+    return f"INSERT INTO {QUEUE_TABLE} (key, payload, lock) SELECT key, payload, {lock} FROM {given} RETURNING id"  # noqa: S608
 
 
 def array(values: Iterable[object]) -> str:

@@ -3,14 +3,14 @@
 import functools
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
-from django.utils import timezone
-
 from durable_queue.models import Worker
+from durable_queue.states import FOR_NOW_UNTIL, for_now, is_held
 from durable_queue.store import wakeup
 from durable_queue.store.rows import (
     ATTEMPTS_TABLE,
@@ -26,15 +26,20 @@ from durable_queue.store.sqlite.turns import Turn, give_way
 from durable_queue.store.table import Table
 
 LOCK_WAIT = 30  # seconds that a task waits for the write lock; a web process, whose client waits, has less
+_FIRST = f"SELECT lock FROM {QUEUE_TABLE} WHERE key = ? AND lock IS NOT NULL ORDER BY lock, id LIMIT 1"  # noqa: S608
+_LAST = f"SELECT CAST(lock AS TEXT) FROM {QUEUE_TABLE} WHERE key = ? AND lock < ? ORDER BY lock DESC LIMIT 1"  # noqa: S608
+_INSERT_LAST = f"INSERT INTO {QUEUE_TABLE} (key, payload, lock) VALUES (?, ?, max(?, ifnull(({_LAST}), '')))"  # noqa: S608
 _TAKE_LEASE = f"UPDATE {WORKERS_TABLE} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS ?"  # noqa: S608
 # What is due was read in this transaction, the only one that writes: it still is all that comes up to its last row.
 _HOLD = f"UPDATE {QUEUE_TABLE} SET lock = ? WHERE key = ? AND (lock, id) <= (?, ?)"  # noqa: S608
+_HOLD_THESE = f"UPDATE {QUEUE_TABLE} SET lock = ? WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
 
 
 class SQLiteTable(Table):
     """See `Table`."""
 
     has_one_writer = True
+    skip_locked = ""
     part = 'substr("payload", 29, 40)'
     indexes_there = "SELECT tbl_name, name FROM sqlite_master WHERE tbl_name IN (%s, %s)"
 
@@ -73,19 +78,30 @@ class SQLiteTable(Table):
         finally:
             self.run(f"PRAGMA busy_timeout = {own}")
 
-    def insert(self, queue: str, payloads: Sequence[str], due: datetime) -> int:
-        moment = self.moment(due)
+    def insert(self, queue: str, payloads: Sequence[str], due: datetime | None = None) -> int:
+        if due is None and len(payloads) == 1:
+            now, until = self.moment(for_now(datetime.now(UTC))), self.moment(FOR_NOW_UNTIL)
+            return self._run(_INSERT_LAST, (queue, payloads[0], now, queue, until))[1]
+        moment = self._lock_of(due) if due else self._last_place(queue)
         values = [value for payload in payloads for value in (queue, payload, moment)]
         # Without RETURNING: with it, the commit would wait until the rows are fetched.
         return self._run(_insert(len(payloads)), values)[1]
 
+    def _lock_of(self, due: datetime) -> str:
+        return self.moment(due if due > datetime.now(UTC) else for_now(due))
+
+    def _last_place(self, queue: str) -> str:
+        """The `lock` of a row that is queued now: behind all others that are for now, even if the clock was set back."""
+        lock, last = self.moment(for_now(datetime.now(UTC))), self.run(_LAST, (queue, self.moment(FOR_NOW_UNTIL)))
+        return max(lock, last[0][0]) if last else lock
+
     def insert_announced(self, queue: str, payload: str) -> int:
         """Insert one row, by an announced commit: the woken worker waits for its own turn, hence for this commit."""
         with self.turn() as is_ours:
-            due, started = datetime.now(UTC), time.monotonic()  # before any worker can look for the row
+            started = time.monotonic()
             if is_ours:
                 wakeup.wake(queue, announced=1)  # the number only says that there is a commit to wait for
-            row = self.insert(queue, [payload], due)
+            row = self.insert(queue, [payload])
         if not is_ours or wakeup.is_late(started):
             wakeup.wake(queue)
         return row
@@ -94,11 +110,30 @@ class SQLiteTable(Table):
         connection = self.connection
         connection.ensure_connection()
         with connection.wrap_database_errors:
-            rows = _fetch(connection.connection, asked.limit, (LOST, queue, self.moment(asked.now)))
+            rows, hold = self._find(connection.connection, queue, asked)
         if rows:
-            last, last_due, *_ = rows[-1]
-            self.run(_HOLD, (self.moment(asked.lease), queue, last_due, last))
-        return self.claimed(rows)
+            self.run(*hold)
+        return rows
+
+    def _find(self, driver: Any, queue: str, asked: Claim) -> tuple[list[Claimed], tuple[str, Sequence[Any]]]:
+        """The first due rows; and the statement, with its values, that puts them under the lease."""
+        until, now, name = self.moment(FOR_NOW_UNTIL), self.moment(asked.now), self.moment(asked.lease)
+        with closing(driver.execute(_due(asked.limit), (LOST, queue, now))) as found:
+            rows, are_all = _bounded(found, asked.limit)
+        if are_all:  # first those that are for now, then those whose delay is over
+            last, last_lock = rows[-1][:2] if rows else (0, until)
+            due = self.claimed(rows)
+            if last_lock > until:
+                due.sort(key=itemgetter(1, 0))
+            return due, (_HOLD, (name, queue, last_lock, last))
+        with closing(driver.execute(_due(asked.limit, later=True), (LOST, queue, until, now))) as found:
+            later, _ = _bounded(found, asked.limit)
+        if later:  # each row has its place among those that were for now
+            both = self.claimed([*(row for row in rows if row[1] < until), *later])
+            due, _ = _bounded(sorted(both, key=itemgetter(1, 0))[: asked.limit], asked.limit)
+            return due, (_HOLD_THESE, (name, str([row for row, *_ in due])))
+        last, last_lock = rows[-1][:2]
+        return self.claimed(rows), (_HOLD, (name, queue, last_lock, last))
 
     def claim_at_once(self, worker: Worker, asked: Claim) -> list[Claimed]:
         with self.turn() as is_ours:
@@ -109,17 +144,19 @@ class SQLiteTable(Table):
                 connection.ensure_connection()
             with connection.wrap_database_errors, connection.connection as driver:  # it commits or rolls back
                 driver.execute("BEGIN IMMEDIATE")
-                values = (LOST, worker.queue, self.moment(asked.now))
-                due = _fetch(driver, asked.limit, values)
-                if not due:
+                rows, hold = self._find(driver, worker.queue, asked)
+                if not rows:
                     return []
-                name = self.moment(asked.lease)
-                held = name if worker.lease else None
-                if not driver.execute(_TAKE_LEASE, (name, due[0][1], worker.id, held)).rowcount:
+                name, due = self.moment(asked.lease), self.moment(rows[0][1])
+                if not driver.execute(_TAKE_LEASE, (name, due, worker.id, name if worker.lease else None)).rowcount:
                     return []
-                last, last_due, *_ = due[-1]
-                driver.execute(_HOLD, (name, worker.queue, last_due, last))
-        return self.claimed(due)
+                driver.execute(*hold)
+        return rows
+
+    def until_due(self, queue: str) -> float | None:
+        rows = self.run(_FIRST, (queue,))
+        lock = self.aware(rows[0][0]) if rows else None
+        return None if lock is None or is_held(lock) else max(0.0, (lock - datetime.now(UTC)).total_seconds())
 
     def let_commit_be_lost(self) -> None:
         """Nothing to do: a commit does not wait for the disk here, only a checkpoint does."""
@@ -148,8 +185,9 @@ class SQLiteTable(Table):
             return str(moment)[: -len("+00:00")]
         return str(moment.astimezone(self.connection.timezone).replace(tzinfo=None))
 
-    def now(self) -> datetime:
-        return timezone.now()
+    def clock_ahead(self) -> timedelta:
+        """They are one: all processes are on this host."""
+        return timedelta(0)
 
     def insert_history(self, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
         with self.connection.cursor() as cursor:
@@ -178,27 +216,28 @@ def _insert(rows: int) -> str:
     return f"INSERT INTO {QUEUE_TABLE} (key, payload, lock) VALUES {', '.join(['(?, ?, ?)'] * rows)}"  # noqa: S608
 
 
-def _fetch(driver: Any, limit: int, values: Sequence[Any]) -> list[Any]:
-    """The first rows that are due: so many, or fewer if their payloads are long. SQLite reads each as it is asked for."""
-    cursor = driver.execute(_due(limit), values)
-    if limit == 1:
-        return list(cursor.fetchall())
+def _bounded(found: Iterable[Any], limit: int) -> tuple[list[Any], bool]:
+    """The first of these rows, fewer if their payloads are long; and whether they are surely all that there are.
+
+    SQLite reads each as it is asked for.
+    """
     rows: list[Any] = []
     size = 0
-    for row in cursor:
+    for row in found:
         size += len(row[2])
         if rows and size > CLAIMED_BYTES:
-            break
+            return rows, False
         rows.append(row)
-    cursor.close()
-    return rows
+    return rows, len(rows) < limit
 
 
 @functools.cache
-def _due(limit: int) -> str:
+def _due(limit: int, *, later: bool = False) -> str:
+    """The first due rows by their `lock`, or (`later`) the first of those whose delay is over."""
     # `lock` as text, because the driver would call Python to convert each. The limit as a literal: if it is bound, newer
     # versions of SQLite read its value and plan the statement again for each value (`sqlite3ExprIsInteger` in expr.c).
     # That takes longer than the rest of a claim.
     made = f"SELECT count(*) FROM {ATTEMPTS_TABLE} WHERE row = {QUEUE_TABLE}.id"  # noqa: S608
     due = f"SELECT id, CAST(lock AS TEXT), payload, ({made}), ({made} AND outcome = ?) FROM {QUEUE_TABLE}"  # noqa: S608
-    return f"{due} WHERE key = ? AND lock <= ? ORDER BY lock, id LIMIT {limit:d}"
+    when = "lock >= ? AND lock <= ?" if later else "lock <= ?"
+    return f"{due} WHERE key = ? AND {when} ORDER BY lock, id LIMIT {limit:d}"
