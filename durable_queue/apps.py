@@ -48,4 +48,7 @@ class DurableQueueConfig(AppConfig):
 
 def _give_time_ordered_id(task: dict[str, Any], **kwargs: Any) -> None:
     if not is_time_ordered(task["id"]):
+        from durable_queue.waiting import queueing  # noqa: PLC0415 - it needs the models
+
         task["id"] = new_task_id()
+        queueing.see(task)  # it comes from `async_task`: somebody may wait for it

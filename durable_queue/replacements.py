@@ -17,8 +17,28 @@ from types import ModuleType
 
 MODULE = "django_q.tasks"
 FUNCTIONS = {
+    "result": "durable_queue.waiting.tasks",
+    "result_cached": "durable_queue.waiting.tasks",
+    "fetch": "durable_queue.waiting.tasks",
+    "fetch_cached": "durable_queue.waiting.tasks",
+    "result_group": "durable_queue.waiting.groups",
+    "result_group_cached": "durable_queue.waiting.groups",
+    "fetch_group": "durable_queue.waiting.groups",
+    "fetch_group_cached": "durable_queue.waiting.groups",
+    "count_group": "durable_queue.waiting.groups",
+    "count_group_cached": "durable_queue.waiting.groups",
+    "delete_group": "durable_queue.waiting.groups",
+    "delete_group_cached": "durable_queue.waiting.groups",
+    "async_task": "durable_queue.waiting.queueing",
+    "async_iter": "durable_queue.waiting.iterations",
     "_sync": "durable_queue.work.synchronous",
 }
+
+METHODS = (
+    ("Chain", "chain", ("result", "fetch")),
+    ("Iter", "iter", ("result", "fetch")),
+    ("AsyncTask", "task", ("result", "fetch", "result_group", "fetch_group")),
+)
 
 
 class _Finder(MetaPathFinder):
@@ -27,7 +47,7 @@ class _Finder(MetaPathFinder):
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname != MODULE:
             return None
-        for finder in sys.meta_path:
+        for finder in tuple(sys.meta_path):
             spec = None if finder is self else finder.find_spec(fullname, path, target)
             if spec and spec.loader:
                 execute = functools.partial(_execute_and_replace, spec.loader.exec_module)
@@ -48,6 +68,10 @@ def replace(module: ModuleType) -> None:
     originals.keep(module)
     for name, home in FUNCTIONS.items():
         setattr(module, name, getattr(import_module(home), name))
+    methods = import_module("durable_queue.waiting.methods")
+    for owner, prefix, names in METHODS:
+        for name in names:
+            setattr(getattr(module, owner), name, getattr(methods, f"{prefix}_{name}"))
 
 
 def replace_once_imported() -> None:
