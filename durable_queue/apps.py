@@ -1,12 +1,13 @@
 """The app's registration."""
 
+from types import ModuleType
 from typing import Any
 
 from django.apps import AppConfig, apps
 from django.core.checks import Tags, register
-from django.db.backends.signals import connection_created
-from django.db.models.signals import post_migrate
+from django.db.models.signals import post_migrate, post_save
 
+from durable_queue.replacements import replace_once_imported
 from durable_queue.task.identifiers import is_time_ordered, new_task_id
 
 
@@ -17,13 +18,19 @@ class DurableQueueConfig(AppConfig):
     verbose_name = "Workers"
     default_auto_field = "django.db.models.BigAutoField"
 
+    def __init__(self, app_name: str, app_module: ModuleType | None) -> None:
+        """Django makes this while it names the apps, before anybody can import a model, or `django_q.tasks`."""
+        super().__init__(app_name, app_module)
+        replace_once_imported()
+
     def ready(self) -> None:
         """Register the system checks, restore what `migrate` lost, and give each task an id that tells its time."""
-        from django_q.signals import pre_enqueue  # noqa: PLC0415 - its module needs the models to be loaded
+        from django_q.signals import call_hook, pre_enqueue  # noqa: PLC0415 - its module needs the models to be loaded
 
         from durable_queue.checks import check_clock, check_ids, check_indexes, check_q_cluster, check_sqlite  # noqa: PLC0415
         from durable_queue.store.databases import widen_ids_after_migrate  # noqa: PLC0415
         from durable_queue.store.indexes import restore_after_migrate  # noqa: PLC0415
+        from durable_queue.task.hooks import call_after_save  # noqa: PLC0415
 
         register(check_q_cluster)
         register(check_sqlite)
@@ -34,10 +41,15 @@ class DurableQueueConfig(AppConfig):
         for app in (self, django_q):  # after the later of the two, all tables exist
             post_migrate.connect(restore_after_migrate, sender=app, dispatch_uid="durable_queue")
         post_migrate.connect(widen_ids_after_migrate, sender=django_q, dispatch_uid="durable_queue: ids")
-        connection_created.connect(close_if_read_only, dispatch_uid="durable_queue")
+        task = django_q.get_model("Task")
+        post_save.disconnect(call_hook, sender=task)
+        post_save.connect(call_after_save, sender=task, dispatch_uid="durable_queue: hooks")
         pre_enqueue.connect(_give_time_ordered_id, dispatch_uid="durable_queue")
 
 
 def _give_time_ordered_id(task: dict[str, Any], **kwargs: Any) -> None:
     if not is_time_ordered(task["id"]):
+        from durable_queue.waiting import queueing  # noqa: PLC0415 - it needs the models
+
         task["id"] = new_task_id()
+        queueing.see(task)  # it comes from `async_task`: somebody may wait for it

@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django_q.conf import Conf
-from django_q.models import Task
 
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.states import LEASES
@@ -73,9 +72,9 @@ class LeaseChange:
     settled: list[Settlement] = field(default_factory=list)  # those that the lease before still held
 
     @property
-    def with_hook(self) -> list[Task]:
-        """The history rows whose hook is to be called."""
-        return [Task(*s.history()) for s in self.settled if s.task.get("hook") and s.retry_at is None and s.saves_result]
+    def with_hook(self) -> list[HistoryRow]:
+        """The tasks that have ended and whose hook is to be called, as the history holds them or would hold them."""
+        return [s.history() for s in self.settled if s.task.get("hook") and s.retry_at is None]
 
 
 def alone_queue(queue: str) -> str:

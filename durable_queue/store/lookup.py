@@ -10,6 +10,7 @@ number is a parameter, and Django's Substr() makes it one.
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Collection
 
+from durable_queue.store.rows import QUEUE_TABLE
 from durable_queue.store.table import Table
 from durable_queue.task import signing
 from durable_queue.task.identifiers import BadIdError, is_task_id
@@ -53,6 +54,15 @@ def with_id_in_place(payload: str) -> str:
     if not is_task_id(task["id"]):
         raise BadIdError(task["id"])
     return signed
+
+
+def is_queued(table: Table, task_id: str) -> bool:
+    """Whether the task with this id (32 hexadecimal digits) is in the queue. Raises django.db.Error.
+
+    One with the same first 30 characters counts, too.
+    """
+    sql = f"SELECT 1 FROM {QUEUE_TABLE} WHERE {table.part} = %s LIMIT 1"  # noqa: S608
+    return bool(table.run(sql, (part_of(task_id),)))
 
 
 def ended(table: Table, task_ids: Collection[str]) -> set[str]:

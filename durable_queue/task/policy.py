@@ -69,6 +69,10 @@ def retry(**policy: Any) -> Callable[[F], F]:
     return decorate
 
 
+# Calls the hook of a lost task, at most once. Its decorator would be unknown to those who find that its worker was killed.
+HOOK = "durable_queue.work.follow_ups.call_hook_of"
+
+
 def alone(func: F) -> F:
     """Have a function's tasks run alone, each in the main thread of a process in which no other task runs at that time.
 
@@ -94,5 +98,5 @@ def policy_for(path: str, func: object = None) -> RetryPolicy:
     for configured, own in cluster_conf.retry_policies.items():
         if path_today(configured) == path:
             return replace(DEFAULT, **own)
-    policy = getattr(func, "retry_policy", DEFAULT)
+    policy = getattr(func, "retry_policy", replace(DEFAULT, attempts=1) if path == HOOK else DEFAULT)
     return policy if isinstance(policy, RetryPolicy) else DEFAULT

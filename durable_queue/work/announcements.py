@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from django_q.conf import logger
 from django_q.models import Task
-from django_q.signals import call_hook, post_execute
+from django_q.signals import post_execute
 
 from durable_queue.store.leases import Settlement
-from durable_queue.task import limits, running
+from durable_queue.task import hooks, limits, running
 from durable_queue.work import task_connections
 from durable_queue.work.attempt import LATE, RECEIVER_LIMIT
 from durable_queue.work.slot import Slot
@@ -27,7 +27,7 @@ def announce(settlement: Settlement, slot: Slot) -> None:
     `slot`: of the calling thread.
     """
     task, has_ended = settlement.task, settlement.retry_at is None
-    if has_ended and settlement.saves_result and (hook := task.get("hook")):
+    if has_ended and (hook := task.get("hook")):
         _guard(f"The hook {hook} of {task['name']} ({task['path']})", _call_hook, settlement, slot)
     if has_ended and post_execute.receivers:
         _guard(f"A receiver of post_execute, told of {task['name']} ({task['path']}),", _send, settlement, slot)
@@ -58,7 +58,7 @@ def _guard(what: str, follow: Callable[[Settlement], None], settlement: Settleme
 
 def _call_hook(settlement: Settlement) -> None:
     task_connections.close_old()  # the hook's: the database may have been restarted since
-    call_hook(sender=Task, instance=Task(*settlement.history()))
+    hooks.call(Task(*settlement.history()))
 
 
 def _send(settlement: Settlement) -> None:

@@ -13,11 +13,11 @@ from django_q.signing import SignedPackage
 def keep(task: dict[str, Any], *, cache: BaseCache, queue: str) -> None:
     """Keep a finished task where `result_cached` and its like look for it, for as long as `cached` says."""
     seconds = None if task["cached"] is True else task["cached"]
-    cache.set(_key(queue, task["id"]), SignedPackage.dumps({**task, "func": task["path"]}), seconds)
+    cache.set(key(queue, task["id"]), SignedPackage.dumps({**task, "func": task["path"]}), seconds)
     if group := task.get("group"):
-        keys = cache.get(_keys_of(queue, group)) or []
-        if _key(queue, task["id"]) not in keys:
-            cache.set(_keys_of(queue, group), [*keys, _key(queue, task["id"])], seconds)
+        keys = cache.get(keys_of(queue, group)) or []
+        if key(queue, task["id"]) not in keys:
+            cache.set(keys_of(queue, group), [*keys, key(queue, task["id"])], seconds)
 
 
 def collate(task: dict[str, Any], *, cache: BaseCache, queue: str) -> dict[str, Any] | None:
@@ -25,7 +25,7 @@ def collate(task: dict[str, Any], *, cache: BaseCache, queue: str) -> dict[str, 
 
     Its result is the list of theirs, in the order in which they ended.
     """
-    keys = cache.get(_keys_of(queue, task.get("group"))) or []
+    keys = cache.get(keys_of(queue, task.get("group"))) or []
     if not task.get("iter_count") or len(keys) < task["iter_count"]:
         return None
     kept = cache.get_many([*keys, _arguments_of(queue, task["group"])])
@@ -49,18 +49,20 @@ def collate(task: dict[str, Any], *, cache: BaseCache, queue: str) -> dict[str, 
 
 def forget(group: str, *, cache: BaseCache, queue: str) -> None:
     """Delete what was kept to collate an `Iter`."""
-    keys = cache.get(_keys_of(queue, group)) or []
-    cache.delete_many([*keys, _keys_of(queue, group), _arguments_of(queue, group)])
+    keys = cache.get(keys_of(queue, group)) or []
+    cache.delete_many([*keys, keys_of(queue, group), _arguments_of(queue, group)])
 
 
 # django-q2's names (django_q/tasks.py).
 
 
-def _key(queue: str, task_id: str) -> str:
+def key(queue: str, task_id: str) -> str:
+    """Where a task is kept."""
     return f"{queue}:{task_id}"
 
 
-def _keys_of(queue: str, group: object) -> str:
+def keys_of(queue: str, group: object) -> str:
+    """Where the list of a group's tasks is kept."""
     return f"{queue}:{group}:keys"
 
 

@@ -7,15 +7,18 @@ from typing import Any
 from django.db import transaction
 from django_q.conf import logger
 from django_q.models import Task
-from django_q.signals import call_hook
-from django_q.tasks import async_chain, async_task
+from django_q.tasks import async_chain
 
 from durable_queue.store.broker import Broker
 from durable_queue.store.leases import Settlement
+from durable_queue.store.rows import HistoryRow, text_of
+from durable_queue.task import hooks, signing
+from durable_queue.task.identifiers import new_task_id
+from durable_queue.task.policy import HOOK, alone
 from durable_queue.work import cached_results
 
 NAME_LENGTH = Task._meta.get_field("name").max_length
-HOOK = "durable_queue.work.follow_ups.call_hook_of"
+HOOK_LENGTH = Task._meta.get_field("hook").max_length
 
 
 def follow_up(broker: Broker, ended: Sequence[Settlement]) -> None:
@@ -38,15 +41,34 @@ def follow_up(broker: Broker, ended: Sequence[Settlement]) -> None:
             async_chain(chain, group=task.get("group"), cached=task.get("cached", False), sync=False, broker=broker)
 
 
-def queue_hook(broker: Broker, task: Task) -> None:
-    """Have a worker call the hook of a task whose own worker was killed: the process that frees leases must never hang."""
-    async_task(HOOK, task.id, task_name=f"hook of {task.name}"[:NAME_LENGTH], save=False, broker=broker)
+def queue_hook(broker: Broker, ended: HistoryRow) -> None:
+    """Have a worker call the hook of a task whose own worker was killed: the process that frees leases must never hang.
+
+    The hook gets the task as it is here, since it may be kept nowhere. No receiver of `pre_enqueue` is told. Raises
+    django.db.Error.
+    """
+    name = text_of(f"hook of {ended.name}", NAME_LENGTH)
+    task: dict[str, Any] = {"id": new_task_id(), "name": name, "func": HOOK, "kwargs": {}, "save": False}
+    fields = {**ended._asdict(), "hook": text_of(ended.hook, HOOK_LENGTH)}
+    try:
+        payload = signing.dumps({**task, "args": (ended.id, fields)})
+    except Exception:  # pickling runs code of others
+        logger.exception("The hook %s of %s gets no arguments and no result", fields["hook"], ended.name)
+        fields |= {"args": (), "kwargs": {}, "result": None}
+        payload = signing.dumps({**task, "args": (ended.id, fields)})
+    broker.enqueue(payload)
 
 
-def call_hook_of(task_id: str) -> None:
-    """Call the hook of a task that is kept."""
-    if task := Task.objects.filter(pk=task_id).first():
-        call_hook(sender=Task, instance=task)
+@alone
+def call_hook_of(task_id: str, fields: dict[str, Any] | None = None) -> None:
+    """Call the hook of a task that was lost.
+
+    At most once: in one attempt (`policy.HOOK`), and alone, so that whoever finds its worker dead knows what it had in hand.
+    `fields`: of the task. Rows of version 0.1 lack them: then the task is kept.
+    """
+    task = Task(**fields) if fields else Task.objects.filter(pk=task_id).first()
+    if task:
+        hooks.call(task)
 
 
 def _lock_groups(broker: Broker, ended: Sequence[Settlement]) -> None:

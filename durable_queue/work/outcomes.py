@@ -15,7 +15,7 @@ from django_q.utils import get_func_repr
 
 from durable_queue.models import FailedAttempt
 from durable_queue.store.leases import LeaseLostError, Row, Settlement
-from durable_queue.task import preview, signing
+from durable_queue.task import hooks, preview, signing
 from durable_queue.task.calls import path_today, resolve, run_in_order
 from durable_queue.task.identifiers import is_task_id, new_task_id, queued_at
 from durable_queue.task.policy import policy_for, runs_alone
@@ -60,6 +60,8 @@ def read(row: Row) -> dict[str, Any]:
             task["started"] = min((row.attempts and queued_at(task["id"])) or row.due, datetime.now(UTC))
     except (TypeError, KeyError) as error:
         raise RefusedError(f"The payload is no task of django-q2: {type(error).__name__}: {error}") from error
+    if "hook" in task:
+        task["hook"] = hooks.usable(task["hook"])
     task["cluster"] = Conf.CLUSTER_NAME
     task["ack_id"] = row.id
     return task
@@ -140,7 +142,7 @@ def settle_lost(row: Row, in_hand: InHand, worker: str, *, is_overdue: bool) -> 
         reason = "The worker was killed while it unpickled the payload."
         shown = preview.read(row.payload)  # which runs nothing of it
         if not shown.problem:
-            task = {"id": shown.id, "name": shown.name, "path": shown.func}
+            task = {"id": shown.id, "name": shown.name, "path": shown.func} | _texts(shown.options, "hook", "group")
     task = _complete(row, task, datetime.fromtimestamp(in_hand.started, UTC), reason)
     outcome = FailedAttempt.Outcome.OVERDUE if is_overdue else FailedAttempt.Outcome.LOST
     settlement = _settle_failure(row, task, _attempt(row, task, worker, outcome, reason))
@@ -181,13 +183,19 @@ def is_unstorable(error: BaseException) -> bool:
 
 def settle_unstorable(settlement: Settlement, error: BaseException) -> Settlement:
     """In the place of a settlement that can't be stored: failed, with what is known to be storable. A retry stays one."""
-    task = {"id": settlement.task["id"], "started": settlement.task["started"]}
+    task = {"id": settlement.task["id"], "started": settlement.task["started"], "hook": settlement.task.get("hook")}
+    task |= _texts(settlement.task, "group")
     reason = f"It ran, but what came of it can't be stored: {type(error).__name__}: {error}"
     refused = settle_refused(settlement.row, reason, settlement.attempt.worker if settlement.attempt else "", task)
     if settlement.retry_at and settlement.attempt and refused.attempt:
         refused.attempt.outcome = settlement.attempt.outcome
         return refused._replace(retry_at=settlement.retry_at, refused=False)
     return refused
+
+
+def _texts(task: dict[str, Any], *names: str) -> dict[str, str]:
+    """What is text of a task of which nothing else is certain: whoever waits for its group, or for its hook, is told."""
+    return {name: task[name] for name in names if isinstance(task.get(name), str)}
 
 
 def _complete(row: Row, task: dict[str, Any], started: datetime, reason: str) -> dict[str, Any]:
