@@ -13,7 +13,7 @@ from typing import Any
 
 from django.core.asgi import get_asgi_application
 from django.db import connections
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotFound
 
 from notifier_project.clients import Scope, Send, respond
 
@@ -71,6 +71,9 @@ class PeopleHandler:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # no row has it in its key, and PostgreSQL refuses it
+            await respond(HttpResponseNotFound("Not Found", content_type="text/plain; charset=utf-8"), send)
+            return
         if _is_waiting_too_long():
             await respond(_unavailable(), send)
             return

@@ -12,10 +12,10 @@ from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 from django_q.models import OrmQ
 from django_q.signing import SignedPackage
-from django_q.tasks import async_task
 
 from durable_queue import BackgroundTasks, retry
 from durable_queue.task.calls import resolve
+from durable_queue.task.originals import original
 from durable_queue.work import outcomes
 from notifications.tasks import write_notification
 from tests.support import selection
@@ -123,7 +123,7 @@ def test_enqueue__only_adding_runs_and_queues_nothing(log_file: Path) -> None:
 
 # Those that async_task lists, and those that it names one by one.
 DJANGO_Q2_TAKES = {
-    *next(names for names in async_task.__code__.co_consts if isinstance(names, tuple) and "hook" in names),
+    *next(names for names in original("async_task").__code__.co_consts if isinstance(names, tuple) and "hook" in names),
     *("func", "task_name", "q_options"),
 }
 

@@ -31,7 +31,7 @@ class CountingBroker(Broker):
         self.batches.append(len(tasks))
         if self.error:
             raise self.error
-        return super().enqueue_all(tasks, as_they_are=as_they_are)
+        return super().enqueue_all(tasks, as_they_are=as_they_are, due=due)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db import transaction
+from django.db import router, transaction
 from django.db.models import QuerySet, TextField
 from django.db.models.functions import Cast, Left
 from django.http import HttpRequest
@@ -15,6 +15,7 @@ from durable_queue.admin.pages import ReadOnlyAdmin, attempts_table, duration, m
 from durable_queue.models import DeadLetter, FailedAttempt, Note
 from durable_queue.task.identifiers import queued_at
 from durable_queue.task.preview import STORED, read_stored, shown
+from durable_queue.task.text import storable
 from durable_queue.verbs import NotKeptError, submit_again
 
 SEARCHED = 100_000  # newest rows that a search by name covers; the name has no index
@@ -74,7 +75,7 @@ class HistoryAdmin(ReadOnlyAdmin):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         """Delete tasks with their attempts, notes and payloads."""
         ids = list(queryset.values_list("pk", flat=True))
-        with transaction.atomic():
+        with transaction.atomic(using=router.db_for_write(self.model)):
             FailedAttempt.objects.filter(task_id__in=ids).delete()
             Note.objects.filter(task_id__in=ids).delete()
             DeadLetter.objects.filter(task_id__in=ids).delete()
@@ -183,7 +184,7 @@ class FailureAdmin(HistoryAdmin):
     def error(self, task: Any) -> str:
         """The first line of the error."""
         first = _as_text(task.stored_result).partition("\n")[0].partition(" : Traceback")[0]
-        return Truncator(first).chars(ERROR_LENGTH)
+        return storable(Truncator(first).chars(ERROR_LENGTH))
 
     @admin.display(description="Error")
     def traceback(self, task: Any) -> SafeString:

@@ -15,14 +15,14 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 
+from durable_queue.admin.addresses import CheckedAddresses
 from durable_queue.models import FailedAttempt, Note
 from durable_queue.task.preview import shortened
+from durable_queue.task.text import storable
 
 if TYPE_CHECKING:
-    ModelAdmin = admin.ModelAdmin[Any]
     Pages = Paginator[Any]
-else:  # neither can be subscripted at run time
-    ModelAdmin = admin.ModelAdmin
+else:  # it can't be subscripted at run time
     Pages = Paginator
 
 LISTED = 10_000  # rows that a list pages through; counting all five million would take seconds
@@ -46,7 +46,7 @@ class CappedPaginator(Pages):
         return self.count == LISTED
 
 
-class ReadOnlyAdmin(ModelAdmin):
+class ReadOnlyAdmin(CheckedAddresses):
     """A page that shows rows, and neither adds nor changes any."""
 
     paginator = CappedPaginator
@@ -87,7 +87,7 @@ class ReadOnlyAdmin(ModelAdmin):
 
 def preformatted(text: str) -> SafeString:
     """The text with its line breaks; long lines wrap."""
-    return format_html('<pre class="cluster-text">{}</pre>', shortened(text))
+    return format_html('<pre class="cluster-text">{}</pre>', storable(shortened(text)))
 
 
 def attempts_table(attempts: Iterable[FailedAttempt]) -> SafeString | None:
@@ -115,3 +115,8 @@ def duration(started: datetime, stopped: datetime) -> str:
     """How long it took from `started` to `stopped`, to the millisecond if it was under a second."""
     seconds = (stopped - started).total_seconds()
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def host_name(host: str) -> str:
+    """The host's name, without the part that tells its boots and containers apart."""
+    return host.partition(" ")[0]

@@ -1,27 +1,26 @@
-"""The pages of queued tasks, and of the workers that run them."""
+"""The page of queued tasks."""
 
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.actions import delete_selected
-from django.db.models import Count, F, Func, IntegerField, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.safestring import SafeString
 from django_q.models import OrmQ
 
-from durable_queue.admin.pages import ReadOnlyAdmin, attempts_table, moment, notes_list, preformatted
+from durable_queue.admin.pages import ReadOnlyAdmin, attempts_table, host_name, moment, notes_list, preformatted
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.states import Present, State, due_since, held, is_held, rows_in, state_of_row
+from durable_queue.store.leases import home_queue
+from durable_queue.store.queues import is_served
 from durable_queue.task.identifiers import queued_at
 from durable_queue.task.preview import Preview, read, shown
 
 
 class HeldError(Exception):
     """A worker took the row in the meantime."""
-
-
-DIGITS = 18  # that a number may have, and surely fit into 64 bits
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -32,7 +31,12 @@ class StateFilter(admin.SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         """The choices, which are always the same."""
-        return [("due", "Due"), ("later", "Due later"), ("taken", "Taken by a worker")]
+        return [
+            ("due", "Due"),
+            ("later", "Due later"),
+            ("taken", "Taken by a worker"),
+            ("unserved", "No worker serves its queue"),
+        ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """The rows in the chosen state."""
@@ -40,6 +44,7 @@ class StateFilter(admin.SimpleListFilter):
             "due": rows_in(State.QUEUED),
             "later": rows_in(State.SCHEDULED) | rows_in(State.RETRYING),
             "taken": rows_in(State.RUNNING),
+            "unserved": Q(is_served=False),
         }
         return queryset.filter(states[self.value()]) if self.value() in states else queryset  # type: ignore[index]
 
@@ -58,7 +63,7 @@ class QueueAdmin(ReadOnlyAdmin):
     readonly_fields = fields
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """The rows, each with the worker that holds it and the number of its failed attempts."""
+        """The rows, each with the worker that holds it, the number of its failed attempts, and whether a worker may take it."""
         holder = Worker.objects.filter(lease=OuterRef("lock"))
         attempts = FailedAttempt.objects.filter(row=OuterRef("pk")).order_by().values("row").annotate(count=Count("pk"))
         rows: QuerySet[Any] = (
@@ -68,15 +73,16 @@ class QueueAdmin(ReadOnlyAdmin):
                 holder_pid=Subquery(holder.values("pid")[:1]),
                 holder_host=Subquery(holder.values("host")[:1]),
                 tried=Subquery(attempts.values("count")),
+                is_served=is_served(),
                 present=Present(),
             )
         )
         return rows
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
-        """The row with this number, of any length: Django finds none with `pk=` (durable_queue/store/postgresql/ids.py)."""
-        is_number = object_id.isdecimal() and len(object_id) <= DIGITS
-        return self.get_queryset(request).filter(pk__in=[object_id]).first() if is_number else None
+        """The row with this number, of 64 bits too: Django finds none with `pk=` (durable_queue/store/postgresql/ids.py)."""
+        self.check_key(object_id)
+        return self.get_queryset(request).filter(pk__in=[object_id]).first()
 
     # Deleting.
 
@@ -178,7 +184,12 @@ class QueueAdmin(ReadOnlyAdmin):
 
     @admin.display(description="State")
     def state(self, row: Any) -> str:
-        """The state, in words that name the worker or the next attempt."""
+        """The state, in words that name the worker, the next attempt, or the queue that no worker serves."""
+        if row.is_served or is_held(row.lock):
+            return self._state(row)
+        return f"{self._state(row)}: no worker serves the queue {home_queue(row.key)}"
+
+    def _state(self, row: Any) -> str:
         match state_of_row(row.lock, row.tried or 0, row.present):
             case State.RUNNING if row.holder_pid is None:
                 return "Taken by a worker that is gone"
@@ -208,48 +219,3 @@ def preview(row: Any) -> Preview:
         row._preview = read(row.payload)
     found: Preview = row._preview
     return found
-
-
-def host_name(host: str) -> str:
-    """The host's name, without the part that tells its boots and containers apart."""
-    return host.partition(" ")[0]
-
-
-class WorkerAdmin(ReadOnlyAdmin):
-    """The page of workers. A worker's row can't be deleted here: it names the lease of the rows that the worker holds."""
-
-    ordering = ("started",)
-    list_display = ("process", "queue", "holds", "seen")
-    fields = ("process", "host", "queue", "holds", "seen", "since", "supervisor_pid", "restarts", "name")
-    readonly_fields = fields
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """The workers, each with the number of rows that it holds."""
-        rows = OrmQ.objects.filter(key=OuterRef("queue"), lock=OuterRef("lease"))
-        count = rows.annotate(count=Func(F("pk"), function="COUNT", output_field=IntegerField())).values("count")
-        workers: QuerySet[Any] = super().get_queryset(request).annotate(held=Subquery(count), present=Present())
-        return workers
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """No: the rows that the worker holds would never be released."""
-        return False
-
-    @admin.display(description="Process")
-    def process(self, worker: Any) -> str:
-        """The pid and the host."""
-        return f"{worker.pid} on {host_name(worker.host)}"
-
-    @admin.display(description="Tasks in hand")
-    def holds(self, worker: Any) -> int:
-        """How many rows the worker has claimed and not yet settled."""
-        return int(worker.held or 0)
-
-    @admin.display(description="Last heartbeat")
-    def seen(self, worker: Any) -> str:
-        """How long ago the last heartbeat for this worker was."""
-        return f"{max(0.0, (worker.present - worker.heartbeat).total_seconds()):.0f} s ago"
-
-    @admin.display(description="Started at")
-    def since(self, worker: Any) -> str:
-        """When the worker started."""
-        return moment(worker.started)

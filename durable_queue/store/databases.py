@@ -17,6 +17,11 @@ READ_ONLY = "25006"  # https://www.postgresql.org/docs/current/errcodes-appendix
 _TABLES: dict[str, type[Table]] = {"sqlite": SQLiteTable, "postgresql": PostgreSQLTable}
 
 
+def is_supported(using: str) -> bool:
+    """Whether DATABASES has this alias, and the queue may be in that database. It is not connected to."""
+    return using in connections and connections[using].vendor in _TABLES
+
+
 def table_of(connection: BaseDatabaseWrapper) -> Table:
     """The queue's tables over this connection. Raises KeyError for an unsupported database."""
     return _TABLES[connection.vendor](connection)
@@ -47,4 +52,5 @@ def widen_ids_after_migrate(sender: AppConfig, using: str, **kwargs: Any) -> Non
 
     No migration does it: where it had to leave that for later, it would count as applied.
     """
-    table_of(connections[using]).widen_ids()
+    if is_supported(using):
+        table_of(connections[using]).widen_ids()

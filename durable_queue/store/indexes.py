@@ -11,7 +11,7 @@ from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.recorder import MigrationRecorder
 
-from durable_queue.store.databases import table_of
+from durable_queue.store.databases import is_supported, table_of
 from durable_queue.store.rows import HISTORY_TABLE, QUEUE_TABLE
 
 
@@ -63,4 +63,5 @@ def restore_missing(using: str) -> list[str]:
 
 def restore_after_migrate(sender: AppConfig, using: str, **kwargs: Any) -> None:
     """Restore lost indexes: a receiver of `post_migrate`."""
-    restore_missing(using)
+    if is_supported(using):
+        restore_missing(using)

@@ -79,15 +79,15 @@ class LeaseChange:
 
 def alone_queue(queue: str) -> str:
     """The queue of the tasks that run alone, each in a process in which no other task runs, of this queue."""
-    return queue if queue.endswith(_ALONE) else queue + _ALONE
+    return queue if queue.endswith(ALONE) else queue + ALONE
 
 
 def home_queue(queue: str) -> str:
     """The queue that a task was enqueued in, whether it runs alone or not."""
-    return queue.removesuffix(_ALONE)
+    return queue.removesuffix(ALONE)
 
 
-_ALONE = ":alone"
+ALONE = ":alone"  # at the end of a queue's name
 
 
 def new_name(worker: Worker, now: datetime) -> datetime:

@@ -10,6 +10,7 @@ from django_q.models import OrmQ, Task
 from django_q.utils import get_func_repr
 
 from durable_queue.models import FailedAttempt, Worker
+from durable_queue.task.text import storable
 
 QUEUE_TABLE = OrmQ._meta.db_table
 HISTORY_TABLE = Task._meta.db_table
@@ -63,7 +64,7 @@ def text_of(value: object, length: int) -> str | None:
     text = value if isinstance(value, str) else str(get_func_repr(value))
     if len(text) <= length and text.isprintable():
         return text
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:length]
+    return storable(text)[:length]
 
 
 def pickled(value: object) -> str | None:

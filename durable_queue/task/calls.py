@@ -1,11 +1,17 @@
 """The calls of a task. Each names a function by its dotted path; they run one after the other."""
 
+import builtins
 import functools
 import inspect
 import pickle
-import pydoc
+import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from pydoc import ErrorDuringImport
+from types import ModuleType
 from typing import Any
+
+from django_q.exceptions import TimeoutException
 
 from durable_queue.task.coroutine_limit import run_coroutine
 from durable_queue.task.running import current_task
@@ -37,21 +43,70 @@ def path_of(func: Callable[..., Any]) -> str:
     if func is run_in_order:
         return IN_ORDER
     path = f"{getattr(func, '__module__', None)}.{getattr(func, '__qualname__', func)}"
-    if path.startswith("__main__.") or pydoc.locate(path) is not func:
+    try:
+        is_there = not path.startswith("__main__.") and find(path) is func
+    except (LookupError, ErrorDuringImport):
+        is_there = False
+    if not is_there:
         raise TypeError(f"A worker can't import {path}: add a function that is defined at the top of a module.")
     return path
 
 
 @functools.cache
 def resolve(path: str) -> Callable[..., Any]:
-    """The function with this dotted path, imported once in each process.
+    """The function with this dotted path, imported once in each process. Whatever is called by its path is found here.
 
-    Raises LookupError if there is none, and any exception that its module raises on import.
+    Raises LookupError if there is none, and pydoc.ErrorDuringImport, which names the module, when that raises on import.
     """
-    func = pydoc.locate(path_today(path))
+    try:
+        func = find(path)
+    except MissingError as error:
+        raise LookupError(f"There is no function {path}: {error}.") from None
     if not callable(func):
-        raise LookupError(f"There is no function {path}.")
+        raise LookupError(f"There is no function {path}: what has this name is no function, but of {type(func)}.")
     return func
+
+
+class MissingError(LookupError):
+    """A module is missing, or an attribute; the text says which."""
+
+
+def find(path: str) -> object:
+    """What has this dotted path. Raises MissingError, and pydoc.ErrorDuringImport for a module that raises on import."""
+    names = [name for name in path_today(path).split(".") if name]
+    found: object = builtins
+    imported = 0  # how many of the names are those of modules
+    while imported < len(names) and (module := _import(".".join(names[: imported + 1]))):
+        found, imported = module, imported + 1
+    for index in range(imported, len(names)):
+        try:
+            found = getattr(found, names[index])
+        except AttributeError:
+            raise MissingError(_what_is_missing(names, index, imported, found)) from None
+    if not names:
+        raise MissingError("the path is empty")
+    return found
+
+
+def _import(name: str) -> ModuleType | None:
+    """The module with this name, None if there is none. Not by pydoc, which takes some errors inside of it for that."""
+    try:
+        return import_module(name)
+    except TimeoutException:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            return None
+        raise ErrorDuringImport(name, sys.exc_info()) from error
+
+
+def _what_is_missing(names: Sequence[str], index: int, imported: int, holder: object) -> str:
+    """`holder`: what was looked at, for the name at `index`."""
+    before = ".".join(names[:index])
+    may_be_module = index == 0 or (hasattr(holder, "__path__") and index + 1 < len(names))
+    if may_be_module:
+        return f"there is no module {'.'.join(names[: index + 1])}"
+    return f"{'the module ' if index == imported else ''}{before} has no attribute {names[index]}"
 
 
 def run_in_order(*calls: Call) -> list[Any] | None:
@@ -68,6 +123,8 @@ def run_in_order(*calls: Call) -> list[Any] | None:
         if path == DONE:
             results.append(args[0])
             continue
+        if own:
+            own.come_to(index, path_today(path))
         func = resolve(path)
         seconds = own.begin_call(index, path_today(path), func) if own else 0.0
         if inspect.iscoroutinefunction(func):

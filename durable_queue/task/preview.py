@@ -18,6 +18,8 @@ from django_q import core_signing
 from django_q.conf import Conf
 from django_q.signing import BadSignature
 
+from durable_queue.task.text import storable
+
 # Classes whose values are shown as they are: making such a value has no side effect.
 PLAIN = frozenset(
     {("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")}
@@ -48,9 +50,9 @@ def read(payload: str) -> Preview:
     try:
         task = core_signing.loads(payload, key=Conf.SECRET_KEY, salt=Conf.PREFIX, serializer=_Serializer)
         return Preview(
-            id=str(task["id"]),
-            name=str(task["name"]),
-            func=str(task["func"]),
+            id=storable(str(task["id"])),
+            name=storable(str(task["name"])),
+            func=storable(str(task["func"])),
             args=task["args"],
             kwargs=task["kwargs"],
             options={key: value for key, value in task.items() if key not in CALL_KEYS},
@@ -58,7 +60,19 @@ def read(payload: str) -> Preview:
     except BadSignature:
         return Preview(problem="Its signature is wrong. Therefore it was not unpickled.")
     except Exception as error:
-        return Preview(problem=f"It holds no readable task ({type(error).__name__}: {error}).")
+        return Preview(problem=storable(f"It holds no readable task ({type(error).__name__}: {error})."))
+
+
+def names_in(payload: str) -> list[str]:
+    """The dotted paths of all classes and functions that a signed payload names. Raises what makes it unreadable."""
+
+    class Noting(_Serializer):
+        def loads(self, data: bytes) -> Any:
+            return _NotingUnpickler(io.BytesIO(data), names).load()
+
+    names: list[str] = []
+    core_signing.loads(payload, key=Conf.SECRET_KEY, salt=Conf.PREFIX, serializer=Noting)
+    return names
 
 
 # The beginning of a pickled text: the protocol, a frame, and the opcode with the text's length (pickletools).
@@ -103,7 +117,7 @@ def shown(value: object) -> str:
             text = pformat(value, width=76, sort_dicts=False)
     except Exception as error:
         return f"It can't be shown: {type(error).__name__}"
-    return shortened(text)
+    return storable(shortened(text))
 
 
 def shortened(text: str) -> str:
@@ -188,6 +202,20 @@ def _read_nested(data: bytes) -> Any:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        return _find_class(module, name)
+
+
+class _NotingUnpickler(pickle.Unpickler):
+    """Notes the names, those in values that are pickled once more too."""
+
+    def __init__(self, file: io.BytesIO, names: list[str]) -> None:
+        super().__init__(file)
+        self._names = names
+
+    def find_class(self, module: str, name: str) -> Any:
+        self._names.append(f"{module}.{name}")
+        if (module, name) == ("_pickle", "loads"):
+            return lambda data: _NotingUnpickler(io.BytesIO(data), self._names).load()
         return _find_class(module, name)
 
 

@@ -80,6 +80,10 @@ class RunningTask:
         self._has_calls = self._has_calls or is_own
         return is_own
 
+    def come_to(self, index: int, path: str) -> None:
+        """Another of the task's calls is next, whose function is not found yet."""
+        self.call, self.function = index, (path, None)
+
     def begin_call(self, index: int, path: str, func: object) -> float:
         """Go on to the next of the task's calls; return the seconds that it may take, 0.0 for any."""
         self.call, self.function, self.writes = index, (path, func), 0

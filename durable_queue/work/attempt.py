@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from pydoc import ErrorDuringImport
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -49,7 +50,6 @@ class Attempt(Ending):
     """One attempt at the task of a row."""
 
     timeout: float  # seconds that it, or the call in hand, may take; 0.0 for any
-    was_interrupted = False  # at its limit: it may have left anything behind
     has_left_thread = False  # a coroutine's thread is in a call that can't be interrupted
     _own_timeout: float | None = None  # of the task, whatever the policy of its function says
     _deadline = 0.0  # when (monotonic) its worker may be killed for it; 0.0 for never
@@ -78,13 +78,19 @@ class Attempt(Ending):
             running.begin(self._running)
             self.function = outcomes.function_of(task)
             self.timeout = outcomes.timeout_of(task, task["path"], self.function.itself)
+        except outcomes.LackingError as error:
+            report()
+            return self._end(outcomes.settle_lacking(self.row, str(error), self._worker))
         except outcomes.RefusedError as error:
             report()
             return self._end(outcomes.settle_refused(self.row, str(error), self._worker, self.task))
         except BaseException as error:
-            # Unpickling or importing runs code of others.
-            report()
-            self._fail(f"{error!r} : {traceback.format_exc()}")
+            # Importing runs code of others.
+            if isinstance(error, LookupError | ErrorDuringImport):  # as for a call of several
+                self._fail(describe(error))
+            else:
+                report()
+                self._fail(f"{error!r} : {traceback.format_exc()}")
             return self._end(outcomes.settle_finished(self.row, self.task, self._worker))
         self._allow(self.timeout)
         return None

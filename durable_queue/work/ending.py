@@ -1,22 +1,22 @@
 """The end of an attempt: what it came to becomes a settlement, whatever goes wrong with that."""
 
-import pickle
 import time
 import traceback
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
-from django_q.conf import error_reporter, logger
+from django_q.conf import Conf, error_reporter, logger
+from django_q.exceptions import TimeoutException
 
 from durable_queue.store.leases import Row, Settlement
-from durable_queue.task import running, signing
+from durable_queue.task import limits, running, signing
 from durable_queue.task.calls import with_progress, without_progress
 from durable_queue.task.running import RunningTask
-from durable_queue.work import outcomes
+from durable_queue.work import outcomes, results
 from durable_queue.work.slot import Slot
 
-SIMPLE = (type(None), bool, int, float, str, bytes)  # results that can be pickled, without a try
+CHECK_LIMIT = float(Conf.TIMEOUT or 60)  # seconds that checking a result may take
 
 
 class Ending:
@@ -27,10 +27,15 @@ class Ending:
     task: dict[str, Any]
     function: outcomes.Function
     settlement: Settlement | None = None  # once it has ended
+    was_interrupted = False  # at its limit: it may have left anything behind
     began: float  # monotonic
     _started: datetime
     _worker: str
     _running: RunningTask | None = None
+
+    def _allow(self, seconds: float) -> None:
+        """What runs now may take so many seconds, and a few more to heed its limit; 0.0 for any."""
+        raise NotImplementedError
 
     def _fail(self, reason: str) -> None:
         self.task |= {"success": False, "result": reason, "stopped": self._stopped(), "started": self._started}
@@ -42,7 +47,9 @@ class Ending:
         return now
 
     def _fail_by(self, error: BaseException) -> None:
-        """Make a failed attempt of what no task should raise: `sys.exit`, an error that can't be shown …"""
+        """Make a failed attempt of what n    was_interrupted = False  # at its limit: it may have left anything behind
+            began: float  # monotonic
+        ask should raise: `sys.exit`, an error that can't be shown …"""
         report()
         try:
             self._fail(f"{error!r} : {''.join(traceback.format_exception(error))}")
@@ -52,16 +59,26 @@ class Ending:
     def _settle(self) -> Settlement:
         task = self.task
         task["started"] = self._started
-        if task["success"] and not isinstance(task["result"], SIMPLE):
-            try:
-                pickle.dumps(task["result"])
-            except BaseException as error:
-                self._fail(f"Its result can't be pickled: {error!r} : {traceback.format_exc()}")
+        if task["success"] and type(task["result"]) not in results.SIMPLE:
+            self._check_result()
         mine = self._running
         payload = self._note_progress(mine.results) if mine and mine.results else None
         function = mine.function if mine and mine.function else (task["path"], self.function.itself)
         settlement = outcomes.settle_finished(self.row, task, self._worker, function)
         return self._end(settlement._replace(payload=payload) if payload and settlement.retry_at else settlement)
+
+    def _check_result(self) -> None:
+        """A result that nobody could load is a failure, and not a success without a result."""
+        self._allow(CHECK_LIMIT)
+        try:
+            limits.under(CHECK_LIMIT, "Checking its result", results.check, self.task["result"])
+        except results.UnloadableError as error:
+            self._fail(f"Its result can be pickled, but not loaded again: {error.__cause__!r} : {traceback.format_exc()}")
+        except TimeoutException as error:
+            self.was_interrupted = True
+            self._fail(describe(error))
+        except BaseException as error:
+            self._fail(f"Its result can't be pickled: {error!r} : {traceback.format_exc()}")
 
     def _note_progress(self, results: list[object]) -> str | None:
         """Have the task say which of its calls have been made. Returns the payload for another attempt, which goes on there."""
@@ -97,9 +114,13 @@ class Ending:
 
 
 def describe(error: BaseException) -> str:
-    """As django-q2 keeps an error."""
+    """As django-q2 keeps an error, which may be one that can't be shown."""
     report()
-    return f"{error} : {traceback.format_exc()}"
+    try:
+        text = str(error)
+    except BaseException as another:
+        text = f"{type(error).__name__}, which can't be shown: {another!r}"
+    return f"{text} : {traceback.format_exc()}"
 
 
 def report() -> None:

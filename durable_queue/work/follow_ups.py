@@ -15,6 +15,7 @@ from durable_queue.store.rows import HistoryRow, text_of
 from durable_queue.task import hooks, signing
 from durable_queue.task.identifiers import new_task_id
 from durable_queue.task.policy import HOOK, alone
+from durable_queue.task.text import storable
 from durable_queue.work import cached_results
 
 NAME_LENGTH = Task._meta.get_field("name").max_length
@@ -73,7 +74,7 @@ def call_hook_of(task_id: str, fields: dict[str, Any] | None = None) -> None:
 
 def _lock_groups(broker: Broker, ended: Sequence[Settlement]) -> None:
     """Let one transaction at a time add to a group's cached results."""
-    groups = {str(settlement.task.get("group")) for settlement in ended if settlement.task.get("cached")}
+    groups = {storable(str(settlement.task.get("group"))) for settlement in ended if settlement.task.get("cached")}
     for group in sorted(groups):  # the same order for all, so that no two wait for each other
         broker.table.lock_group(f"{broker.queue}:{group}")
 

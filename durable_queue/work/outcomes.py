@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from pydoc import ErrorDuringImport
 from typing import Any, NamedTuple
 
 from django.db import DataError, IntegrityError
@@ -16,9 +17,10 @@ from django_q.utils import get_func_repr
 from durable_queue.models import FailedAttempt
 from durable_queue.store.leases import LeaseLostError, Row, Settlement
 from durable_queue.task import hooks, preview, signing
-from durable_queue.task.calls import path_today, resolve, run_in_order
+from durable_queue.task.calls import MissingError, find, path_today, resolve, run_in_order
 from durable_queue.task.identifiers import is_task_id, new_task_id, queued_at
 from durable_queue.task.policy import policy_for, runs_alone
+from durable_queue.task.text import storable
 from durable_queue.work.slot import InHand, Stage
 
 FUNC_LENGTH = Task._meta.get_field("func").max_length
@@ -36,16 +38,22 @@ class RefusedError(Exception):
     """A row that can't be run, now or later."""
 
 
+class LackingError(RefusedError):
+    """A row whose payload names what this process lacks: another one may have it, or this one's successor."""
+
+
 def read(row: Row) -> dict[str, Any]:
     """Check a row's signature, then unpickle it: the task as django-q2 keeps it, with its function's dotted path under `path`.
 
-    Raises RefusedError; whatever unpickling raises comes as its cause.
+    Raises RefusedError, or LackingError; whatever unpickling raises comes as its cause.
     """
     try:
         task = signing.loads(row.payload)
     except signing.BadSignature as error:
         raise RefusedError(f"The payload's signature is wrong, so it was not unpickled: {error}") from error
     except BaseException as error:
+        if isinstance(error, Exception) and (what := _lacks(row.payload)):
+            raise LackingError(f"The payload can't be unpickled: {what}.") from error
         raise RefusedError(f"The payload can't be unpickled: {type(error).__name__}: {error}") from error
     if not isinstance(task, dict):
         raise RefusedError(f"The payload is no task of django-q2, but a {type(task).__name__}")
@@ -67,6 +75,18 @@ def read(row: Row) -> dict[str, Any]:
     return task
 
 
+def _lacks(payload: str) -> str:
+    """Which of the classes and functions that a payload names can't be had here; empty if it is not for that."""
+    try:
+        for path in preview.names_in(payload):
+            find(path)
+    except (MissingError, ErrorDuringImport) as error:
+        return str(error)
+    except Exception:  # garbage, though it is signed
+        return ""
+    return ""
+
+
 def timeout_of(task: dict[str, Any], path: str, func: object) -> float:
     """The seconds that a call of a function may take, 0 for any: what its task says, else its policy, else `Q_CLUSTER`."""
     timeout = task.get("timeout")
@@ -80,14 +100,11 @@ def limit_of(path: str, func: object) -> float:
 
 
 def function_of(task: dict[str, Any]) -> Function:
-    """The task's function, imported once per process. Raises RefusedError, and whatever its module raises on import."""
+    """The task's function, imported once per process. Raises what `resolve` raises."""
     func = task["func"]
     if callable(func):
         return _describe(func, task["path"])
-    try:
-        found = _function_at(func)
-    except LookupError as error:
-        raise RefusedError(str(error)) from error
+    found = _function_at(func)
     if found.itself is run_in_order and not found.runs_alone:
         return found._replace(runs_alone=_has_call_that_runs_alone(task["args"]))
     return found
@@ -116,15 +133,34 @@ def settle_finished(row: Row, task: dict[str, Any], worker: str, function: tuple
     """
     if task["success"]:
         return Settlement(row=row, task=task)
+    if isinstance(task["result"], str):
+        task["result"] = storable(task["result"])
     outcome = FailedAttempt.Outcome.FAILED
     return _settle_failure(row, task, _attempt(row, task, worker, outcome, str(task["result"])), function)
 
 
 def settle_refused(row: Row, reason: str, worker: str, task: dict[str, Any] | None = None) -> Settlement:
     """The settlement of a row that can't be run at all: failed at once, its payload kept."""
-    task = _complete(row, task or {}, timezone.now(), reason)
+    task = _complete(row, task or _seen(row), timezone.now(), reason)
     attempt = _attempt(row, task, worker, FailedAttempt.Outcome.REFUSED, reason)
     return Settlement(row=row, task=task, attempt=attempt, refused=True)
+
+
+def settle_lacking(row: Row, reason: str, worker: str) -> Settlement:
+    """The settlement of a row whose payload names what this process lacks: it failed, and its payload is kept at the end."""
+    task = _complete(row, _seen(row), timezone.now(), reason)
+    settlement = _settle_failure(row, task, _attempt(row, task, worker, FailedAttempt.Outcome.FAILED, reason))
+    return settlement._replace(refused=settlement.retry_at is None)
+
+
+def _seen(row: Row) -> dict[str, Any]:
+    """What of a row's task can be read without running anything of it; nothing if its signature is wrong."""
+    shown = preview.read(row.payload)
+    if shown.problem:
+        return {}
+    ack_failure = shown.options.get("ack_failure") is True
+    known = {"id": shown.id, "name": shown.name, "path": shown.func[:FUNC_LENGTH], "ack_failure": ack_failure}
+    return known | _texts(shown.options, "hook", "group")
 
 
 def settle_lost(row: Row, in_hand: InHand, worker: str, *, is_overdue: bool) -> Settlement:
@@ -140,9 +176,7 @@ def settle_lost(row: Row, in_hand: InHand, worker: str, *, is_overdue: bool) -> 
             return settle_refused(row, str(error), worker)
     else:
         reason = "The worker was killed while it unpickled the payload."
-        shown = preview.read(row.payload)  # which runs nothing of it
-        if not shown.problem:
-            task = {"id": shown.id, "name": shown.name, "path": shown.func} | _texts(shown.options, "hook", "group")
+        task |= _seen(row)
     task = _complete(row, task, datetime.fromtimestamp(in_hand.started, UTC), reason)
     outcome = FailedAttempt.Outcome.OVERDUE if is_overdue else FailedAttempt.Outcome.LOST
     settlement = _settle_failure(row, task, _attempt(row, task, worker, outcome, reason))
@@ -172,7 +206,7 @@ def _attempt(row: Row, task: dict[str, Any], worker: str, outcome: FailedAttempt
         worker=worker,
         started=task["started"],
         stopped=task["stopped"],
-        error=error.encode("utf-8", "replace").decode().replace("\0", "\ufffd"),
+        error=storable(error),
     )
 
 
@@ -210,6 +244,6 @@ def _complete(row: Row, task: dict[str, Any], started: datetime, reason: str) ->
         "id": task["id"] if is_task_id(task.get("id")) else new_task_id(),
         "started": min(started, now := timezone.now()),
         "stopped": now,
-        "result": reason,
+        "result": storable(reason),
         "success": False,
     }

@@ -14,13 +14,7 @@ from durable_queue.models import Worker
 from durable_queue.states import LEASES
 from durable_queue.store import wakeup
 from durable_queue.store.postgresql import claims, ids, prepared
-from durable_queue.store.rows import (
-    FIELDS,
-    HISTORY_TABLE,
-    QUEUE_TABLE,
-    Claim,
-    Claimed,
-)
+from durable_queue.store.rows import FIELDS, HISTORY_TABLE, QUEUE_TABLE, Claim, Claimed
 from durable_queue.store.table import SAME_CLOCK, Table
 
 # An announced commit holds an advisory lock, which ends with its transaction
