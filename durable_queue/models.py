@@ -1,7 +1,8 @@
-"""The tables that django-q2 lacks: workers, failed attempts, dead letters, and notes on tasks."""
+"""The tables that django-q2 lacks: workers, failed attempts, dead letters, notes on tasks, and the states of schedules."""
 
 from django.db import models
 from django.utils import timezone
+from django_q.models import Schedule
 
 
 class Worker(models.Model):
@@ -77,3 +78,23 @@ class Note(models.Model):
 
     def __str__(self) -> str:
         return self.text
+
+
+class ScheduleState(models.Model):
+    """What django-q2's row of a schedule lacks. A schedule without such a row has the defaults."""
+
+    schedule = models.OneToOneField(
+        Schedule, models.CASCADE, primary_key=True, related_name="+", db_constraint=False, help_text="Its row may go first."
+    )
+    zone = models.CharField(max_length=64, blank=True, help_text="Whose wall clock it keeps; empty: NOTIFIER_TIME_ZONE.")
+    anchor = models.DateTimeField(null=True, help_text="The moment whose time of day and day of the month it keeps.")
+    computed = models.DateTimeField(null=True, help_text="The `next_run` computed last; another one was set by somebody.")
+    last_run = models.DateTimeField(null=True, help_text="The moment, by its rule, that was run last.")
+    paused_by = models.CharField(max_length=150, blank=True)
+    paused_at = models.DateTimeField(null=True, help_text="Since when it is paused; none: it is not.")
+    problem = models.TextField(blank=True, help_text="Why it can't be run.")
+    problem_fingerprint = models.CharField(max_length=64, blank=True, help_text="Of the rule that was found broken.")
+    problem_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"the state of schedule {self.schedule_id}"

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
+from zoneinfo import ZoneInfo
 
 import dj_database_url
 from environs import Env, EnvError, ValidationError, validate
@@ -43,6 +44,14 @@ def _are_host_names(values: list[str]) -> None:
     for value in values:
         if not re.fullmatch(r"\*|\.?[\w.-]+|\[[0-9A-Fa-f:.]+\]", value):
             raise ValidationError(f"{value!r} is not a host name; write names without scheme, port and path.")
+
+
+def _is_time_zone(name: str) -> None:
+    """Refuse a name that no time zone has. An empty one stands for TIME_ZONE."""
+    try:
+        ZoneInfo(name or "UTC")
+    except (LookupError, ValueError, OSError) as error:
+        raise ValidationError(f"There is no time zone {name!r}; write one such as Europe/Berlin.") from error
 
 
 def _database(url: str) -> dict[str, Any]:
@@ -117,6 +126,9 @@ try:
     NOTIFIER_TASK_TIMEOUT = env.int("NOTIFIER_TASK_TIMEOUT", 60, validate=validate.Range(1, 86_400))
     NOTIFIER_STOP_GRACE = env.int("NOTIFIER_STOP_GRACE", 10, validate=validate.Range(1, 3600))
     NOTIFIER_HISTORY_DAYS = env.int("NOTIFIER_HISTORY_DAYS", 30, validate=validate.Range(1, 36500))
+
+    # Whose clock schedules follow, unless they have a zone of their own; by default that of TIME_ZONE, as the admin's times.
+    NOTIFIER_TIME_ZONE = env.str("NOTIFIER_TIME_ZONE", "", validate=_is_time_zone)
 
     # Signs sessions and payloads. With it, an attacker can log in, and make the workers run any code.
     SECRET_KEY = env.str("SECRET_KEY", "", validate=validate.Length(min=32))

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 import pytest
 from django.contrib.auth.models import User
 from django.urls import reverse
+from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 from playwright.sync_api import Page, sync_playwright
 from pytest_django.live_server_helper import LiveServer
 
+from durable_queue.models import ScheduleState
 from tests.support import selection
 from tests.support.admin_site import LISTS, TRACEBACK, post, settle, take
 
@@ -47,7 +49,10 @@ def test_pages__fit_a_phone(live_server: LiveServer, admin_user: User, chromium:
     post(long)
     worker = take(1)
     queued = OrmQ.objects.get().pk
-    schedule = Schedule.objects.create(func="notifications.tasks.write_log", name=long[:100], args=repr(long)).pk
+    schedule = Schedule.objects.create(
+        func=f"no_such_module.{'b' * 200}", name=long[:100], args=repr(long), cluster="c" * 100
+    ).pk
+    assert ScheduleState.objects.filter(pk=schedule).update(paused_by="d" * 150, paused_at=timezone.now())
     urls = [
         reverse("admin:index"),
         reverse("admin:django_q_schedule_add"),

@@ -97,7 +97,7 @@ def test_cluster__whose_clock_is_set_back(cluster: Cluster, no_notes: None, tmp_
         wait_until(read_notes, what="the first one runs")
         clock.set(0)
         queue(*range(10, 15))
-        assert Broker().queue_size() == 15
+        wait_until(lambda: Broker().queue_size() == 15, what="the worker has given back what it has not begun")
         all_end(timeout=8)
     assert read_notes() == [["slow"], *([number] for number in range(15))]
     took = [task.time_taken() for task in Success.objects.order_by("started")]
@@ -257,7 +257,7 @@ def test_states__of_rows_that_are_for_now(rf: RequestFactory) -> None:
     assert (Broker().queue_size(), Broker().lock_size()) == (1, 0)
     page = QueueAdmin(OrmQ, site)
     row = page.get_queryset(rf.get("/")).get()
-    assert page.state(row) == "Due"
+    assert (page.state(row) or "").startswith("Due")
     assert (page.due(row) or "")[:4] == str(datetime.now(UTC).year)
 
 
@@ -274,13 +274,13 @@ def test_delay__by_the_clock_that_all_hosts_share() -> None:
 def test_check__of_a_host_whose_clock_differs(tmp_path: Path) -> None:
     env, check = settings_of_test() | Clock(tmp_path, ahead=-12).env, [sys.executable, "manage.py", "check", "--database"]
     warning = subprocess.run([*check, "default"], env=env, cwd=PROJECT, capture_output=True, text=True, check=True).stderr
-    assert "W004" in warning
+    assert "W006" in warning
     assert "12.0 s ahead of this host's" in warning
 
 
 def test_check__of_clocks_that_agree(capsys: pytest.CaptureFixture[str]) -> None:
     call_command("check", databases=["default"])
-    assert "W004" not in capsys.readouterr().err
+    assert "W006" not in capsys.readouterr().err
 
 
 @selection.on_postgresql

@@ -304,7 +304,10 @@ def test_hook__that_fails_or_is_missing_harms_nothing(run_cluster: RunCluster) -
 def test_hook__of_a_function_that_does_not_exist(run_cluster: RunCluster) -> None:
     task_id = async_task(run_path("does_not_exist"), hook=HOOK)
     run_cluster()
-    assert read_notes() == [["hook", "Task", task_id, False, f"There is no function {run_path('does_not_exist')}.", True]]
+    ((*called, reason, is_kept),) = read_notes()
+    assert (called, is_kept) == (["hook", "Task", task_id, False], True), "once, after the last of its attempts"
+    assert reason.startswith(f"There is no function {run_path('does_not_exist')}: the module ")
+    assert FailedAttempt.objects.count() == 3
 
 
 def test_hook__of_a_task_that_killed_its_workers(run_cluster: RunCluster) -> None:
@@ -720,7 +723,7 @@ def test_schedules__of_every_type(env: dict[str, str], tmp_path: Path) -> None:
         one = Schedule.objects.get(name=f"of type {kind}")
         assert least <= one.next_run - due <= most
         assert (one.repeats, one.success(), list(result_group(f"of type {kind}"))) == (-1, True, [3])
-    assert not Schedule.objects.filter(name="once").exists()
+    wait_until(lambda: not Schedule.objects.filter(name="once").exists(), what="it is deleted")
     assert list(result_group("once")) == [3]
     assert fetch_group("later") is None
 

@@ -8,8 +8,9 @@ from django_q import admin as django_q_admin  # noqa: F401 - registers its pages
 from django_q.models import Failure, OrmQ, Schedule, Success
 
 from durable_queue.admin.history import FailureAdmin, SuccessAdmin
-from durable_queue.admin.queue import QueueAdmin, WorkerAdmin
+from durable_queue.admin.queue import QueueAdmin
 from durable_queue.admin.schedules import ScheduleAdmin
+from durable_queue.admin.workers import WorkerAdmin
 from durable_queue.models import Worker
 
 for model in (OrmQ, Success, Failure, Schedule):

@@ -12,6 +12,7 @@ from durable_queue.cluster.child import Child
 from durable_queue.conf import cluster_conf
 from durable_queue.store.leases import alone_queue
 from durable_queue.upkeep import upkeep
+from durable_queue.upkeep.life import Life
 from durable_queue.work import worker
 from durable_queue.work.birth import Birth
 from durable_queue.work.progress import Progress, progress_path
@@ -27,6 +28,7 @@ class Starter:
         """
         self.wakes = wakes
         self.orders = (-1, -1)  # to upkeep: a worker has died, or, once it is closed, that is all
+        self.signs = Life()  # of upkeep
         self._supervisor = supervisor
         self._threads = threads
         self._run_once = run_once
@@ -64,7 +66,9 @@ class Starter:
         self.orders = os.pipe()
         os.set_blocking(self.orders[1], False)
         return Child(
-            self._in_child(functools.partial(upkeep.main, self._supervisor, os.getpid(), self.orders[0], self.wakes[1]))
+            self._in_child(
+                functools.partial(upkeep.main, self._supervisor, os.getpid(), self.orders[0], self.wakes[1], self.signs)
+            )
         )
 
     def _in_child(self, main: Callable[[], None]) -> Callable[[], None]:

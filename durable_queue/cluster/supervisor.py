@@ -152,7 +152,10 @@ class Supervisor(Parent):
             elif is_silent and (kernel.is_stopped(child.pid) or not (in_hand or child.progress.finished)):
                 logger.error("A worker (pid %d) gave no sign of life for %d s, and is killed", child.pid, STUCK)
                 child.kill()
-        if self.upkeep and kernel.is_stopped(self.upkeep.pid):
+        if self.upkeep and (still := self._starter.signs.stands_still(now, self.upkeep.born)):
+            logger.error("Upkeep (pid %d) stands still, and is replaced: %s", self.upkeep.pid, still)
+            self.upkeep.kill()
+        elif self.upkeep and kernel.is_stopped(self.upkeep.pid):
             self.upkeep.kill()
 
     def _replace_retiring(self) -> None:

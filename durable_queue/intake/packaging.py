@@ -5,7 +5,8 @@ Here all keyword arguments go to the function. `async_task` takes `group`, `time
 """
 
 import functools
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.utils import timezone
@@ -59,6 +60,29 @@ async def aenqueue(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
     else:
         await group_commit.enqueue(broker(), payload)
     return str(task["id"])
+
+
+class Packed(NamedTuple):
+    """A task that is ready to be enqueued."""
+
+    id: str
+    payload: str
+
+
+def packed(  # noqa: PLR0913 - a task has that many parts
+    func: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str, options: dict[str, Any], queued: datetime
+) -> Packed:
+    """A task with options of `async_task`, for another process to run: it is never run here, whatever `sync` says.
+
+    `queued`: now, whenever its row is due. Sends `pre_enqueue`: raises what its receivers raise, and what pickle raises.
+    """
+    task = {**new_task(func, args, kwargs, name=name), **options, "started": queued}
+    task.pop("sync", None)
+    pre_enqueue.send(sender="django_q", task=task)
+    if not is_task_id(task["id"]):
+        raise BadIdError(task["id"])
+    task.pop("sync", None)
+    return Packed(str(task["id"]), signing.dumps(task))
 
 
 def _packed(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:

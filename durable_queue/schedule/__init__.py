@@ -1,1 +1,1 @@
-"""When a schedule runs: its rule, by arithmetic. Knows neither the database nor Django."""
+"""Schedules: when one runs (rule.py and what it imports know neither the database nor Django), and what becomes of its row."""

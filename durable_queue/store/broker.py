@@ -23,6 +23,7 @@ from durable_queue.store import lookup, wakeup
 from durable_queue.store.counting import Counting
 from durable_queue.store.databases import table_of
 from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, alone_queue, home_queue, new_name
+from durable_queue.store.queues import warn_if_unknown
 from durable_queue.store.rows import Claim
 from durable_queue.store.settling import settle
 from durable_queue.store.table import Table
@@ -79,6 +80,7 @@ class Broker(Counting):
         then nothing is enqueued.
         """
         tasks = tasks if as_they_are else [lookup.with_id_in_place(task) for task in tasks]
+        warn_if_unknown(self.queue)
         connection, table = self.database, self.table
         if len(tasks) == 1 and due is None and connection.autocommit and not connection.in_atomic_block:
             return table.insert_announced(self.queue, tasks[0])

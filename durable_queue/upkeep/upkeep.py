@@ -7,85 +7,73 @@ import functools
 import os
 import select
 import signal
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from django.db import Error as DatabaseError
-from django.db import connections
-from django_q.conf import logger
 
 from durable_queue.store.broker import Broker
 from durable_queue.store.sqlite.checkpoints import Checkpoints
-from durable_queue.upkeep import alone, heartbeat, pruning, schedules
+from durable_queue.upkeep import alone, dead_workers, heartbeat, life, pruning
 from durable_queue.upkeep.clock import Clock
+from durable_queue.upkeep.ended import Ended
+from durable_queue.upkeep.lane import Duty, Lane
+from durable_queue.upkeep.life import Life
 from durable_queue.upkeep.ownerless import Ownerless
+from durable_queue.upkeep.schedules import DueSchedules
+from durable_queue.upkeep.unserved import Unserved
 from durable_queue.work import kernel
 from durable_queue.work.follow_ups import follow_up
 from durable_queue.work.lost_workers import Observer
 
-AFTER_DATABASE_ERROR, AFTER_ERROR = 1.0, 5.0  # seconds until a duty that failed is tried again
-
-
-@dataclass
-class Duty:
-    """One duty, and when it is done next."""
-
-    do: Callable[[], float]  # returns the seconds until it is done again
-    at: float = 0.0  # monotonic
+TICK = 0.5  # seconds between two signs that the process runs at all
 
 
 class Upkeep:
     """The duties of one cluster."""
 
-    def __init__(self, broker: Broker, supervisor: str, supervisor_wakes: int) -> None:
+    def __init__(self, supervisor: str, supervisor_wakes: int, signs: Life) -> None:
         """`supervisor`: the UUID under which its workers are stored. `supervisor_wakes`: what wakes it, a descriptor."""
-        self.broker = broker
-        self.heartbeat = Duty(functools.partial(heartbeat.beat, broker, supervisor, Observer()))
-        self.duties = [
-            self.heartbeat,
-            Duty(functools.partial(alone.tell_of_due, broker, supervisor_wakes)),
-            Duty(Ownerless(broker).free),
-            Duty(Clock(broker).look),
-            Duty(functools.partial(schedules.queue_due, broker)),
-            Duty(functools.partial(pruning.prune_all, broker.using)),
+        broker = Broker(follow_up=follow_up)
+        observer = Observer(has_heartbeat=True)
+        lane = functools.partial(Lane, using=broker.using, life=signs)
+        chores = [
+            Duty("ended schedules", Ended(broker, signs).delete, can_wait=True),
+            Duty("pruning", functools.partial(pruning.prune_all, broker.using), can_wait=True),
+            Duty("unserved queues", Unserved(broker.using).look),
         ]
         if broker.table.has_one_writer:
-            self.duties.append(Duty(Checkpoints(broker.using).run_and_return_pause))
-
-    def step(self) -> float:
-        """Do the duties that are due; return the seconds until the next one is. Logs errors, and never raises."""
-        for duty in self.duties:
-            if duty.at <= time.monotonic():
-                try:
-                    pause = duty.do()
-                except DatabaseError as error:
-                    logger.warning("Upkeep waits for the database: %s", str(error).strip())
-                    connections[self.broker.using].close()
-                    pause = AFTER_DATABASE_ERROR
-                except Exception:
-                    logger.exception("Upkeep failed, and goes on")
-                    pause = AFTER_ERROR
-                duty.at = time.monotonic() + pause
-        return max(0.0, min(duty.at for duty in self.duties) - time.monotonic())
+            chores.insert(0, Duty("checkpoints", Checkpoints(broker.using).run_and_return_pause))
+        self.rows = lane(
+            [
+                Duty("dead workers", functools.partial(dead_workers.free, broker, observer)),
+                Duty("tasks that run alone", functools.partial(alone.tell_of_due, broker, supervisor_wakes)),
+                Duty("ownerless rows", Ownerless(broker).free),
+                Duty("clocks", Clock(broker).look),
+            ]
+        )
+        self.lanes = [
+            lane([Duty("heartbeat", functools.partial(heartbeat.beat, broker, supervisor, observer))]),
+            self.rows,
+            lane([Duty("schedules", DueSchedules(broker, signs).run)]),
+            lane(chores),
+        ]
 
 
-def main(supervisor: str, supervisor_pid: int, orders: int, supervisor_wakes: int) -> None:
+def main(supervisor: str, supervisor_pid: int, orders: int, supervisor_wakes: int, signs: Life) -> None:
     """Do the duties until the supervisor closes `orders`, which is the last thing that it does."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     kernel.die_with_parent(supervisor_pid)
-    upkeep = Upkeep(Broker(follow_up=follow_up), supervisor, supervisor_wakes)
-    pause = 0.0
-    while True:
-        ready, _, _ = select.select([orders], [], [], pause)
+    signs.begin()
+    life.watch_connections()
+    upkeep = Upkeep(supervisor, supervisor_wakes, signs)
+    for lane in upkeep.lanes:
+        lane.start()
+    while all(lane.is_alive() for lane in upkeep.lanes):
+        signs.tick()
+        ready, _, _ = select.select([orders], [], [], TICK)
         if ready:
-            order = os.read(orders, 4096)
-            upkeep.heartbeat.at = 0.0  # a worker died
-            if not order:
-                break
-        pause = upkeep.step()
-    upkeep.step()
-    os._exit(0)
+            if not os.read(orders, 4096):
+                upkeep.rows.end()
+                os._exit(0)
+            upkeep.rows.wake()  # a worker died
+    os._exit(1)

@@ -1,5 +1,6 @@
 """Workers that were killed, or whose host is lost: free their leases, and charge the task that each had in hand."""
 
+import math
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -27,9 +28,15 @@ class Observer:
     while the observer itself got through to the database all the time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_heartbeat: bool = False) -> None:
+        """`has_heartbeat`: this process sends some, and sees too little to tell while they don't get through."""
         self._seen: dict[int, tuple[datetime, float]] = {}  # by the worker's id: its heartbeat, and since when it is the same
         self._looked = 0.0
+        self._beaten = -math.inf if has_heartbeat else math.inf
+
+    def note_heartbeat(self) -> None:
+        """A heartbeat got through."""
+        self._beaten = time.monotonic()
 
     def begin_anew(self) -> None:
         """Forget what was seen: the observer did not get through, nor perhaps did the others."""
@@ -38,7 +45,7 @@ class Observer:
     def look(self, heartbeats: Mapping[int, datetime]) -> set[int]:
         """Take in the present heartbeats, by the workers' ids; return the ids of those that are lost."""
         now = time.monotonic()
-        if now - self._looked > LATE_BEAT:
+        if now - min(self._looked, self._beaten) > LATE_BEAT:
             self.begin_anew()
         self._looked = now
         seen = self._seen
