@@ -162,7 +162,7 @@ def check_clock(
 ) -> list[CheckMessage]:
     """Retries and schedules go by the database's clock, and people by this host's."""
     remedy = "Have both hosts' clocks set by NTP. Tasks that are for now run at once, whatever the clocks say."
-    clocks = {using: table_of(connections[using]).clock_ahead() for using in databases or ()}
+    clocks = {using: table_of(connections[using]).clock_ahead() for using in filter(is_supported, databases or ())}
     return [
         Warning(f"The clock of the database {using!r} is {told(ahead)}.", hint=remedy, id="durable_queue.W006")
         for using, ahead in clocks.items()

@@ -190,3 +190,20 @@ def test_prune__passes_by_what_others_have_locked() -> None:
         done.set()
         holder.join()
     assert prune() == 4
+
+
+def test_prune__goes_on_behind_a_batch_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver objects to as many as are deleted at a time; those behind them go."""
+    monkeypatch.setattr(pruning, "BATCH", 3)
+    for _ in range(5):
+        ended(timezone.now() - LONG_AGO)
+    stay = set(Success.objects.order_by().values_list("pk", flat=True)[:3])
+
+    def object_to_these(instance: Task, **_: object) -> None:
+        if instance.pk in stay:
+            raise ValueError("it stays")
+
+    with receiving(Task, object_to_these):
+        while prune():
+            pass
+    assert set(Success.objects.values_list("pk", flat=True)) == stay

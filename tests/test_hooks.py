@@ -144,3 +144,9 @@ def test_hook__is_not_called_for_a_row_that_is_changed() -> None:
     task.save()
     assert len(called()) == 1
     assert OrmQ.objects.count() == 0
+
+
+def test_hook__of_a_task_that_runs_at_once_within_a_hook() -> None:
+    """The row that is saved for it is not one that the outer hook saves."""
+    async_task(ADD, 1, 2, task_name="outer", hook="tests.support.hook_tasks.run_another", sync=True)
+    assert names() == Counter({"inner": 1})

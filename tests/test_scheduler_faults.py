@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import psycopg
 import pytest
-from django.db import IntegrityError, OperationalError, connection, connections
+from django.db import IntegrityError, OperationalError, connection, connections, transaction
 from django.db.models.signals import post_delete, pre_delete
 from django.utils import timezone
 from django_q.conf import Conf
@@ -666,3 +666,74 @@ def test_upkeep__a_deletion_that_hangs(tmp_path: Path) -> None:
         wait_until(lambda: next_run(good) > timezone.now(), what="a good one runs")
         assert output.read_text().count(f"replaced: deletion of schedule {schedule}") == 2
     assert Schedule.objects.filter(pk=schedule).exists()
+
+
+# Found by a second reading.
+
+
+@real
+@pytest.mark.parametrize("change", ["ran", "moved", "paused"])
+def test_read__leaves_out_what_is_no_longer_due(change: str) -> None:
+    """The ids are listed once; others may run, move or pause a schedule before its batch comes."""
+    schedule, schedules = add("late"), Schedules(Broker())
+    now = schedules.now()
+    listed = schedules.due(now)
+    if change == "paused":
+        ScheduleState.objects.create(schedule_id=schedule, paused_at=timezone.now())
+    else:
+        write(schedule, "next_run", schedules._table.moment(now + timedelta(days=1)))
+    assert schedules.read(listed)
+    assert schedules.read(listed, due_at=now) == []
+
+
+@selection.on_sqlite
+def test_broken__by_an_offset_that_leads_out_of_time() -> None:
+    schedule = add("broken", ago=timedelta(hours=2))
+    write(schedule, "next_run", "0001-01-01 00:00:00+05:00")
+    add("good")
+    run_all()
+    assert groups() == ["good"]
+    assert "next run" in state(schedule).problem
+
+
+@real
+def test_receiver__that_leaves_a_block_open_breaks_no_neighbour(caplog: pytest.LogCaptureFixture) -> None:
+    def leave_open(task: dict[str, Any]) -> None:
+        if task["group"] == "a":
+            transaction.atomic().__enter__()
+
+    for name in "abcd":
+        add(name)
+    with receiver(leave_open):
+        run_all()
+    assert set("bcd") <= set(groups())
+    assert not any("ProgrammingError" in said for said in errors_of(caplog))
+
+
+@real
+def test_lane__goes_on_after_a_block_that_was_left_open() -> None:
+    """Its thread's connection would stay unusable for good."""
+    done: list[int] = []
+
+    def leave_open() -> float:
+        transaction.atomic().__enter__()
+        raise ValueError("as always")
+
+    def query() -> float:
+        done.append(Schedule.objects.count())
+        return 60.0
+
+    lane = Lane([Duty("bad", leave_open), Duty("good", query)], using="default", life=Life())
+
+    def step() -> None:
+        lane.step()
+        connections.close_all()
+
+    thread = threading.Thread(target=step)  # with connections of its own
+    thread.start()
+    thread.join()
+    assert done == [0]
+
+
+def test_ended__one_that_another_cluster_has_deleted() -> None:
+    Ended(Broker(), Life())._delete(4711)

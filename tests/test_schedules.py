@@ -398,3 +398,19 @@ def test_schedule__keyword_arguments(admin_client: Client, kwargs: str, expected
     admin_client.post(reverse("admin:django_q_schedule_add"), schedule_form(kwargs=kwargs, args="" if kwargs else "'x'"))
     scheduler(broker=Broker())
     assert queue.preview(OrmQ.objects.get()).kwargs == expected
+
+
+def test_schedule__broken_and_given_a_zone(admin_client: Client) -> None:
+    """Its line stays as it is; the page of the form is no 500."""
+    (made,) = Schedule.objects.bulk_create([Schedule(func="math.floor", args="1", schedule_type="C", cron="0 0 31 2 *")])
+    assert edit(admin_client, made.pk, zone="Asia/Tokyo").status_code == 200
+    assert Schedule.objects.get(pk=made.pk).cron == "0 0 31 2 *"
+
+
+@pytest.mark.parametrize(("day", "zone"), [("0001-01-01", "Europe/Berlin"), ("9999-12-31", "America/New_York")])
+def test_schedule__at_a_moment_that_no_zone_can_show(admin_client: Client, day: str, zone: str) -> None:
+    (made,) = Schedule.objects.bulk_create([Schedule(func="math.floor", args="1", schedule_type="H")])
+    with timezone.override(zone):
+        response = edit(admin_client, made.pk, next_run_0=day, next_run_1="23:00:00" if day > "2" else "00:00:00")
+    assert response.status_code == 200
+    assert "next_run" in response.context["adminform"].form.errors

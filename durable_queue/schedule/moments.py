@@ -30,9 +30,10 @@ def read(text: str | None) -> datetime | None:
     """The moment that the text of a `next_run` stands for, aware; None if there is none, or none that Python has."""
     try:
         moment = datetime.fromisoformat(text or "")
-    except ValueError:
+        zone = moment.tzinfo or (UTC if settings.USE_TZ else _default())
+        return moment.replace(tzinfo=zone).astimezone(UTC)
+    except (ValueError, OverflowError):  # its offset may lead out of what Python has
         return None
-    return moment if timezone.is_aware(moment) else moment.replace(tzinfo=UTC if settings.USE_TZ else _default())
 
 
 def readable(schedule: Any) -> datetime | None:

@@ -21,7 +21,8 @@ NAME_LENGTH = ScheduleState._meta.get_field("paused_by").max_length or 150
 def pause(ids: Sequence[int], *, by: str, using: str) -> int:
     """Pause schedules; return how many this call paused. `by`: who does it. Raises django.db.Error."""
     with transaction.atomic(using=using):
-        there = Schedule.objects.using(using).filter(pk__in=ids).values_list("pk", flat=True)
+        # The rows before their states, as in `resume`.
+        there = Schedule.objects.using(using).filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk", flat=True)
         states = ScheduleState.objects.using(using)
         states.bulk_create([ScheduleState(schedule_id=pk) for pk in there], ignore_conflicts=True)
         running = states.filter(pk__in=list(there), paused_at=None)

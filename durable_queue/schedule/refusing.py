@@ -16,7 +16,7 @@ from durable_queue.models import ScheduleState
 from durable_queue.schedule import loaded, rule
 from durable_queue.schedule.arguments import ArgumentsError, read_call
 from durable_queue.schedule.literals import check_given
-from durable_queue.schedule.moments import LATEST, as_field, aware
+from durable_queue.schedule.moments import EARLIEST, LATEST, as_field, aware
 from durable_queue.schedule.rule import RuleError
 from durable_queue.schedule.stored import rule_of, zone_of
 from durable_queue.schedule.zones import zone_named
@@ -74,6 +74,9 @@ def clean(self: Any) -> None:
     Model.clean(self)
     changed = set(loaded.NAMES) - loaded.unchanged(self)
     check(self, changed)
+    moment = aware(self.next_run) if "next_run" in changed and isinstance(self.next_run, datetime) else None
+    if moment and not EARLIEST < moment < LATEST:
+        raise ValidationError({"next_run": "Write a moment between the years 1 and 9999, or none."})
     if self.schedule_type == rule.CRON and rule_fields(self) & changed and isinstance(self.next_run, datetime):
         first_run(self, None, aware(self.next_run) if "next_run" in changed else None)
 

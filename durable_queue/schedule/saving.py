@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db import router, transaction
 from django.utils import timezone
 from django_q.models import Schedule
@@ -42,8 +43,12 @@ def save(self: Any, *args: Any, **kwargs: Any) -> None:
         refusing.check(self, changed)
         changes = _of_state(self, before, state, changed)
         if {*refusing.rule_fields(self), "zone"} & changed and self.schedule_type == rule.CRON:
-            self.next_run = refusing.first_run(self, state, aware(self.next_run) if "next_run" in changed else None)
-            names.add("next_run")
+            try:
+                self.next_run = refusing.first_run(self, state, aware(self.next_run) if "next_run" in changed else None)
+                names.add("next_run")
+            except ValidationError:
+                if refusing.rule_fields(self) & changed:
+                    raise  # else only its zone is new: a broken line stays as it is
         if before and (only is not None or "next_run" not in names):
             kwargs["update_fields"] = names | set(only or ()) - set(loaded.NAMES)
         _save(self, **kwargs)

@@ -159,7 +159,7 @@ class Broker(Counting):
         stored = Worker.objects.using(self.using).filter(pk=worker.pk).first()
         if stored is None:
             raise LeaseLostError(str(worker))
-        held = OrmQ.objects.using(self.using).filter(lock=stored.lease).values_list("id", "payload")
+        held = OrmQ.objects.using(self.using).filter(key=stored.queue, lock=stored.lease).values_list("id", "payload")
         # Not sorted by the database, which on this connection would read all rows by their ids instead (`Table.own_settings`).
         rows = [] if stored.lease is None else sorted(held)
         if stored.lease == worker.lease:
@@ -213,7 +213,9 @@ class Broker(Counting):
                 for later, row in enumerate(reversed(suspects)):
                     lock = for_now(due - timedelta(microseconds=later))
                     self.table.put_back(lease=worker.lease, row=row, lock=lock, queue=alone)
-                OrmQ.objects.using(self.using).filter(lock=worker.lease).update(lock=for_now(due))
+                # By its queue: the index begins with it.
+                held = OrmQ.objects.using(self.using).filter(key=worker.queue, lock=worker.lease)
+                held.update(lock=for_now(due))
             for queue in (home_queue(worker.queue), alone_queue(worker.queue)):
                 transaction.on_commit(functools.partial(wakeup.wake, queue), using=self.using)
         return lease

@@ -1,6 +1,7 @@
 """The only module that asks which kind of database a connection leads to."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from django.apps import AppConfig
@@ -25,6 +26,17 @@ def is_supported(using: str) -> bool:
 def table_of(connection: BaseDatabaseWrapper) -> Table:
     """The queue's tables over this connection. Raises KeyError for an unsupported database."""
     return _TABLES[connection.vendor](connection)
+
+
+def discard(alias: str) -> None:
+    """Close the calling thread's connection, whatever state it was left in; the next use makes another.
+
+    `close()` alone leaves one within an `atomic` unusable for good (`closed_in_transaction` in Django's base.py).
+    """
+    if hasattr(connections._connections, alias):  # type: ignore[attr-defined]
+        with suppress(Exception):
+            connections[alias].close()
+        del connections[alias]
 
 
 def is_read_only(error: BaseException) -> bool:

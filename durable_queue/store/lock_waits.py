@@ -1,15 +1,17 @@
-"""Bounds on how long a transaction of the queue waits for locks of others."""
+"""Bounds on how long a transaction of the queue waits for locks of others, and keeps its own while its host is away."""
 
 from durable_queue.store.table import Table
 
 LONGEST = "2s"
+SILENT = "15s"  # after which the server ends the transaction of a host that was lost or frozen
 
 
 def bound(table: Table) -> None:
-    """Have the current transaction not wait for ever for a lock, unless the project sets `lock_timeout`.
+    """Have the current transaction neither wait nor keep others waiting for ever, unless the project sets its own bounds.
 
     SQLite's waits have a bound anyway. Raises django.db.Error.
     """
     # https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-LOCK-TIMEOUT
     if not table.has_one_writer:
-        table.run("SELECT set_config('lock_timeout', %s, true) WHERE current_setting('lock_timeout') = '0'", (LONGEST,))
+        for name, longest in (("lock_timeout", LONGEST), ("idle_in_transaction_session_timeout", SILENT)):
+            table.run("SELECT set_config(%s, %s, true) WHERE current_setting(%s) = '0'", (name, longest, name))

@@ -7,7 +7,7 @@ garbage on SQLite) then hides no other row. The text also makes the claim exact,
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import Error as DatabaseError
@@ -131,20 +131,24 @@ class Schedules:
             free = self._free(ids)
             yield [row for row in ids if row in free]
 
-    def read(self, ids: Sequence[int]) -> list[Due | Unreadable]:
-        """The rows of these schedules, in this order; one that was deleted meanwhile is left out."""
+    def read(self, ids: Sequence[int], due_at: datetime | None = None) -> list[Due | Unreadable]:
+        """The rows of these schedules, in this order; one that was deleted meanwhile is left out.
+
+        `due_at`: those only that are still due then. Others may have run them meanwhile, moved them or paused them.
+        """
         table = self._table
         among, value = table.among(ids)
-        sql = f"SELECT {_COLUMNS} FROM {_JOINED} WHERE schedule.id {among}"  # noqa: S608
+        still_due, values = self._ours("<=", due_at) if due_at else ("1 = 1", ())
+        sql = f"SELECT {_COLUMNS} FROM {_JOINED} WHERE schedule.id {among} AND {still_due}"  # noqa: S608
         try:
             with transaction.atomic(using=self._using) if self._broker.database.in_atomic_block else nullcontext():
-                found = {row[0]: self._due(row) for row in table.run(sql, (value,))}
+                found = {row[0]: self._due(row) for row in table.run(sql, (value, *values))}
         except DatabaseError as error:
             if self.is_lost():
                 raise
             if len(ids) == 1:
                 return [Unreadable(ids[0], f"Its row can't be read: {error}")]
-            return [row for one in ids for row in self.read([one])]  # the driver decodes all rows, or none
+            return [row for one in ids for row in self.read([one], due_at)]  # the driver decodes all rows, or none
         return [found[row] for row in ids if row in found]
 
     def _due(self, row: Sequence[Any]) -> Due:
@@ -156,8 +160,8 @@ class Schedules:
 
     def _moment(self, text: str | None) -> datetime | None:
         try:
-            return self._table.aware(text) if text else None
-        except ValueError:
+            return self._table.aware(text).astimezone(UTC) if text else None
+        except (ValueError, OverflowError):  # its offset may lead out of what Python has
             return None
 
     def is_lost(self) -> bool:

@@ -4,7 +4,8 @@ django-q2 calls them whenever a history row is saved, so never for what is kept 
 that a hook saves. It finds none that is a method.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -42,6 +43,16 @@ def call(task: Task) -> None:
     token = _is_in_hook.set(True)
     try:
         hook(task)
+    finally:
+        _is_in_hook.reset(token)
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """In a hook, another task runs (`sync=True`): the row that is saved for that is no row of the hook."""
+    token = _is_in_hook.set(False)
+    try:
+        yield
     finally:
         _is_in_hook.reset(token)
 

@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 
 from django.db import connections
 
+from durable_queue.store.databases import discard
+
 PATIENCE = 0.2  # seconds that the others wait for a job; then it goes on aside
 ENOUGH = 1.0  # seconds after which no other job begins: those that have ended should not wait for all
 MOST = 16  # jobs aside; then no other begins, until one of them has ended or the process is replaced
@@ -93,5 +95,6 @@ def _close_what_is_left_open() -> None:
     """A project's own code has run: what it has left in a transaction is none of the next job's."""
     for connection in connections.all(initialized_only=True):
         if connection.in_atomic_block or not connection.autocommit:
-            connection.close()
-        connection.close_if_unusable_or_obsolete()
+            discard(connection.alias)
+        else:
+            connection.close_if_unusable_or_obsolete()

@@ -13,7 +13,7 @@ from django_q.models import Schedule
 from durable_queue.models import ScheduleState
 from durable_queue.store import lock_waits
 from durable_queue.store.broker import Broker
-from durable_queue.store.databases import table_of
+from durable_queue.store.databases import discard, table_of
 from durable_queue.store.schedules import Schedules, storable
 from durable_queue.upkeep.life import Life
 
@@ -56,12 +56,14 @@ class Ended:
 
     def _delete(self, row: int) -> None:
         at = f"deletion of schedule {row}"
-        state = ScheduleState.objects.using(self._using).get(pk=row)
+        state = ScheduleState.objects.using(self._using).filter(pk=row).first()
+        if state is None:  # another cluster has deleted it
+            return
         if self._life.is_deadly(at) or state.problem == DEADLY:
             self._life.forget(at)
             self._leave(row, DEADLY, said=state.problem)
             return
-        has_begun, is_autocommit = False, connections[self._using].get_autocommit()
+        has_begun, before = False, _mode(self._using)
         try:
             with transaction.atomic(using=self._using):
                 lock_waits.bound(table_of(connections[self._using]))
@@ -71,12 +73,12 @@ class Ended:
                     with self._life.at(at):
                         schedule.delete()
         except BaseException as error:  # a receiver may call sys.exit()
-            connections[self._using].close()  # in whatever state it is
+            discard(self._using)
             if not has_begun:
                 raise
             self._leave(row, f"It has run, and can't be deleted: {type(error).__name__}: {error}", said=state.problem)
-        if connections[self._using].get_autocommit() != is_autocommit:
-            connections[self._using].close()  # a receiver has left it so
+        if _mode(self._using) != before:
+            discard(self._using)  # a receiver has left it so
 
     def _leave(self, row: int, problem: str, *, said: str) -> None:
         self._again[row] = time.monotonic() + TRIED_AGAIN
@@ -85,3 +87,9 @@ class Ended:
             logger.error("Schedule %d: %s", row, problem)
             for read in self._schedules.read([row]):
                 self._schedules.note_problems([(row, problem, getattr(read, "fingerprint", ""))])
+
+
+def _mode(using: str) -> tuple[bool, bool]:
+    """Whether the thread's connection commits by itself, and whether it is within an `atomic`."""
+    connection = connections[using]
+    return connection.get_autocommit(), connection.in_atomic_block

@@ -9,6 +9,7 @@ from django.db import Error as DatabaseError
 from django.db import connections
 from django_q.conf import logger
 
+from durable_queue.store.databases import discard
 from durable_queue.upkeep.life import Life
 
 AFTER_DATABASE_ERROR, AFTER_ERROR = 1.0, 5.0  # seconds until a duty that failed is tried again
@@ -76,8 +77,5 @@ class Lane(threading.Thread):
         except BaseException:  # a receiver may call sys.exit(); nobody would hear of the end of this thread
             logger.exception("Upkeep failed, and goes on")
             pause = AFTER_ERROR
-        try:
-            connections[self._using].close()
-        except Exception:
-            connections[self._using].connection = None
+        discard(self._using)
         return pause

@@ -91,7 +91,12 @@ def _delete_with_task(rows: QuerySet[Any], at: str, before: datetime) -> int:
 
 
 def _delete_some(rows: QuerySet[Any]) -> int:
-    return _delete(rows, list(rows.order_by().values_list("pk", flat=True)[:BATCH]))
+    refused = 0
+    while ids := list(rows.order_by().values_list("pk", flat=True)[refused : refused + BATCH]):
+        if deleted := _delete(rows, ids):
+            return deleted
+        refused += len(ids)  # a receiver or a foreign key may object to a whole batch, and not to the next
+    return 0
 
 
 def _delete(rows: QuerySet[Any], ids: list[Any]) -> int:

@@ -63,7 +63,7 @@ class DueSchedules:
 
     def _run_some(self, ids: Sequence[int], now: datetime) -> int:
         jobs: dict[Judged, tuple[Due, datetime]] = {}
-        for row in self._schedules.read(ids):
+        for row in self._schedules.read(ids, due_at=now):
             if isinstance(row, Unreadable):
                 if (row.id, UNREADABLE) not in self._again:
                     self._find_broken(row.id, UNREADABLE, row.problem, stored=("", ""))
@@ -128,8 +128,10 @@ class DueSchedules:
             except OperationalError as error:  # on PostgreSQL: it waited for a lock, or for longer than it may
                 waits += 1
                 self._again[claim.due.id, claim.due.fingerprint] = time.monotonic() + LOCKED
-                if waits > MOST_WAITS or self._schedules.concerns_all(error):
+                if self._schedules.concerns_all(error):
                     raise
+                if waits > MOST_WAITS:
+                    break  # the others come with the next look; what is claimed stays so
             except Exception as error:
                 if self._schedules.concerns_all(error):
                     raise

@@ -47,9 +47,7 @@ class Ending:
         return now
 
     def _fail_by(self, error: BaseException) -> None:
-        """Make a failed attempt of what n    was_interrupted = False  # at its limit: it may have left anything behind
-            began: float  # monotonic
-        ask should raise: `sys.exit`, an error that can't be shown …"""
+        """Make a failed attempt of what no task should raise: `sys.exit`, an error that can't be shown …"""
         report()
         try:
             self._fail(f"{error!r} : {''.join(traceback.format_exception(error))}")

@@ -20,7 +20,8 @@ def _sync(pack: str) -> str:
 
     post_execute.connect(note, weak=False)
     try:
-        task_id = str(original("_sync")(pack))
+        with hooks.outside():
+            task_id = str(original("_sync")(pack))
     finally:
         post_execute.disconnect(note)
     for task in ended:

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any, NoReturn
 
+from django_q.tasks import async_task
+
 from tests.support.promised_tasks import note
 
 
@@ -82,3 +84,8 @@ def die(*_: Any) -> None:
     """Die as if the out-of-memory killer had struck."""
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
+
+
+def run_another(task: Any) -> None:
+    """Run another task here and now, with a hook of its own."""
+    async_task("tests.support.promised_tasks.add", 3, 4, task_name="inner", hook="tests.support.hook_tasks.hook", sync=True)
