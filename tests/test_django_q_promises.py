@@ -719,11 +719,11 @@ def test_schedules__of_every_type(env: dict[str, str], tmp_path: Path) -> None:
     schedule(ADD, 1, 2, name="later", next_run=timezone.now() + timedelta(hours=1))
     with running_cluster(env, tmp_path):
         wait_until(lambda: Success.objects.count() == len(spans) + 1, what="each has run")
+        wait_until(lambda: not Schedule.objects.filter(name="once").exists(), what="it is deleted")
     for kind, (least, most) in spans.items():
         one = Schedule.objects.get(name=f"of type {kind}")
         assert least <= one.next_run - due <= most
         assert (one.repeats, one.success(), list(result_group(f"of type {kind}"))) == (-1, True, [3])
-    wait_until(lambda: not Schedule.objects.filter(name="once").exists(), what="it is deleted")
     assert list(result_group("once")) == [3]
     assert fetch_group("later") is None
 
