@@ -13,5 +13,5 @@ def bound(table: Table) -> None:
     """
     # https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-LOCK-TIMEOUT
     if not table.has_one_writer:
-        for name, longest in (("lock_timeout", LONGEST), ("idle_in_transaction_session_timeout", SILENT)):
-            table.run("SELECT set_config(%s, %s, true) WHERE current_setting(%s) = '0'", (name, longest, name))
+        bounds = "(VALUES ('lock_timeout', %s), ('idle_in_transaction_session_timeout', %s)) AS bound(name, longest)"
+        table.run(f"SELECT set_config(name, longest, true) FROM {bounds} WHERE current_setting(name) = '0'", (LONGEST, SILENT))  # noqa: S608

@@ -248,6 +248,6 @@ class Schedules:
         return there - free
 
 
-def storable(problem: str) -> str:
-    """A problem's text as both databases can store it."""
+def as_problem(problem: str) -> str:
+    """A text as the table of states can keep it."""
     return text_of(problem, LONGEST_PROBLEM) or ""

@@ -14,7 +14,7 @@ from durable_queue.models import ScheduleState
 from durable_queue.store import lock_waits
 from durable_queue.store.broker import Broker
 from durable_queue.store.databases import discard, table_of
-from durable_queue.store.schedules import Schedules, storable
+from durable_queue.store.schedules import Schedules, as_problem
 from durable_queue.upkeep.life import Life
 
 LOOK = 1.0  # seconds between two looks
@@ -82,7 +82,7 @@ class Ended:
 
     def _leave(self, row: int, problem: str, *, said: str) -> None:
         self._again[row] = time.monotonic() + TRIED_AGAIN
-        problem = storable(problem)
+        problem = as_problem(problem)
         if problem != said:
             logger.error("Schedule %d: %s", row, problem)
             for read in self._schedules.read([row]):

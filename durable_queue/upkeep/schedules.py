@@ -12,7 +12,7 @@ from durable_queue.intake import packaging
 from durable_queue.schedule.arguments import read_call
 from durable_queue.schedule.due import BrokenError, Due, plan
 from durable_queue.store.broker import Broker
-from durable_queue.store.schedules import Run, ScheduleClaim, Schedules, Unreadable, storable
+from durable_queue.store.schedules import Run, ScheduleClaim, Schedules, Unreadable, as_problem
 from durable_queue.upkeep.aside import Aside
 from durable_queue.upkeep.life import Life
 
@@ -152,7 +152,7 @@ class DueSchedules:
         self._find_broken(row.id, row.fingerprint, text, stored=(row.problem, row.problem_fingerprint), name=str(row))
 
     def _find_broken(self, row: int, fingerprint: str, text: str, *, stored: tuple[str, str], name: str = "") -> None:
-        text = storable(text)
+        text = as_problem(text)
         self._again[row, fingerprint] = time.monotonic() + TRIED_AGAIN
         if (text, fingerprint) != stored:
             self._problems[row] = (text, fingerprint)
