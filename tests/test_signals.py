@@ -17,6 +17,7 @@ from django_q.tasks import async_task
 
 from durable_queue.models import FailedAttempt, Worker
 from tests.support import environment, selection
+from tests.support.clusters import wait_until_begun
 from tests.support.processes import running, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -38,12 +39,6 @@ def cluster(env: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Popen[by
     with running(COMMAND, env=env, output=tmp_path / "output") as process:
         wait_until(lambda: Worker.objects.count() == 2, what="the workers work")
         yield process
-
-
-def wait_until_all_work(count: int = 2) -> None:
-    """Wait until so many tasks are in hand."""
-    wait_until(lambda: Worker.objects.exclude(lease=None).count() == count, what="tasks are in hand")
-    time.sleep(0.1)  # from the claim to the function
 
 
 def assert_nothing_is_left(tmp_path: Path) -> None:
@@ -83,7 +78,7 @@ def test_stop__finishes_what_is_in_hand_and_gives_back_the_rest(env: dict[str, s
     for _ in range(6):
         async_task("time.sleep", 0.7)
     with cluster(env | ONE_THREAD, tmp_path) as process:
-        wait_until_all_work()
+        wait_until_begun(2, run_dir=tmp_path / "var" / "run")
         process.terminate()
         assert process.wait(6) == 0
     assert 2 <= Success.objects.count() == 6 - OrmQ.objects.count() < 6
@@ -96,7 +91,7 @@ def test_stop__kills_what_takes_longer_than_the_grace_and_charges_it_not(env: di
     for _ in range(2):
         async_task("time.sleep", 30)
     with cluster(env | ONE_THREAD, tmp_path) as process:
-        wait_until_all_work()
+        wait_until_begun(2, run_dir=tmp_path / "var" / "run")
         process.terminate()
         started = time.monotonic()
         assert process.wait(6) == 0
@@ -110,7 +105,7 @@ def test_stop__kills_what_takes_longer_than_the_grace_and_charges_it_not(env: di
 def test_stop__twice_exits_at_once(env: dict[str, str], tmp_path: Path) -> None:
     async_task("time.sleep", 30)
     with cluster(env | {"NOTIFIER_STOP_GRACE": "60"}, tmp_path) as process:
-        wait_until_all_work(1)
+        wait_until_begun(1, run_dir=tmp_path / "var" / "run")
         process.terminate()
         wait_until(lambda: Worker.objects.count() == 1, what="the idle worker has stopped")
         time.sleep(0.3)
@@ -126,7 +121,7 @@ def test_stop__told_by_two_at_once_is_one_wish(env: dict[str, str], tmp_path: Pa
     """As systemd and the service's parent do: what is in hand is finished."""
     task_id = async_task("time.sleep", 1.5)
     with cluster(env | {"NOTIFIER_STOP_GRACE": "60"}, tmp_path) as process:
-        wait_until_all_work(1)
+        wait_until_begun(1, run_dir=tmp_path / "var" / "run")
         process.terminate()
         time.sleep(0.05)
         process.terminate()

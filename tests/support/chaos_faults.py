@@ -358,24 +358,25 @@ def _try(fault: Fault, site: Site, rows: dict[Fault, Row]) -> None:
     wait_until(site.is_whole, timeout=15, what="all processes are there")
     row = rows[fault]
     before = site.answers.copy()
+    site.said += f"--- {time.ctime()}: {fault.__name__}\n"
     try:
         row.bit.append(fault(site))
         limit = 15.0 if fault is a_host_is_lost else 5.0
         row.normal.append(site.seconds_until_normal(limit))
         wait_until(site.is_whole, timeout=15, what="all processes are there again")
+        came = site.answers - before
+        assert fault in CUT_OFF or not came["late"] + came["cut off"], f"{dict(came)}"
+        assert set(came) <= {"200", "503", "late", "cut off", "refused"}, f"{dict(came)}"
     except Exception as error:
         error.add_note(f"in {fault.__name__}; the service said last:\n{site.said[-3000:]}")
+        error.add_note(f"without an answer, the last ones: {site.unanswered[-10:]}")
         for table in ("django_q_ormq", "durable_queue_worker", "durable_queue_failedattempt"):
             with suppress(Exception):  # what broke it may have broken this, too
                 found = execute(site.env, f"SELECT * FROM {table} ORDER BY id DESC LIMIT 8")  # noqa: S608 - one of the three
                 error.add_note(f"{table}: {found}")
         error.add_note(_table(rows))
         raise
-    came = site.answers - before
     row.answers += came
-    if fault not in CUT_OFF:
-        assert not came["late"] + came["cut off"], f"{fault.__name__}: {dict(came)}"
-    assert set(came) <= {"200", "503", "late", "cut off", "refused"}, f"{fault.__name__}: {dict(came)}"
 
 
 def _connections(site: Site) -> int:

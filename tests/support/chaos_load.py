@@ -29,6 +29,7 @@ class Site:
         self.port = port
         self.posts = Posts()
         self.answers: Counter[str] = Counter()  # by what came: "200", "503", "cut off", "refused", "late"
+        self.unanswered: list[str] = []  # when each was sent that came to "cut off" or "late", and when that was seen
         self.starts = 0
         self.is_read = threading.Event()  # whether somebody reads the output
         self.is_read.set()
@@ -163,7 +164,7 @@ class Site:
     async def post(self, email: str) -> str:
         """Post once; return what came, and count it."""
         address = f"{self.posts.token}.{email}"
-        came, is_sent = "late", False
+        came, is_sent, began = "late", False, time.time()
         try:
             async with asyncio.timeout(LATEST):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -177,6 +178,8 @@ class Site:
         except OSError:
             came = "cut off" if is_sent else "refused"
         self.answers[came] += 1
+        if came in {"late", "cut off"}:
+            self.unanswered.append(f"{came}, sent at {time.ctime(began)}, {time.time() - began:.3f} s before")
         if is_sent:
             (self.posts.answered if came == "200" else self.posts.unknown).append((address, ""))
         return came

@@ -8,7 +8,10 @@ from typing import Any
 
 from django_q.models import OrmQ
 
+from durable_queue.conf import cluster_conf
 from durable_queue.models import Worker
+from durable_queue.work.progress import Progress
+from durable_queue.work.slot import Stage
 from tests.support import environment
 from tests.support.processes import queue_workers, wait_until
 
@@ -39,3 +42,14 @@ def cluster_in(folder: Path) -> Cluster:
 def all_end(*, timeout: float = 20.0) -> None:
     """Wait until the queue is empty."""
     wait_until(lambda: not OrmQ.objects.exists(), timeout=timeout, what="all tasks have ended")
+
+
+def wait_until_begun(count: int, *, run_dir: Path = cluster_conf.run_dir) -> None:
+    """Wait until the workers run so many tasks at once. `run_dir`: that of their cluster."""
+
+    def have_begun() -> bool:
+        files = [run_dir / f"{name}.progress" for name in Worker.objects.values_list("name", flat=True)]
+        in_hand = [found for path in files if path.exists() for found in Progress(path).in_hand]
+        return sum(found.stage is Stage.RUNNING for found in in_hand) >= count
+
+    wait_until(have_begun, what=f"{count} tasks have begun")
