@@ -27,8 +27,6 @@ from durable_queue.store.table import Table
 
 LOCK_WAIT = 30  # seconds that a task waits for the write lock; a web process, whose client waits, has less
 _FIRST = f"SELECT lock FROM {QUEUE_TABLE} WHERE key = ? AND lock IS NOT NULL ORDER BY lock, id LIMIT 1"  # noqa: S608
-_LAST = f"SELECT CAST(lock AS TEXT) FROM {QUEUE_TABLE} WHERE key = ? AND lock < ? ORDER BY lock DESC LIMIT 1"  # noqa: S608
-_INSERT_LAST = f"INSERT INTO {QUEUE_TABLE} (key, payload, lock) VALUES (?, ?, max(?, ifnull(({_LAST}), '')))"  # noqa: S608
 _TAKE_LEASE = f"UPDATE {WORKERS_TABLE} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS ?"  # noqa: S608
 # What is due was read in this transaction, the only one that writes: it still is all that comes up to its last row.
 _HOLD = f"UPDATE {QUEUE_TABLE} SET lock = ? WHERE key = ? AND (lock, id) <= (?, ?)"  # noqa: S608
@@ -79,21 +77,11 @@ class SQLiteTable(Table):
             self.run(f"PRAGMA busy_timeout = {own}")
 
     def insert(self, queue: str, payloads: Sequence[str], due: datetime | None = None) -> int:
-        if due is None and len(payloads) == 1:
-            now, until = self.moment(for_now(datetime.now(UTC))), self.moment(FOR_NOW_UNTIL)
-            return self._run(_INSERT_LAST, (queue, payloads[0], now, queue, until))[1]
-        moment = self._lock_of(due) if due else self._last_place(queue)
+        now = datetime.now(UTC)
+        moment = self.moment(due if due and due > now else for_now(due or now))
         values = [value for payload in payloads for value in (queue, payload, moment)]
         # Without RETURNING: with it, the commit would wait until the rows are fetched.
         return self._run(_insert(len(payloads)), values)[1]
-
-    def _lock_of(self, due: datetime) -> str:
-        return self.moment(due if due > datetime.now(UTC) else for_now(due))
-
-    def _last_place(self, queue: str) -> str:
-        """The `lock` of a row that is queued now: behind all others that are for now, even if the clock was set back."""
-        lock, last = self.moment(for_now(datetime.now(UTC))), self.run(_LAST, (queue, self.moment(FOR_NOW_UNTIL)))
-        return max(lock, last[0][0]) if last else lock
 
     def insert_announced(self, queue: str, payload: str) -> int:
         """Insert one row, by an announced commit: the woken worker waits for its own turn, hence for this commit."""
