@@ -20,11 +20,11 @@ from typing import ParamSpec, TypeVar
 
 from django_q.exceptions import TimeoutException
 
+from durable_queue.task.delicate import is_delicate
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Modules that take locks in Python code: an exception between a lock and its `try` would leave the lock taken for ever.
-DELICATE = frozenset({"logging", "importlib._bootstrap", "importlib._bootstrap_external"})
 HEED = 0.5  # seconds that what was interrupted has to come to its end, before it is overdue
 AGAIN = 0.01  # seconds until the next try when a thread is in such code
 
@@ -108,7 +108,7 @@ class Limit:
             if number == self.current[0]:
                 if self._shields:
                     self._state = _State.POSTPONED
-                elif not _is_delicate(sys._current_frames().get(self._thread)):
+                elif not is_delicate(sys._current_frames().get(self._thread)):
                     self._state = _State.RAISED
                     _raise_in(self._thread, OverLimitError)
             self._is_interrupting = self._state is not _State.QUIET
@@ -172,7 +172,7 @@ class MainThreadLimit(Limit):
         if (left := moment - time.monotonic()) > 0:  # the signal was meant for what ran before
             signal.setitimer(signal.ITIMER_REAL, left)
             return
-        if _is_delicate(frame) and not self._shields:
+        if is_delicate(frame) and not self._shields:
             signal.setitimer(signal.ITIMER_REAL, AGAIN)
             return
         self._is_interrupting = True
@@ -245,11 +245,3 @@ os.register_at_fork(after_in_child=_after_fork)
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     """Raise an exception in a thread; None takes back one that has not arrived yet."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error) if error else None)
-
-
-def _is_delicate(frame: FrameType | None) -> bool:
-    while frame:
-        if frame.f_globals.get("__name__") in DELICATE:
-            return True
-        frame = frame.f_back
-    return False
