@@ -36,6 +36,7 @@ class State(TextChoices):
     RETRYING = "retrying", "Retrying: it waits for its next attempt"
     SUCCEEDED = "succeeded", "Succeeded"
     FAILED = "failed", "Failed"
+    CANCELLED = "cancelled", "Cancelled"
 
 
 class Present(Now):
