@@ -1,0 +1,160 @@
+"""What several endpoints have in common: the shapes of bodies, the errors, the parameters."""
+
+from typing import Any
+
+from durable_queue.states import State
+
+Json = dict[str, Any]
+
+STATES = [state.value for state in State]
+ID = {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "32 hexadecimal digits."}
+
+
+def ref(kind: str, name: str) -> Json:
+    """A reference to a component."""
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def or_null(schema: Json, description: str) -> Json:
+    """A value that may be missing."""
+    return {"anyOf": [schema, {"type": "null"}], "description": description}
+
+
+def moment(description: str) -> Json:
+    """A moment, or null."""
+    return or_null({"type": "string", "format": "date-time"}, f"{description} RFC 3339, in UTC.")
+
+
+def number(description: str) -> Json:
+    """A number of something: not negative."""
+    return {"type": "integer", "minimum": 0, "description": description}
+
+
+def content(name: str) -> Json:
+    """A body in JSON with the schema of this name."""
+    return {"application/json": {"schema": ref("schemas", name)}}
+
+
+def _error(description: str, *headers: str, name: str = "Error") -> Json:
+    shown = {"headers": {header: ref("headers", header) for header in headers}} if headers else {}
+    return {"description": description, "content": content(name)} | shown
+
+
+# As FastAPI writes them, word for word: tests/test_openapi.py compares.
+_VALIDATION = {
+    "HTTPValidationError": {
+        "properties": {
+            "detail": {"items": ref("schemas", "ValidationError"), "type": "array", "title": "Detail"},
+        },
+        "type": "object",
+        "title": "HTTPValidationError",
+    },
+    "ValidationError": {
+        "properties": {
+            "loc": {"items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}, "type": "array", "title": "Location"},
+            "msg": {"type": "string", "title": "Message"},
+            "type": {"type": "string", "title": "Error Type"},
+            "input": {"title": "Input"},
+            "ctx": {"type": "object", "title": "Context"},
+        },
+        "type": "object",
+        "required": ["loc", "msg", "type"],
+        "title": "ValidationError",
+    },
+}
+
+_TASK = {
+    "id": ID,
+    "status": {"type": "string", "enum": STATES},
+    "name": {"type": "string"},
+    "attempts": number("That have begun since it was queued last."),
+    "max_attempts": or_null({"type": "integer", "minimum": 1}, "Null: any number."),
+    "enqueued_at": moment("When it was queued."),
+    "due_at": moment("Before it, the task is not begun."),
+    "started_at": moment("When its last attempt began; null while none has."),
+    "finished_at": moment("When its last attempt ended."),
+    "wait_ms": or_null(number(""), "Milliseconds between due and started."),
+    "run_ms": or_null(number(""), "Milliseconds between started and finished."),
+    "progress": {
+        "type": "object",
+        "properties": {"done": number("Calls that are done."), "of": number("Calls that the task has.")},
+        "required": ["done", "of"],
+    },
+    "cancel_requested_at": moment("When somebody asked to have it cancelled."),
+    "result": {"description": "What it returned, once it has succeeded; what is not JSON as text."},
+    "error": or_null({"type": "string"}, "Type and message of the last attempt that failed, in one line."),
+}
+
+# The characters that an email must not have are those of notifications/http.py, and the slash.
+_EMAIL = {"type": "string", "minLength": 1, "pattern": "^[^\\u0000-\\u001f/\\u007f-\\u009f\\u2028\\u2029]+$"}
+_NEW_TASK = {
+    "program": {"enum": ["query", "basic"], "type": "string", "description": "Appends to the log, or replaces it."},
+    "email": _EMAIL | {"description": "As in the path of the two routes."},
+    "q": or_null({"type": "string"}, "Of `query`: a text that is appended first."),
+    "delay": or_null({"type": "number", "minimum": 0, "maximum": 315_360_000}, "Seconds from now; not with `at`."),
+    "at": or_null({"type": "string", "format": "date-time"}, "RFC 3339; not with `delay`. The past is now."),
+}
+
+SCHEMAS: Json = _VALIDATION | {
+    "Error": {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]},
+    "Task": {"type": "object", "properties": _TASK, "required": list(_TASK)},
+    "TaskList": {
+        "type": "object",
+        "properties": {
+            "tasks": {"type": "array", "items": ref("schemas", "Task")},
+            "next": or_null({"type": "string"}, "The cursor of the next page; null: this is the last one."),
+        },
+        "required": ["tasks", "next"],
+    },
+    "NewTask": {"type": "object", "properties": _NEW_TASK, "required": ["program", "email"]},
+    "NewTasks": {
+        "type": "object",
+        "properties": {"tasks": {"type": "array", "items": ref("schemas", "NewTask"), "minItems": 1, "maxItems": 1000}},
+        "required": ["tasks"],
+    },
+    "Tasks": {
+        "type": "object",
+        "properties": {"tasks": {"type": "array", "items": ref("schemas", "Task")}},
+        "required": ["tasks"],
+    },
+}
+
+HEADERS: Json = {
+    "Task-Id": {"description": "The id of the task: `GET /tasks/{id}` tells how it goes.", "schema": ID},
+    "Location": {"description": "The path of the task.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}},
+    "WWW-Authenticate": {"description": "`Bearer`: a token is wanted.", "schema": {"type": "string"}},
+}
+
+RESPONSES: Json = {
+    "400": _error("The request is no proper HTTP, or its Host is not one of NOTIFIER_ALLOWED_HOSTS."),
+    "401": _error("A token is wanted, or it is wrong.", "WWW-Authenticate"),
+    "403": _error("The token lacks the scope; or there are no tokens, and the endpoint needs one."),
+    "404": _error("There is no such task, or it is not kept any more."),
+    "409": _error("The task's state forbids it."),
+    "411": _error("The length of the body is missing."),
+    "413": _error("The body has more than 1 MB."),
+    "415": _error("The body is not JSON."),
+    "422": _error("Validation Error", name="HTTPValidationError"),
+    "429": _error("Too many requests from this client.", "Retry-After"),
+    "503": _error("Not possible at the moment. What was to be queued is queued at most once.", "Retry-After"),
+}
+
+PARAMETERS: Json = {
+    "Idempotency-Key": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "The same request with the same key, within 24 hours, is answered again and queues nothing.",
+        "required": False,
+        "schema": {"type": "string", "maxLength": 255},
+    },
+    "id": {"name": "id", "in": "path", "description": "The task's id.", "required": True, "schema": {"type": "string"}},
+}
+
+SECURITY: Json = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token of NOTIFIER_TOKENS_FILE. Without such a file none is wanted.",
+    }
+}
