@@ -1,4 +1,4 @@
-"""The routes of the two programs. `/basic/…` always exists; NOTIFIER_ROOT says which program has the bare path."""
+"""The routes of the two programs and of the API. `/basic/…` always exists; NOTIFIER_ROOT says what the bare path serves."""
 
 from django.conf import settings
 from django.urls import URLPattern, include, path, re_path
@@ -21,4 +21,5 @@ query = routes(views.send_notification)
 urlpatterns = [
     *{"basic": basic, "query": query}[settings.NOTIFIER_ROOT],
     path("basic/", include(basic)),
+    path("", include("notifications.api.urls")),
 ]
