@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from functools import wraps
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 from urllib.parse import parse_qsl, quote
 
 from django.conf import settings
@@ -29,6 +29,7 @@ class Problem(TypedDict):
     loc: list[str]
     msg: str
     input: str
+    ctx: NotRequired[dict[str, Any]]  # the bounds, or what was expected
 
 
 # JsonResponse makes an encoder for each response, which takes longer than the rest of its work.

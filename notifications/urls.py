@@ -1,6 +1,6 @@
-"""The routes of the two programs, and the pages that describe them.
+"""The routes of the two programs and of the API, and the pages that describe them.
 
-`/basic/…` always exists; NOTIFIER_ROOT says which program has the bare path.
+`/basic/…` always exists; NOTIFIER_ROOT says what the bare path serves.
 """
 
 from django.conf import settings
@@ -25,5 +25,6 @@ query = routes(views.send_notification)
 urlpatterns = [
     *{"basic": basic, "query": query}[settings.NOTIFIER_ROOT],
     path("basic/", include(basic)),
+    path("", include("notifications.api.urls")),
     *pages.urlpatterns,
 ]

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
+from django.utils import timezone
 from django_q.models import Task
 
-from durable_queue.intake import packaging
+from durable_queue.intake import idempotency, packaging
+from durable_queue.intake.packaging import Packed
+from durable_queue.store.keys import Key
 from durable_queue.task.calls import IN_ORDER, Call, path_of
 
 NAME_LENGTH = Task._meta.get_field("name").max_length or 100
@@ -43,9 +47,26 @@ class BackgroundTasks:
         """
         return packaging.enqueue(*self._as_one_call(), name=self._title()) if self.calls else None
 
-    async def aenqueue(self) -> str | None:
-        """The same for an `async` view. The group commit of this event loop takes the task into its transaction."""
-        return await packaging.aenqueue(*self._as_one_call(), name=self._title()) if self.calls else None
+    async def aenqueue(self, key: Key | None = None) -> str | None:
+        """The same for an `async` view. The group commit of this event loop takes the task into its transaction.
+
+        With a key (`durable_queue.intake.idempotency.key_of`) a request that is repeated queues nothing, and gets the id of
+        the task that it has queued before. Raises KeyReusedError if that was another request.
+        """
+        if not self.calls:
+            return None
+        if key is None:
+            return await packaging.aenqueue(*self._as_one_call(), name=self._title())
+        (task_id,) = await idempotency.aenqueue([self.packed()], key)
+        return task_id
+
+    def packed(self, due: datetime | None = None) -> Packed:
+        """The calls as one task that is ready to be enqueued, to be due then (aware; None: now): `idempotency.enqueue`.
+
+        Raises what `enqueue` raises, but for django.db.Error.
+        """
+        packed = packaging.packed(*self._as_one_call(), name=self._title(), options={}, queued=timezone.now())
+        return packed._replace(due=due)
 
     def _as_one_call(self) -> Call:
         if len(self.calls) == 1:

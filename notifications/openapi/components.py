@@ -25,6 +25,11 @@ def moment(description: str) -> Json:
     return or_null({"type": "string", "format": "date-time"}, f"{description} RFC 3339, in UTC.")
 
 
+def milliseconds(description: str) -> Json:
+    """A time, or null."""
+    return or_null({"type": "number", "minimum": 0}, f"{description} Milliseconds.")
+
+
 def number(description: str) -> Json:
     """A number of something: not negative."""
     return {"type": "integer", "minimum": 0, "description": description}
@@ -73,15 +78,16 @@ _TASK = {
     "due_at": moment("Before it, the task is not begun."),
     "started_at": moment("When its last attempt began; null while none has."),
     "finished_at": moment("When its last attempt ended."),
-    "wait_ms": or_null(number(""), "Milliseconds between due and started."),
-    "run_ms": or_null(number(""), "Milliseconds between started and finished."),
+    "wait_ms": milliseconds("From enqueued to started."),
+    "run_ms": milliseconds("From started to finished."),
     "progress": {
         "type": "object",
         "properties": {"done": number("Calls that are done."), "of": number("Calls that the task has.")},
         "required": ["done", "of"],
     },
     "cancel_requested_at": moment("When somebody asked to have it cancelled."),
-    "result": {"description": "What it returned, once it has succeeded; what is not JSON as text."},
+    "result": {"description": "What it returned, once it has succeeded."},
+    "result_is_repr": {"type": "boolean", "description": "Whether `result` is Python's text of a value that JSON can't hold."},
     "error": or_null({"type": "string"}, "Type and message of the last attempt that failed, in one line."),
 }
 
@@ -122,6 +128,7 @@ SCHEMAS: Json = _VALIDATION | {
 HEADERS: Json = {
     "Task-Id": {"description": "The id of the task: `GET /tasks/{id}` tells how it goes.", "schema": ID},
     "Location": {"description": "The path of the task.", "schema": {"type": "string"}},
+    "Preference-Applied": {"description": "`wait=N`, if `Prefer` was heeded (RFC 7240).", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}},
     "WWW-Authenticate": {"description": "`Bearer`: a token is wanted.", "schema": {"type": "string"}},
 }
@@ -131,6 +138,7 @@ RESPONSES: Json = {
     "401": _error("A token is wanted, or it is wrong.", "WWW-Authenticate"),
     "403": _error("The token lacks the scope; or there are no tokens, and the endpoint needs one."),
     "404": _error("There is no such task, or it is not kept any more."),
+    "408": _error("The body did not come in time."),
     "409": _error("The task's state forbids it."),
     "411": _error("The length of the body is missing."),
     "413": _error("The body has more than 1 MB."),

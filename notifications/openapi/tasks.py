@@ -2,7 +2,7 @@
 
 from notifications.openapi.components import STATES, Json, content, ref
 
-_ANYWHERE = ("400", "401", "403", "413", "422", "429", "503")
+_ANYWHERE = ("400", "401", "403", "408", "413", "422", "429", "503")
 _KEY = ref("parameters", "Idempotency-Key")
 _ID = ref("parameters", "id")
 
@@ -35,7 +35,7 @@ _list = _operation(
     "parameters": [
         _query("status", {"type": "string", "enum": STATES}, "Only those in this state."),
         _query("queue", {"type": "string"}, "Only those of this queue."),
-        _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}, "Tasks of a page."),
+        _query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 50}, "Tasks of a page."),
         _query("cursor", {"type": "string"}, "`next` of the page before."),
     ]
 }
@@ -60,7 +60,7 @@ _show = _operation(
     "Show a task",
     "Its state and what is known of it; with `wait`, once it has ended. Scope: `read`.",
     "show_task",
-    answers={"200": _answer("The task.", "Task")},
+    answers={"200": _answer("The task.", "Task", "Preference-Applied")},
     refusals=("404",),
 ) | {
     "parameters": [
