@@ -62,9 +62,10 @@ def fuzz_api_in(folder: Path, *, cases: int, at_once: int, start: int) -> tuple[
     """Fuzz a service's API; return the figures and what was found."""
     with target(folder, tokens=True) as found:
         webs = found.webs()
-        result = fuzz_api.fuzz(f"http://127.0.0.1:{found.port}", cases=cases, at_once=at_once, start=start, token=TOKEN)
+        url = f"http://127.0.0.1:{found.port}"
+        result = fuzz_api.fuzz(url, TOKEN, cases=cases, at_once=at_once, start=start)
         figures = f"{result.cases} requests, {at_once} at once, answers: {json.dumps(result.statuses())}"
-        return figures, result.findings + found.troubles(webs)
+        return figures, [*result.findings.values(), *found.troubles(webs)]
 
 
 def fuzz_sockets_in(folder: Path, *, seconds: float, at_once: int, start: int) -> tuple[str, list[str]]:

@@ -3,7 +3,6 @@
 import random
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,10 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.core.failures import Failure, FailureGroup
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi import checks
+
+AnyCase = Case[Any]
 
 CHECKS = [
     checks.status_code_conformance,  # 500 is in no description
@@ -22,7 +24,7 @@ CHECKS = [
     checks.response_headers_conformance,
     checks.response_schema_conformance,
 ]
-AT_A_TIME = 50  # requests that a client makes until it begins anew
+AT_A_TIME = 500  # requests that are made up before they are sent: what makes them up is not for threads
 SECONDS = 60.0  # that an answer may take, on a machine that does many other things
 
 
@@ -31,13 +33,13 @@ class Result:
     """What the requests came to."""
 
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)  # by operation and status
-    findings: list[str] = field(default_factory=list)
+    findings: dict[str, str] = field(default_factory=dict)  # an example of each kind
     ids: deque[str] = field(default_factory=lambda: deque(maxlen=1000))  # of tasks that were seen last
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def cases(self) -> int:
-        """How many requests were answered, rightly or wrongly."""
+        """How many requests were made."""
         return sum(self.answers.values())
 
     def statuses(self) -> dict[int, int]:
@@ -48,79 +50,71 @@ class Result:
         return dict(sorted(found.items()))
 
 
-def fuzz(url: str, *, cases: int, at_once: int, start: int, token: str | None = None) -> Result:
-    """Make so many requests, `at_once` at a time. `start`: the first seed. `token`: comes with most of them."""
+def fuzz(url: str, token: str, *, cases: int, at_once: int, start: int) -> Result:
+    """Make so many requests, `at_once` at a time; the token comes with most of them. `start`: a seed."""
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
-    operations = [found.ok() for found in schema.get_all_operations()]
+    found = list(schema.get_all_operations())
+    operations = [one.ok() for one in found if isinstance(one, Ok)]
+    assert len(operations) == len(found), "a part of the description is wrong"
     modes = [GenerationMode.POSITIVE, GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
     strategies = [operation.as_strategy(mode) for operation in operations for mode in modes]
-    result = Result()
-
-    def work(client: int) -> None:
-        chance = random.Random(start + client)
-        with requests.Session() as session:
-            while result.cases < cases:
-                run = _client(url, result, st.one_of(strategies), chance, session, token)
-                seed(chance.getrandbits(32))(run)()
-
-    with ThreadPoolExecutor(at_once) as clients:
-        for worked in [clients.submit(work, client) for client in range(at_once)]:
-            worked.result()
+    result, chance = Result(), random.Random(start)
+    with ThreadPoolExecutor(at_once) as clients, requests.Session() as session:
+        session.mount(url, requests.adapters.HTTPAdapter(pool_maxsize=at_once))
+        while result.cases < cases:
+            made_up = make_up(strategies, min(AT_A_TIME, cases - result.cases), chance)
+            for case in made_up:
+                aim(case, result, chance)
+            keys = [{"Authorization": f"Bearer {token}"} if chance.random() < 0.95 else {} for _ in made_up]
+            list(clients.map(lambda case, key: ask(url, session, case, key, result), made_up, keys))
     return result
 
 
-def _client(
-    url: str, result: Result, cases: Any, chance: random.Random, session: requests.Session, token: str | None
-) -> Callable[[], None]:
-    """What makes some requests, one after the other."""
+def make_up(strategies: list[st.SearchStrategy[AnyCase]], most: int, chance: random.Random) -> list[AnyCase]:
+    """Some requests, not more than `most`."""
+    made_up: list[AnyCase] = []
 
-    @settings(
-        max_examples=AT_A_TIME,
-        phases=[Phase.generate],
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=cases)
-    def ask(case: Case) -> None:
-        aim(case, result, chance)
-        headers = {"Authorization": f"Bearer {token}"} if token and chance.random() < 0.95 else {}
-        finding = ""
-        try:
-            response = case.call(base_url=url, session=session, headers=headers, timeout=SECONDS, allow_redirects=False)
-        except requests.RequestException as error:
-            with result.lock:
-                result.answers[case.operation.label, 0] += 1
-                result.findings.append(f"{case.operation.label}: {error!r}\n{case.as_curl_command(headers)}")
-            return
-        try:
-            case.validate_response(response, checks=CHECKS)
-        except (Failure, FailureGroup) as failure:
-            said = [str(each) for each in getattr(failure, "exceptions", [failure])]
-            finding = f"{case.operation.label}: {response.status_code} {response.text[:300]}\n{said}\n"
-            finding += case.as_curl_command(headers)
-        with result.lock:
-            result.answers[case.operation.label, response.status_code] += 1
-            result.findings += [finding] if finding else []
-            result.ids += _ids(response)
+    @seed(chance.getrandbits(32))
+    @settings(max_examples=most, phases=[Phase.generate], deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=st.one_of(strategies))
+    def note(case: AnyCase) -> None:
+        made_up.append(case)
 
-    run: Callable[[], None] = ask
-    return run
+    note()
+    return made_up[:most]
 
 
-def aim(case: Case, result: Result, chance: random.Random) -> None:
+def ask(url: str, session: requests.Session, case: AnyCase, headers: dict[str, str], result: Result) -> None:
+    """Make a request, and note what came of it."""
+    kind, status, said = "", 0, ""
+    ids: list[str] = []
+    try:
+        response = case.call(base_url=url, session=session, headers=headers, timeout=SECONDS, allow_redirects=False)
+        status, said, ids = response.status_code, response.text, ids_in(response)
+        case.validate_response(response, checks=CHECKS)
+    except requests.RequestException as error:
+        kind = repr(error)
+    except (Failure, FailureGroup) as failure:
+        kind = "; ".join(str(each).partition("\n\n    {")[0] for each in getattr(failure, "exceptions", [failure]))
+    with result.lock:
+        result.answers[case.operation.label, status] += 1
+        result.ids += ids
+        if kind and (label := f"{case.operation.label}: {status} {kind}") not in result.findings:
+            result.findings[label] = f"{label}\n{said[:300]}\n{case.as_curl_command(headers)}"
+
+
+def aim(case: AnyCase, result: Result, chance: random.Random) -> None:
     """Most often ask for a task that there is, and never wait long."""
     if "id" in case.path_parameters and result.ids and chance.random() < 0.8:
         case.path_parameters["id"] = chance.choice(result.ids)
-    wait = (case.query or {}).get("wait")
-    if isinstance(wait, int | float) and 1 < wait <= 30:
-        case.query["wait"] = wait / 100
-    prefer = (case.headers or {}).get("Prefer")
-    if isinstance(prefer, str) and "wait" in prefer.lower():
+    query: dict[str, Any] = case.query
+    if isinstance(wait := query.get("wait"), int | float) and 1 < wait <= 30:
+        query["wait"] = wait / 100
+    if "wait" in str(case.headers.get("Prefer")).lower():
         case.headers["Prefer"] = "wait=0"
 
 
-def _ids(response: Any) -> list[str]:
+def ids_in(response: Any) -> list[str]:
     """The ids of the tasks that an answer names."""
     found = [value for values in [response.headers.get("task-id", [])] for value in values]
     if response.status_code in (200, 202):
