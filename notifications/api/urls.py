@@ -3,7 +3,7 @@
 from django.urls import path, re_path, register_converter
 
 from notifications.api import reading
-from notifications.api.methods import by_method
+from notifications.http import by_method
 from notifications.views import redirect_without_slash
 
 
