@@ -34,7 +34,7 @@ class Runs:
 def a_status(result: object = None, **changes: Any) -> TaskStatus:
     """Of a task that has succeeded, but for the changes."""
     stored = b2a_base64(pickle.dumps(result), newline=False).decode()
-    fields = {
+    fields: dict[str, Any] = {
         "id": "0" * 32,
         "state": State.SUCCEEDED,
         "name": "alice",
