@@ -1,4 +1,4 @@
-"""Clients that wait for the end of a task, each with a connection of its own. When an answer comes too early, they ask again."""
+"""Clients that wait for the end of a task, each with a connection of its own. Who is answered too early asks again."""
 
 import json
 import resource
