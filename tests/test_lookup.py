@@ -289,7 +289,7 @@ def test_ended__while_a_task_goes_from_one_table_to_the_other() -> None:
     payload = signing.dumps(package() | {"id": task_id})
     Broker().enqueue(payload)
 
-    def fail_and_submit_again() -> None:
+    def fail_and_retry() -> None:
         try:
             while not done.is_set():
                 with transaction.atomic():
@@ -302,7 +302,7 @@ def test_ended__while_a_task_goes_from_one_table_to_the_other() -> None:
             connections.close_all()
 
     with ThreadPoolExecutor() as another, own_connection() as own:
-        going = another.submit(fail_and_submit_again)
+        going = another.submit(fail_and_retry)
         try:
             for _ in range(1000):
                 assert lookup.ended(table_of(own), [task_id]) == set()

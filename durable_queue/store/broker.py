@@ -19,7 +19,7 @@ from django_q.models import OrmQ
 
 from durable_queue.models import Worker
 from durable_queue.states import for_now
-from durable_queue.store import lookup, wakeup
+from durable_queue.store import cancelling, lookup, wakeup
 from durable_queue.store.counting import Counting
 from durable_queue.store.databases import table_of
 from durable_queue.store.keys import Request, Stored
@@ -158,6 +158,8 @@ class Broker(Counting):
                 for row in returned:
                     queue = alone_queue(self.queue) if row.runs_alone else None
                     table.put_back(lease=worker.lease, row=row.id, lock=for_now(row.due), queue=queue)
+                if returned:
+                    lease.settled += cancelling.end_unrun(self, returned)
             lease.name = worker.lease if keep else None
             if claim:
                 lease.name, lease.rows = self._claim(table, worker, claim, lease.name)
@@ -229,12 +231,14 @@ class Broker(Counting):
                     settle(self, worker.lease, lease, settlements)
                 # All at the time when the first of the last batch was due, so that ids keep their order among them.
                 due, alone = worker.lease_due or timezone.now(), alone_queue(worker.queue)
+                held = OrmQ.objects.using(self.using).filter(key=worker.queue, lock=worker.lease)
+                rows = self._with_attempts([(row, due, payload) for row, payload in held.values_list("id", "payload")])
                 for later, row in enumerate(reversed(suspects)):
                     lock = for_now(due - timedelta(microseconds=later))
                     self.table.put_back(lease=worker.lease, row=row, lock=lock, queue=alone)
                 # By its queue: the index begins with it.
-                held = OrmQ.objects.using(self.using).filter(key=worker.queue, lock=worker.lease)
                 held.update(lock=for_now(due))
+                lease.settled += cancelling.end_unrun(Broker(worker.queue, self.using, follow_up=self.follow_up), rows)
             for queue in (home_queue(worker.queue), alone_queue(worker.queue)):
                 transaction.on_commit(functools.partial(wakeup.wake, queue), using=self.using)
         return lease

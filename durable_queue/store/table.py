@@ -215,7 +215,7 @@ class Table(ABC):
         return [(*row, *tried.get(row[0], (0, 0))) for row in rows]
 
     def save_history(self, history: Iterable[HistoryRow]) -> None:
-        """Insert history rows. The row of a task that was submitted again overwrites the earlier one."""
+        """Insert history rows. The row of a task that was retried overwrites the earlier one."""
         rows = [self._storable(row) for row in history]
         if rows:
             quoted = [self.connection.ops.quote_name(field.column) for field in FIELDS]

@@ -35,7 +35,7 @@ class Keeper(Protocol):
 
 
 class RunningTask:
-    """One attempt at a task. Its id stays the same in every attempt, and when a failed task is submitted again."""
+    """One attempt at a task. Its id stays the same in every attempt, and when a failed task is retried."""
 
     call = 0  # the index of the call in hand among the task's calls
     era = 0  # when it began: see `_Process`

@@ -18,6 +18,8 @@ from durable_queue.work.slot import Slot
 def is_heard(settlement: Settlement) -> bool:
     """Whether a settled task has a hook, a receiver, or a failed attempt to log."""
     has_ended = settlement.retry_at is None
+    if not settlement.begun:
+        return False  # nobody here has read the task
     return bool(settlement.attempt or (has_ended and (post_execute.receivers or settlement.task.get("hook"))))
 
 
