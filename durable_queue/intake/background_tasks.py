@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from django.utils import timezone
@@ -45,7 +44,7 @@ class BackgroundTasks:
         can't be written to, and TypeError, pickle.PicklingError, AttributeError … if an argument can't be pickled. Then
         nothing is enqueued.
         """
-        return packaging.enqueue(*self._as_one_call(), name=self._title()) if self.calls else None
+        return packaging.enqueue(*self.as_one_call(), name=self.title()) if self.calls else None
 
     async def aenqueue(self, key: Key | None = None) -> str | None:
         """The same for an `async` view. The group commit of this event loop takes the task into its transaction.
@@ -56,23 +55,21 @@ class BackgroundTasks:
         if not self.calls:
             return None
         if key is None:
-            return await packaging.aenqueue(*self._as_one_call(), name=self._title())
+            return await packaging.aenqueue(*self.as_one_call(), name=self.title())
         (task_id,) = await idempotency.aenqueue([self.packed()], key)
         return task_id
 
-    def packed(self, due: datetime | None = None) -> Packed:
-        """The calls as one task that is ready to be enqueued, to be due then (aware; None: now): `idempotency.enqueue`.
+    def packed(self) -> Packed:
+        """The calls as one task that is ready to be enqueued. Raises what `enqueue` raises, but for django.db.Error."""
+        return packaging.packed(*self.as_one_call(), name=self.title(), options={}, queued=timezone.now())
 
-        Raises what `enqueue` raises, but for django.db.Error.
-        """
-        packed = packaging.packed(*self._as_one_call(), name=self._title(), options={}, queued=timezone.now())
-        return packed._replace(due=due)
-
-    def _as_one_call(self) -> Call:
+    def as_one_call(self) -> Call:
+        """The calls as one, which makes each of them in its turn. There must be one at least."""
         if len(self.calls) == 1:
             return self.calls[0]
         return IN_ORDER, tuple(self.calls), {}
 
-    def _title(self) -> str:
+    def title(self) -> str:
+        """The task's name: its own or those of its functions, cut to what a name may have."""
         name = self.name or ", ".join(path.rpartition(".")[2] for path, _, _ in self.calls)
         return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
