@@ -91,17 +91,7 @@ _TASK = {
     "error": or_null({"type": "string"}, "Type and message of the last attempt that failed, in one line."),
 }
 
-# The characters that an email must not have are those of notifications/http.py, and the slash.
-_EMAIL = {"type": "string", "minLength": 1, "pattern": "^[^\\u0000-\\u001f/\\u007f-\\u009f\\u2028\\u2029]+$"}
-_NEW_TASK = {
-    "program": {"enum": ["query", "basic"], "type": "string", "description": "Appends to the log, or replaces it."},
-    "email": _EMAIL | {"description": "As in the path of the two routes."},
-    "q": or_null({"type": "string"}, "Of `query`: a text that is appended first."),
-    "delay": or_null({"type": "number", "minimum": 0, "maximum": 315_360_000}, "Seconds from now; not with `at`."),
-    "at": or_null({"type": "string", "format": "date-time"}, "RFC 3339; not with `delay`. The past is now."),
-}
-
-SCHEMAS: Json = _VALIDATION | {
+_SCHEMAS: Json = _VALIDATION | {
     "Error": {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]},
     "Task": {"type": "object", "properties": _TASK, "required": list(_TASK)},
     "TaskList": {
@@ -112,12 +102,6 @@ SCHEMAS: Json = _VALIDATION | {
         },
         "required": ["tasks", "next"],
     },
-    "NewTask": {"type": "object", "properties": _NEW_TASK, "required": ["program", "email"]},
-    "NewTasks": {
-        "type": "object",
-        "properties": {"tasks": {"type": "array", "items": ref("schemas", "NewTask"), "minItems": 1, "maxItems": 1000}},
-        "required": ["tasks"],
-    },
     "Tasks": {
         "type": "object",
         "properties": {"tasks": {"type": "array", "items": ref("schemas", "Task")}},
@@ -125,19 +109,34 @@ SCHEMAS: Json = _VALIDATION | {
     },
 }
 
+
+def schemas() -> Json:
+    """The shapes of all bodies; those that clients send as the models that read them say."""
+    from notifications.api.new_tasks import NewTasks  # noqa: PLC0415 - see there
+
+    new_tasks = NewTasks.model_json_schema(ref_template="#/components/schemas/{model}")
+    models: Json = new_tasks.pop("$defs")
+    return _SCHEMAS | models | {"NewTasks": new_tasks}
+
+
 HEADERS: Json = {
-    "Task-Id": {"description": "The id of the task: `GET /tasks/{id}` tells how it goes.", "schema": ID},
-    "Location": {"description": "The path of the task.", "schema": {"type": "string"}},
+    "Task-Id": {"required": True, "description": "The id of the task: `GET /tasks/{id}` tells how it goes.", "schema": ID},
+    "Location": {"required": True, "description": "Where it is.", "schema": {"type": "string"}},
     "Preference-Applied": {"description": "`wait=N`, if `Prefer` was heeded (RFC 7240).", "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}},
-    "WWW-Authenticate": {"description": "`Bearer`: a token is wanted.", "schema": {"type": "string"}},
+    "Retry-After": {
+        "required": True,
+        "description": "Seconds after which to try again.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "WWW-Authenticate": {"required": True, "description": "`Bearer`: a token is wanted.", "schema": {"type": "string"}},
 }
 
 RESPONSES: Json = {
+    "307": {"description": "The same path without the slash at its end.", "headers": {"Location": ref("headers", "Location")}},
     "400": _error("The request is no proper HTTP, or its Host is not one of NOTIFIER_ALLOWED_HOSTS."),
     "401": _error("A token is wanted, or it is wrong.", "WWW-Authenticate"),
     "403": _error("The token lacks the scope; or there are no tokens, and the endpoint needs one."),
-    "404": _error("There is no such task, or it is not kept any more."),
+    "404": _error("There is no such path or task, or it is not kept any more."),
     "408": _error("The body did not come in time."),
     "409": _error("The task's state forbids it."),
     "411": _error("The length of the body is missing."),
@@ -154,7 +153,7 @@ PARAMETERS: Json = {
         "in": "header",
         "description": "The same request with the same key, within 24 hours, is answered again and queues nothing.",
         "required": False,
-        "schema": {"type": "string", "maxLength": 255},
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
     },
     "id": {"name": "id", "in": "path", "description": "The task's id.", "required": True, "schema": {"type": "string"}},
 }

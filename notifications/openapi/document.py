@@ -16,7 +16,7 @@ def document(root: str) -> Json:
         "info": {"title": "Notifier", "version": "0.2.0", "description": _ABOUT},
         "paths": routes.paths(root) | tasks.PATHS,
         "components": {
-            "schemas": components.SCHEMAS,
+            "schemas": components.schemas(),
             "headers": components.HEADERS,
             "parameters": components.PARAMETERS,
             "responses": components.RESPONSES,

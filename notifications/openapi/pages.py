@@ -4,6 +4,7 @@ The event loop serves them, so that they wait for no page of the admin. No code 
 is loaded from elsewhere: the pages' Content-Security-Policy says so to the browser.
 """
 
+import asyncio
 import functools
 import json
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def _served(make: Callable[[], bytes], content_type: str, **headers: str) -> Vie
     async def view(request: HttpRequest) -> HttpResponse:
         if request.method not in ("GET", "HEAD"):
             return error(405, "Method Not Allowed", {"Allow": "GET, HEAD"})
-        body = made()
+        body = made() if made.cache_info().currsize else await asyncio.to_thread(made)
         return HttpResponse(body, headers=own | {"Content-Length": str(len(body))})
 
     return view

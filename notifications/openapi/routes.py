@@ -24,7 +24,7 @@ def _operation(program: str, prefix: str) -> Json:
         "additionalProperties": {"type": "string"},
         "title": "Response Send Notification Send Notification  Email  Post",
     }
-    refusals = {status: ref("responses", status) for status in ("400", "401", "403", "429", "503")}
+    refusals = {status: ref("responses", status) for status in ("307", "400", "401", "403", "404", "429", "503")}
     return {
         "summary": "Send Notification",
         "description": "Answer, then write.",

@@ -61,7 +61,7 @@ _show = _operation(
     "Its state and what is known of it; with `wait`, once it has ended. Scope: `read`.",
     "show_task",
     answers={"200": _answer("The task.", "Task", "Preference-Applied")},
-    refusals=("404",),
+    refusals=("307", "404"),
 ) | {
     "parameters": [
         _ID,
@@ -81,7 +81,7 @@ _delete = _operation(
     "One that has ended, with its attempts. Scope: `manage`.",
     "delete_task",
     answers={"204": {"description": "It is deleted."}},
-    refusals=("404", "409"),
+    refusals=("307", "404", "409"),
 ) | {"parameters": [_ID]}
 
 _cancel = _operation(
@@ -89,7 +89,7 @@ _cancel = _operation(
     "One that waits never runs; a running one is asked to stop. Scope: `manage`.",
     "cancel_task",
     answers={"200": _answer("It is cancelled.", "Task"), "202": _answer("It runs, and is asked to stop.", "Task")},
-    refusals=("404", "409"),
+    refusals=("307", "404", "409"),
 ) | {"parameters": [_ID]}
 
 _retry = _operation(
@@ -97,7 +97,7 @@ _retry = _operation(
     "One that has failed or was cancelled is queued again, with the same id. Scope: `manage`.",
     "retry_task",
     answers={"200": _answer("It is queued.", "Task")},
-    refusals=("404", "409"),
+    refusals=("307", "404", "409"),
 ) | {"parameters": [_ID]}
 
 _run_now = _operation(
@@ -105,7 +105,7 @@ _run_now = _operation(
     "One that is scheduled, or waits for its next attempt. Scope: `manage`.",
     "run_task_now",
     answers={"200": _answer("It is due.", "Task")},
-    refusals=("404", "409"),
+    refusals=("307", "404", "409"),
 ) | {"parameters": [_ID]}
 
 PATHS: Json = {
