@@ -110,7 +110,7 @@ class Moody(BaseHTTPRequestHandler):
 
     server: "MoodyServer"
 
-    def do_POST(self) -> None:  # noqa: N802 - its name is given
+    def do_POST(self) -> None:
         """Answer in the mood that it is in."""
         self.server.keys.append(self.headers["Idempotency-Key"])
         mood = len(self.server.keys)

@@ -19,6 +19,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -29,7 +30,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between two tries, if the serv
 Task = dict[str, Any]  # what docs/http.md shows
 
 
-class Refused(Exception):  # noqa: N818 - it is no error of this program
+class Refused(Exception):
     """The service says no, and would say so again."""
 
     def __init__(self, status: int, detail: Any) -> None:
@@ -147,7 +148,7 @@ class Notifier:
                 self._connection.close()
                 reason = error
             else:
-                if 200 <= status < 300:
+                if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
                     return status, response.headers, json.loads(said) if said else None
                 reason = Refused(status, _detail(said))
                 if status not in (429, 502, 503, 504):
