@@ -35,6 +35,8 @@ class Settlement(NamedTuple):
     retry_at: datetime | None = None  # by this host's clock, or when its row was due: at once; None: this was the end of it
     payload: str | None = None  # for the next attempt, where it isn't the row's own: it tells which calls have been made
     refused: bool = False  # it could not be run at all: keep the payload
+    worker: str | None = None  # that has run it
+    queued: datetime | None = None  # when the task was queued, if its id doesn't tell
 
     @property
     def saves_result(self) -> bool:
@@ -60,6 +62,8 @@ class Settlement(NamedTuple):
             stopped=task["stopped"],
             success=task["success"],
             attempt_count=self.row.attempts + 1,
+            worker=self.worker,
+            queued=self.queued,
         )
 
 
