@@ -40,7 +40,7 @@ def test_cancel__one_that_waits(client: Api, cluster: Cluster, seconds: float | 
     assert (status, task["id"], task["status"], task["result"]) == (200, task_id, "cancelled", None)
     assert task["started_at"] is None
     assert task["cancel_requested_at"]
-    assert Cancellation.objects.get().by == "anonymous at 127.0.0.1"
+    assert Cancellation.objects.get().by == "olivia"
     assert client.act("POST", f"/tasks/{task_id}/cancel") == (200, client.task(task_id)), "who asks again hears the same"
     with cluster(env=ENV):
         assert client.task(task_id)["status"] == "cancelled"

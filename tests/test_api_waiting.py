@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 
 from tests.support import environment, selection
-from tests.support.api import UNKNOWN, Api, api, queue, waiting
+from tests.support.api import TOKEN, UNKNOWN, Api, api, queue, waiting
 from tests.support.api_tasks import released
 from tests.support.clusters import Cluster
 from tests.support.processes import wait_until
@@ -111,7 +111,8 @@ def test_wait__with_no_place_left(tmp_path: Path) -> None:
     with api(tmp_path, env={"TEST_MOST_WAITING": "1"}) as client:
         task_id = queue("give")
         with Connection(client.port) as first:
-            first.send(Request(target=f"/tasks/{task_id}?wait=30", method="GET").encode())
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            first.send(Request(target=f"/tasks/{task_id}?wait=30", method="GET", headers=headers).encode())
             wait_until(lambda: seconds_for(client, f"/tasks/{task_id}?wait=2")[0] < 1, what="the first has the place")
             answer = client.ask("GET", f"/tasks/{task_id}", Prefer="wait=30")
             assert status_in(answer) == "queued"
