@@ -1,4 +1,4 @@
-"""The service's routes, with a web process that is killed between the commit and the answer, once for each file that says so."""
+"""The service's routes. A web process is killed between a commit and its answer, once for each file that says so."""
 
 import os
 import signal
