@@ -1,6 +1,7 @@
 """`Task-Id` and `Idempotency-Key` over HTTP: what a client hears that sends the same request again, to any web process."""
 
 import json
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ import pytest
 
 from tests.support import selection
 from tests.support.installations import QueueTable, execute, queue_table
-from tests.support.processes import free_port, manage, web
+from tests.support.processes import free_port, is_listening, manage, running, wait_until, web
 from tests.support.raw_http import Answer, Request, ask
 
 ALICE = "/send-notification/alice?q=a"
@@ -119,20 +120,15 @@ def test_key__of_many_clients_at_once(service: Service) -> None:
 
 def test_process__killed_before_it_answers(installation: dict[str, str], tmp_path: Path) -> None:
     manage("migrate", "--verbosity=0", env=installation)
-    die = tmp_path / "die"
-    env = installation | {"DJANGO_SETTINGS_MODULE": "tests.support.dying_settings", "DIE": str(die)}
-    request = Request(target=ALICE, headers={"Idempotency-Key": "one"})
-    with queue_table(installation) as queue:
-        die.touch()
-        port = free_port()
-        with web(env=env, port=port, output=tmp_path / "first") as process:
-            with pytest.raises(ConnectionError):
-                ask(port, request)
-            assert process.wait(10) < 0
+    port, output = free_port(), tmp_path / "web-output"
+    command = [sys.executable, "-m", "tests.support.dying_web", str(port)]
+    headers = {"Idempotency-Key": "one"}
+    with queue_table(installation) as queue, running(command, env=installation, output=output):
+        wait_until(lambda: is_listening(port), what="the web listens")
+        with pytest.raises(ConnectionError):
+            ask(port, Request(target=ALICE, headers=headers | {"X-Die": "1"}))
         assert queue.waiting() == 1
-        port = free_port()
-        with web(env=env, port=port, output=tmp_path / "second"):
-            answer = ask(port, request)
+        answer = ask(port, Request(target=ALICE, headers=headers))
         assert answer.status == 200
         assert queue.waiting() == 1
     assert execute(installation, "SELECT task_ids FROM durable_queue_idempotencykey") == [(answer.headers["task-id"],)]

@@ -1,8 +1,7 @@
-"""The service's routes. A web process is killed between a commit and its answer, once for each file that says so."""
+"""The service's routes. A request that says so kills its web process between the commit and the answer."""
 
 import os
 import signal
-from pathlib import Path
 
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
@@ -15,13 +14,10 @@ from notifier_project.urls import urlpatterns as routes
 
 @csrf_exempt
 async def send_notification(request: HttpRequest, email: str) -> HttpResponse:
-    """Queue as the route does. Then die, if there is the file that says so; it is gone then."""
+    """Queue as the route does."""
     response = await views.send_notification(request, email)
-    try:
-        Path(os.environ["DIE"]).unlink()
-    except FileNotFoundError:
-        return response
-    os.kill(os.getpid(), signal.SIGKILL)
+    if "HTTP_X_DIE" in request.META:
+        os.kill(os.getpid(), signal.SIGKILL)
     return response
 
 
