@@ -25,6 +25,7 @@ class ClusterConf:
     backoff_ceiling: float = 600.0  # no wait is longer
     retry_policies: dict[str, dict[str, Any]] = field(default_factory=dict)  # by a function's dotted path
     idempotency_hours: int = 24  # how long an idempotency key keeps a repeated request from being queued again
+    max_backlog: int | None = None  # due tasks from which on somebody accepts no more; upkeep then publishes how many wait
     history_days: int = 30  # how long succeeded and failed tasks are kept
 
     @property
