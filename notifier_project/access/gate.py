@@ -13,7 +13,7 @@ from notifier_project.access.tokens import Token, TokensFile
 from notifier_project.refusals import refuse
 
 # Nobody needs a token for these.
-OPEN_PATHS = frozenset({"/openapi.json", "/docs", "/redoc"})
+OPEN_PATHS = re.compile(r"/(?:openapi\.json|docs|redoc)(?:/.*)?", re.DOTALL)
 
 CREDENTIALS = re.compile(r"bearer +([^ ,]+) *", re.IGNORECASE)  # RFC 6750, section 2.1; RFC 9110, section 11.4
 CHALLENGE = 'Bearer realm="notifier"'  # RFC 6750, section 3
@@ -34,7 +34,7 @@ class Gate:
 
     def refusal_to_client(self, request: HttpRequest) -> HttpResponse | None:
         """The answer to a request outside of the API that may not pass. Whatever is posted there queues tasks."""
-        if request.path_info in OPEN_PATHS:
+        if OPEN_PATHS.fullmatch(request.path_info):
             return None
         return self._refusal(request, TO_QUEUE if request.method == "POST" else ANY_TOKEN)
 
