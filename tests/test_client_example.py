@@ -170,9 +170,12 @@ def test_client__gives_up() -> None:
 
 # The lines with curl.
 
-# The function runs curl, and notes on the error output what was asked for and how that was answered.
+# The function runs curl with a token, and notes on the error output what was asked for and how that was answered.
 NOTING = """
-curl() { command curl --max-time 60 --write-out '%{stderr}%{method} %{url_effective} %{http_code}\\n' "$@"; }
+curl() {
+    case "$*" in *Authorization*) ;; *) set -- -H "Authorization: Bearer $TOKEN" "$@" ;; esac
+    command curl --max-time 60 --write-out '%{stderr}%{method} %{url_effective} %{http_code}\\n' "$@"
+}
 set -eu
 """
 

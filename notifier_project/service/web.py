@@ -7,7 +7,7 @@ import resource
 import socket
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from logging import getLogger
+from logging import Filter, LogRecord, getLogger
 
 import uvicorn
 
@@ -139,6 +139,16 @@ def allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
+class Clients(Filter):
+    """Keeps out of the output what concerns only a client: that it sent no HTTP, or was gone before its answer."""
+
+    def filter(self, record: LogRecord) -> bool:
+        """Whether the record concerns somebody else."""
+        error = record.exc_info[1] if record.exc_info else None
+        is_gone = isinstance(error, RuntimeError) and "the handler is closed" in str(error)  # uvloop learns it before uvicorn
+        return not is_gone and record.msg != "Invalid HTTP request received."
+
+
 def main() -> None:
     """Serve until SIGTERM, on the socket whose descriptor WEB_SOCKET names; without one, on a socket of its own."""
     config = uvicorn.Config(
@@ -152,6 +162,7 @@ def main() -> None:
         timeout_graceful_shutdown=min(STOP_WAIT_SECONDS, settings.NOTIFIER_STOP_GRACE),
     )
     allow_files()
+    getLogger("uvicorn.error").addFilter(Clients())
     inherited = os.environ.pop("WEB_SOCKET", None)
     listener = socket.socket(fileno=int(inherited)) if inherited else listen(settings.HOST, settings.PORT)
     listener.set_inheritable(False)
