@@ -91,7 +91,7 @@ def post_only(view: View) -> View:
 def by_method(**views: Callable[..., Any]) -> View:
     """A view of several, by the request's method: `by_method(GET=newest, POST=queue)`. Other methods get FastAPI's 405.
 
-    Each may be synchronous; the one that all make is not.
+    Each may be synchronous; the one that all make is not. No answer is for a cache: the next moment may have another one.
     """
     allowed = {"Allow": ", ".join(sorted(views))}
     awaited = {method: view if iscoroutinefunction(view) else sync_to_async(view) for method, view in views.items()}
@@ -102,6 +102,7 @@ def by_method(**views: Callable[..., Any]) -> View:
         if view is None:
             return error(405, "Method Not Allowed", allowed)
         response: HttpResponse = await view(request, *args, **kwargs)
+        response.headers.setdefault("Cache-Control", "no-store")
         return response
 
     return chosen

@@ -257,6 +257,7 @@ LOGGING = {
     "loggers": {
         "django": {"handlers": [], "propagate": True},
         "notifications": {"level": "INFO"},
+        "durable_queue.verbs": {"level": "INFO"},
         # A refused request concerns only the client, which has its 4xx.
         "django.request": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},

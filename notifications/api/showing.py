@@ -15,8 +15,8 @@ LONGEST_ERROR = 1000  # characters
 
 IN_LIST = "It is too long for a list. Ask for the task alone."
 
-# The folders of an absolute path: in quotes, where it may have blanks, and without. A URL's path is none.
-_FOLDERS = re.compile(r"""(?<=['"])/(?:[^'"\n/]*/)+|(?<![\w.:/~%@-])/(?:[^\s'"/]+/)+""")
+# A URL, which stays as it is; or the folders of an absolute path: in quotes, where it may have blanks, and without.
+_FOLDERS = re.compile(r"""((?!file:)\b\w+://\S+)|(?<=['"])/(?:[^'"\n/]*/)+|(?<![\w./~%@-])/+(?:[^\s'"/]+/)+""")
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).iterencode
 
@@ -63,7 +63,7 @@ def shown_error(text: str) -> str | None:
     """An error in one line, without the folders of the files that it names: they are not for clients."""
     if not text:
         return None
-    line = _FOLDERS.sub("", " ".join(text.split()))
+    line = _FOLDERS.sub(r"\1", " ".join(text.split()))
     return line if len(line) <= LONGEST_ERROR else f"{line[: LONGEST_ERROR - 1]}…"
 
 

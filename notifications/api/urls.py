@@ -2,8 +2,8 @@
 
 from django.urls import path, re_path, register_converter
 
-from notifications.api import queueing, reading
-from notifications.api.methods import by_method
+from notifications.api import acting, queueing, reading
+from notifications.http import by_method
 from notifications.views import redirect_without_slash
 
 
@@ -28,6 +28,9 @@ SLASHES = rf"^tasks(/bulk|/{TaskIdConverter.regex}(/(cancel|retry|run-now))?)?/+
 urlpatterns = [
     path("tasks", by_method(GET=reading.list_tasks, POST=queueing.queue_task)),
     path("tasks/bulk", by_method(POST=queueing.queue_tasks)),
-    path("tasks/<task_id:task_id>", by_method(GET=reading.show_task)),
+    path("tasks/<task_id:task_id>", by_method(GET=reading.show_task, DELETE=acting.delete)),
+    path("tasks/<task_id:task_id>/cancel", by_method(POST=acting.cancel)),
+    path("tasks/<task_id:task_id>/retry", by_method(POST=acting.retry)),
+    path("tasks/<task_id:task_id>/run-now", by_method(POST=acting.run_now)),
     re_path(SLASHES.replace("(", "(?:"), redirect_without_slash),
 ]
