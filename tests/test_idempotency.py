@@ -186,9 +186,9 @@ def another_connection() -> Iterator[Any]:
         with closing(psycopg.connect(environment.database_url_of_test())) as other:
             yield other
     else:
-        other = connection.copy("other")
-        other.ensure_connection()
-        with closing(other.connection) as driver:
+        copy = connection.copy("other")
+        copy.ensure_connection()
+        with closing(copy.connection) as driver:
             yield driver
 
 

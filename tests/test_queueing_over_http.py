@@ -91,6 +91,14 @@ def test_task__now(service: Service) -> None:
     assert is_near(service.due()[0], datetime.now(UTC))
 
 
+@pytest.mark.parametrize("late", [{}, {"delay": 100}], ids=["now", "later"])
+def test_task__is_shown_as_when_somebody_asks(service: Service, late: dict[str, Any]) -> None:
+    shown = json.loads(service.post(ALICE | {"q": "a"} | late).body)
+    found = json.loads(ask(service.port, Request(target=f"/tasks/{shown['id']}", method="GET")).body)
+    assert is_near(moment(shown.pop("due_at")), moment(found.pop("due_at")))
+    assert shown == found
+
+
 @pytest.mark.parametrize("late", [{"delay": 3600}, {"delay": 3600.0}, {"at": "in an hour"}], ids=["delay", "fraction", "at"])
 def test_task__later(service: Service, late: dict[str, Any]) -> None:
     in_an_hour = datetime.now(UTC) + timedelta(hours=1)

@@ -10,7 +10,7 @@ from durable_queue.intake.packaging import Packed
 from durable_queue.states import State
 from durable_queue.status import TaskStatus
 from durable_queue.store.keys import Key
-from durable_queue.task.calls import IN_ORDER
+from durable_queue.task.calls import already_imported
 from durable_queue.task.identifiers import queued_at
 from durable_queue.task.policy import policy_for
 
@@ -61,7 +61,8 @@ def _queued(task_id: str) -> datetime:
 def _accepted(new: NewTask, task_id: str, ahead: timedelta) -> TaskStatus:
     """A task as it is when it has just been queued: nothing is read for it, and a repeated request gets it once more."""
     due, queued = _due(new, task_id, ahead), _queued(task_id)
-    path, args, _ = new.tasks.as_one_call()
+    calls = new.tasks.calls
+    first, path = calls[0][0], new.tasks.as_one_call()[0]
     return TaskStatus(
         id=task_id,
         state=State.SCHEDULED if due else State.QUEUED,
@@ -69,12 +70,12 @@ def _accepted(new: NewTask, task_id: str, ahead: timedelta) -> TaskStatus:
         func=path,
         queue=packaging.broker().queue,
         attempts=0,
-        max_attempts=policy_for(path).attempts or None,
+        max_attempts=policy_for(first, already_imported(first)).attempts or None,
         enqueued_at=queued,
         due_at=due or queued,
         started_at=None,
         finished_at=None,
-        calls=len(args) if path == IN_ORDER else 1,
+        calls=len(calls),
         calls_done=0,
         cancel_requested_at=None,
         worker="",

@@ -54,7 +54,7 @@ def _post_at_once(port: int, key: str) -> str:
 
 
 def _post_and_kill(port: int, key: str) -> tuple[str, int]:
-    """Post, and have the web process killed before it answers; repeat until there is an answer: its id, and how many repeats."""
+    """Post, and have the web process killed before it answers; repeat until it does: the id, and the number of repeats."""
     _answer(lambda: ask(port, _request(key, X_Die="1")))
     deadline, repeats = time.monotonic() + PATIENCE, 0
     while time.monotonic() < deadline:

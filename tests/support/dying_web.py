@@ -18,7 +18,7 @@ def main(port: int) -> None:
 
     processes = 0
     while True:
-        while processes < 2:  # noqa: PLR2004
+        while processes < 2:
             if not os.fork():
                 os.environ["WEB_SOCKET"] = str(listener.fileno())
                 web.main()
