@@ -67,7 +67,7 @@ def test_task__waits(client: Api) -> None:
     assert (task["status"], task["name"]) == ("scheduled", "bob")
     assert there(task) == {"enqueued_at", "due_at"}
     due, enqueued = (datetime.fromisoformat(task[name]) for name in ("due_at", "enqueued_at"))
-    assert 3590 < (due - enqueued).total_seconds() <= 3600
+    assert 3590 < (due - enqueued).total_seconds() < 3601
 
 
 def test_task__runs_and_succeeds(client: Api, cluster: Cluster, go: Path) -> None:
@@ -96,11 +96,11 @@ def test_task__fails(client: Api, cluster: Cluster, tmp_path: Path) -> None:
     retrying, failed = queue("fail_for_long", "/srv/secret folder"), queue("fail_for_good")
     with cluster(env=ENV):
         task = client.wait_for(retrying, "retrying")
-        assert task["error"] == "IsADirectoryError: [Errno 21] Is a directory: 'log.txt'"
+        assert task["error"] == "IsADirectoryError: [Errno 21] Is a directory: '…/log.txt'"
         assert (task["attempts"], task["result"]) == (1, None)
         assert there(task) == {"enqueued_at", "due_at", "started_at", "finished_at"}
         task = client.wait_for(failed, "failed")
-    assert (task["error"], task["result"], task["attempts"]) == ("ValueError: two lines", None, 1)
+    assert (task["error"], task["result"], task["attempts"]) == ("ValueError: two", None, 1)
     assert there(task) >= {"enqueued_at", "started_at", "finished_at"}
 
 
