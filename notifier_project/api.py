@@ -74,9 +74,9 @@ class ApiHandler(ClientsHandler):
     async def _answer(self, request: HttpRequest) -> HttpResponse:
         assert isinstance(request, ApiRequest)  # noqa: S101 - for mypy
         self.check_host(request)
-        view, arguments, named = self.resolve_request(request)
         if refusal := self._gate.refusal_in_api(request):
             return refusal
+        view, arguments, named = self.resolve_request(request)
         try:
             request._body = await self._body(request)
             answer = in_loop(view)(request, *arguments, **named)

@@ -10,7 +10,8 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.conf import settings
 from django.http import HttpResponse
 
-from notifier_project.access.gate import Gate
+from notifier_project.access.gate import gate_of_settings
+from notifier_project.access.proxies import Proxies
 from notifier_project.api import ApiHandler
 from notifier_project.clients import ClientsHandler, Scope, Send, respond
 from notifier_project.people import PeopleHandler, Receive
@@ -28,8 +29,10 @@ FOR_API = ("/tasks",)
 ONE_THREAD = ThreadSensitiveContext()  # without it, each request has a thread, and each thread a database connection
 
 for_people = PeopleHandler()
-for_api = ApiHandler(Gate())
-for_clients = ClientsHandler()
+gate = gate_of_settings()
+for_api = ApiHandler(gate)
+for_clients = ClientsHandler(None if gate.is_open else gate)
+proxies = Proxies(settings.NOTIFIER_TRUSTED_PROXIES)
 import_module(settings.ROOT_URLCONF)  # now, so that the first request does not wait for these imports
 
 
@@ -37,6 +40,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one HTTP request. Raises ValueError for lifespan and WebSocket scopes: servers take that as "not supported"."""
     if scope["type"] != "http":
         raise ValueError(f"This is an application for HTTP, not for {scope['type']}")
+    proxies.apply(scope)
     if scope["path"].startswith(FOR_PEOPLE):
         SyncToAsync.thread_sensitive_context.set(ONE_THREAD)
         if refusal := _refusal(dict(scope["headers"])):

@@ -146,7 +146,7 @@ def main() -> None:
         http=Protocol,
         ws="none",
         lifespan="off",
-        proxy_headers=False,  # Django reads them, if NOTIFIER_HTTPS says that they can be trusted
+        proxy_headers=False,  # the application reads them: notifier_project/access/proxies.py
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=min(STOP_WAIT_SECONDS, settings.NOTIFIER_STOP_GRACE),

@@ -23,7 +23,7 @@ api.MOST_HELD = int(os.environ.get("GATE_MOST_HELD", api.MOST_HELD))
 threads.ANSWER = float(os.environ.get("GATE_ANSWER", threads.ANSWER))
 
 
-def tell(request: HttpRequest) -> HttpResponse:
+def tell(request: HttpRequest, **_: str) -> HttpResponse:
     """Tell what has reached the view."""
     meta = request.META
     said = {
