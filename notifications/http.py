@@ -28,9 +28,9 @@ class Problem(TypedDict):
     """One entry of a 422's `detail`, as FastAPI writes it."""
 
     type: str
-    loc: list[str]
+    loc: list[str | int]
     msg: str
-    input: str
+    input: Any
     ctx: NotRequired[dict[str, Any]]  # the bounds, or what was expected
 
 

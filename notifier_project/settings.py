@@ -163,6 +163,7 @@ try:
     NOTIFIER_QUEUE_COROUTINES = env.int("NOTIFIER_QUEUE_COROUTINES", 1000, validate=validate.Range(1, 100_000))
     NOTIFIER_TASK_TIMEOUT = env.int("NOTIFIER_TASK_TIMEOUT", 60, validate=validate.Range(1, 86_400))
     NOTIFIER_STOP_GRACE = env.int("NOTIFIER_STOP_GRACE", 10, validate=validate.Range(1, 3600))
+    NOTIFIER_IDEMPOTENCY_HOURS = env.int("NOTIFIER_IDEMPOTENCY_HOURS", 24, validate=validate.Range(1, 8760))
     NOTIFIER_HISTORY_DAYS = env.int("NOTIFIER_HISTORY_DAYS", 30, validate=validate.Range(1, 36500))
 
     # Whose clock schedules follow, unless they have a zone of their own; by default that of TIME_ZONE, as the admin's times.
@@ -284,6 +285,7 @@ Q_CLUSTER = {
     "run_dir": DATA_DIR / "run",
     "grace": NOTIFIER_STOP_GRACE,
     "max_backlog": NOTIFIER_MAX_BACKLOG,
+    "idempotency_hours": NOTIFIER_IDEMPOTENCY_HOURS,
     "history_days": NOTIFIER_HISTORY_DAYS,
 }
 

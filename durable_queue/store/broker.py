@@ -22,6 +22,7 @@ from durable_queue.states import for_now
 from durable_queue.store import cancelling, lookup, wakeup
 from durable_queue.store.counting import Counting
 from durable_queue.store.databases import table_of
+from durable_queue.store.keys import Request, Stored
 from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, alone_queue, home_queue, new_name
 from durable_queue.store.queues import warn_if_unknown
 from durable_queue.store.rows import Claim
@@ -86,11 +87,29 @@ class Broker(Counting):
             return table.insert_announced(self.queue, tasks[0])
         with table.turn():
             row = table.insert(self.queue, tasks, due)
-        if connection.in_atomic_block:
+        self._wake_after_commit()
+        return row
+
+    def enqueue_requests(self, requests: Sequence[Request]) -> list[Stored | None]:
+        """Insert the tasks of requests in one transaction, save those whose key stands already: see `Table.insert_requests`.
+
+        Raises django.db.Error, and BadIdError for a task whose id is none; then nothing is enqueued, and no key is kept.
+        """
+        warn_if_unknown(self.queue)
+        table, found = self.table, []
+        for request in requests:
+            rows = [row._replace(payload=lookup.with_id_in_place(row.payload)) for row in request.rows]
+            found.append(request._replace(rows=rows))
+        with table.turn():
+            stored = table.insert_requests(self.queue, found)
+        self._wake_after_commit()
+        return stored
+
+    def _wake_after_commit(self) -> None:
+        if self.database.in_atomic_block:
             transaction.on_commit(lambda: wakeup.wake(self.queue), using=self.using)
         else:
             wakeup.wake(self.queue)
-        return row
 
     # Called by workers.
 

@@ -17,6 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from durable_queue.models import Worker
 from durable_queue.states import due_since, held_from
+from durable_queue.store.keys import Request, Stored
 from durable_queue.store.own_columns import QUEUED, WORKER, with_own_columns
 from durable_queue.store.rows import (
     ATTEMPTS_TABLE,
@@ -84,6 +85,14 @@ class Table(ABC):
     @abstractmethod
     def insert_announced(self, queue: str, payload: str) -> int:
         """Insert one row in a transaction of its own, and wake a worker before it is committed; return the row's id."""
+
+    @abstractmethod
+    def insert_requests(self, queue: str, requests: Sequence[Request]) -> list[Stored | None]:
+        """Insert the tasks of requests in one transaction, save those whose key stands already.
+
+        Return what stands under each key now, None for a request that has none. No two may have the same key. They must be
+        sorted by it: two transactions that took the same keys in different orders could wait for each other.
+        """
 
     @abstractmethod
     def claim(self, queue: str, asked: Claim) -> list[Claimed]:

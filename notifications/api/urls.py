@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path, register_converter
 
-from notifications.api import acting, reading
+from notifications.api import acting, queueing, reading
 from notifications.http import by_method
 from notifications.views import redirect_without_slash
 
@@ -26,7 +26,8 @@ register_converter(TaskIdConverter, "task_id")
 SLASHES = rf"^tasks(/bulk|/{TaskIdConverter.regex}(/(cancel|retry|run-now))?)?/+\Z"
 
 urlpatterns = [
-    path("tasks", by_method(GET=reading.list_tasks)),
+    path("tasks", by_method(GET=reading.list_tasks, POST=queueing.queue_task)),
+    path("tasks/bulk", by_method(POST=queueing.queue_tasks)),
     path("tasks/<task_id:task_id>", by_method(GET=reading.show_task, DELETE=acting.delete)),
     path("tasks/<task_id:task_id>/cancel", by_method(POST=acting.cancel)),
     path("tasks/<task_id:task_id>/retry", by_method(POST=acting.retry)),

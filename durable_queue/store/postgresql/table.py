@@ -13,7 +13,8 @@ from durable_queue.conf import cluster_conf
 from durable_queue.models import Worker
 from durable_queue.states import LEASES
 from durable_queue.store import own_columns, wakeup
-from durable_queue.store.postgresql import claims, ids, prepared
+from durable_queue.store.keys import Request, Stored
+from durable_queue.store.postgresql import claims, ids, keys, prepared
 from durable_queue.store.rows import FIELDS, HISTORY_TABLE, QUEUE_TABLE, Claim, Claimed
 from durable_queue.store.table import SAME_CLOCK, Table
 
@@ -106,6 +107,15 @@ class PostgreSQLTable(Table):
         if wakeup.is_late(started):
             wakeup.wake(queue)
         return int(row)
+
+    def insert_requests(self, queue: str, requests: Sequence[Request]) -> list[Stored | None]:
+        given = [(*request.key, request.task_ids) for request in requests if request.key]
+        rows = [(request.key and request.key.digest, *row) for request in requests for row in request.rows]
+        key_columns, row_columns = (map(array, zip(*some, strict=True)) if some else ["{}"] * 3 for some in (given, rows))
+        values = (queue, *key_columns, cluster_conf.idempotency.total_seconds(), *row_columns)
+        found = prepared.run(self.connection, keys.INSERT_REQUESTS, values)
+        stored = {digest: Stored(fingerprint, ids) for digest, fingerprint, ids in (map(bytes.decode, row) for row in found)}
+        return [request.key and stored[request.key.digest] for request in requests]
 
     def claim(self, queue: str, asked: Claim) -> list[Claimed]:
         """Put the first due rows under a lease, and skip rows that another worker is about to take.

@@ -6,12 +6,16 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from operator import itemgetter
 from typing import Any
+
+from django.db import transaction
 
 from durable_queue.models import Worker
 from durable_queue.states import FOR_NOW_UNTIL, for_now, is_held
 from durable_queue.store import wakeup
+from durable_queue.store.keys import Request, Stored, new_rows
 from durable_queue.store.rows import (
     ATTEMPTS_TABLE,
     CLAIMED_BYTES,
@@ -22,6 +26,7 @@ from durable_queue.store.rows import (
     Claim,
     Claimed,
 )
+from durable_queue.store.sqlite import keys
 from durable_queue.store.sqlite.turns import Turn, give_way
 from durable_queue.store.table import Table
 
@@ -108,6 +113,15 @@ class SQLiteTable(Table):
         if not is_ours or wakeup.is_late(started):
             wakeup.wake(queue)
         return row
+
+    def insert_requests(self, queue: str, requests: Sequence[Request]) -> list[Stored | None]:
+        with transaction.atomic(using=self.connection.alias):
+            stored = keys.take_keys(self, requests)
+            if rows := new_rows(requests, stored):
+                now = self._last_place(queue)
+                values = ((queue, payload, self._lock_of(due) if due else now) for payload, due in rows)
+                self._run(_insert(len(rows)), [*chain.from_iterable(values)])
+        return stored
 
     def claim(self, queue: str, asked: Claim) -> list[Claimed]:
         connection = self.connection
