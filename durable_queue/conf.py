@@ -24,8 +24,8 @@ class ClusterConf:
     backoff_factor: float = 3.0  # how much longer each further wait is
     backoff_ceiling: float = 600.0  # no wait is longer
     retry_policies: dict[str, dict[str, Any]] = field(default_factory=dict)  # by a function's dotted path
-    idempotency_hours: int = 24  # how long an idempotency key keeps a repeated request from being queued again
     max_backlog: int | None = None  # due tasks from which on somebody accepts no more; upkeep then publishes how many wait
+    idempotency_hours: int = 24  # how long an idempotency key keeps a repeated request from being queued again
     history_days: int = 30  # how long succeeded and failed tasks are kept
 
     @property

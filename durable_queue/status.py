@@ -147,7 +147,7 @@ def _of_ended(task: Found) -> TaskStatus:
         max_attempts=_max_attempts(task.func, args, done),
         enqueued_at=queued_at(task.id) or task.own_queued,
         due_at=None,
-        started_at=task.started,
+        started_at=task.started if task.attempts else None,  # one that was cancelled before it began
         finished_at=task.stopped,
         calls=calls,
         calls_done=calls if has_succeeded else done,

@@ -284,8 +284,8 @@ Q_CLUSTER = {
     "label": "Background tasks",
     "run_dir": DATA_DIR / "run",
     "grace": NOTIFIER_STOP_GRACE,
-    "idempotency_hours": NOTIFIER_IDEMPOTENCY_HOURS,
     "max_backlog": NOTIFIER_MAX_BACKLOG,
+    "idempotency_hours": NOTIFIER_IDEMPOTENCY_HOURS,
     "history_days": NOTIFIER_HISTORY_DAYS,
 }
 

@@ -175,29 +175,3 @@ def test_moment__of_another_zone() -> None:
 def test_error__of_the_last_attempt(state: State) -> None:
     task = showing.as_json(a_status("secret", state=state, error="ValueError: no"))
     assert (task["error"], task["result"]) == ("ValueError: no", None)
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (
-            "IsADirectoryError: [Errno 21] Is a directory: '/srv/my log/log.txt'",
-            "IsADirectoryError: [Errno 21] Is a directory: 'log.txt'",
-        ),
-        ('OSError: "/a/b" -> "/c/d"', 'OSError: "b" -> "d"'),
-        ("OSError: /var/lib/notifier/log.txt is full", "OSError: log.txt is full"),
-        ("OSError: (/var/lib/log.txt)", "OSError: (log.txt)"),
-        ("HTTPError: 404 for https://example.com/a/b?c=/d/e", "HTTPError: 404 for https://example.com/a/b?c=/d/e"),
-        ("OSError: file:///srv/log.txt, path=/srv/a, log:/srv/b", "OSError: file:log.txt, path=a, log:b"),
-        ("ValueError: 1/2 and/or a / b", "ValueError: 1/2 and/or a / b"),
-        ("ValueError: two\nlines\r\nand\ttabs", "ValueError: two lines and tabs"),
-    ],
-)
-def test_error__in_one_line_without_folders(error: str, line: str) -> None:
-    assert showing.shown_error(error) == line
-
-
-def test_error__without_end() -> None:
-    assert len(showing.shown_error("x" * 100_000) or "") == showing.LONGEST_ERROR
-    assert showing.shown_error("/" * 100_000)
-    assert showing.shown_error("'/" * 50_000)

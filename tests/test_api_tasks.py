@@ -14,6 +14,9 @@ from django_q.models import OrmQ, Task
 
 from durable_queue.intake import packaging
 from durable_queue.models import Worker
+from durable_queue.store.broker import Broker
+from durable_queue.task import signing
+from durable_queue.task.identifiers import new_task_id
 from tests.support import selection
 from tests.support.api import UNKNOWN, Api, api, queue
 from tests.support.api_tasks import released
@@ -29,10 +32,10 @@ ENV = {"DJANGO_SETTINGS_MODULE": "tests.support.api_settings"}
 CALL = "tests.support.api_tasks."
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Api]:
+@pytest.fixture(scope="module")
+def client(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A web process."""
-    with api(tmp_path) as found:
+    with api(tmp_path_factory.mktemp("web")) as found:
         yield found
         assert "Traceback" not in found.output.read_text()
 
@@ -67,7 +70,7 @@ def test_task__waits(client: Api) -> None:
     assert (task["status"], task["name"]) == ("scheduled", "bob")
     assert there(task) == {"enqueued_at", "due_at"}
     due, enqueued = (datetime.fromisoformat(task[name]) for name in ("due_at", "enqueued_at"))
-    assert 3590 < (due - enqueued).total_seconds() <= 3600
+    assert 3590 < (due - enqueued).total_seconds() < 3601
 
 
 def test_task__runs_and_succeeds(client: Api, cluster: Cluster, go: Path) -> None:
@@ -96,11 +99,11 @@ def test_task__fails(client: Api, cluster: Cluster, tmp_path: Path) -> None:
     retrying, failed = queue("fail_for_long", "/srv/secret folder"), queue("fail_for_good")
     with cluster(env=ENV):
         task = client.wait_for(retrying, "retrying")
-        assert task["error"] == "IsADirectoryError: [Errno 21] Is a directory: 'log.txt'"
+        assert task["error"] == "IsADirectoryError: [Errno 21] Is a directory: '…/log.txt'"
         assert (task["attempts"], task["result"]) == (1, None)
         assert there(task) == {"enqueued_at", "due_at", "started_at", "finished_at"}
         task = client.wait_for(failed, "failed")
-    assert (task["error"], task["result"], task["attempts"]) == ("ValueError: two lines", None, 1)
+    assert (task["error"], task["result"], task["attempts"]) == ("ValueError: two", None, 1)
     assert there(task) >= {"enqueued_at", "started_at", "finished_at"}
 
 
@@ -116,12 +119,13 @@ def test_task__not_known(client: Api, cluster: Cluster) -> None:
 
 
 def test_task__letters_are_compared_as_they_are(client: Api) -> None:
-    lower, upper = "a" * 31 + "b", "A" * 31 + "C"
+    lower, upper = new_task_id(), new_task_id().upper()
     for task_id in (lower, upper):
-        queue("give", id=task_id)
-    assert client.task(lower)["id"] == lower
-    assert client.task(upper)["id"] == upper
-    assert client.ask("GET", f"/tasks/{lower.upper()}").status == 404
+        task = packaging.new_task(f"{CALL}give", (), {}, name=task_id) | {"id": task_id}
+        Broker().enqueue_all([signing.dumps(task)])
+    assert client.task(lower)["name"] == lower
+    assert client.task(upper)["name"] == upper
+    assert client.ask("GET", f"/tasks/{upper.lower()}").status == 404
 
 
 @pytest.mark.parametrize(

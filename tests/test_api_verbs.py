@@ -17,10 +17,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 ENV = {"DJANGO_SETTINGS_MODULE": "tests.support.api_settings"}
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Api]:
+@pytest.fixture(scope="module")
+def client(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A web process."""
-    with api(tmp_path) as found:
+    with api(tmp_path_factory.mktemp("web")) as found:
         yield found
         assert "Traceback" not in found.output.read_text()
 

@@ -53,7 +53,7 @@ def group() -> NoReturn:
 
 def path() -> NoReturn:
     """Raise one that names files and addresses."""
-    raise OSError("can't open '/srv/my-data/log.txt', /etc/x/y nor https://host/a/b?c=/d, 1/2/3")
+    raise OSError("can't open '/srv/my data/log.txt', /etc/x/y nor https://host/a/b?c=/d, 1/2/3")
 
 
 LINES = {

@@ -9,8 +9,9 @@ LONGEST = 500  # characters
 _HEADER = re.compile(r"(?:^| : )(?:  \+ Exception Group )?Traceback \(most recent call last\):\n", re.MULTILINE)
 # The first line behind the frames, which are indented: the error's type, by its dotted path, and its text.
 _LAST = re.compile(r"^(?:  \| )?(?:[\w<>]+\.)*(\w+(?:: .*)?)$", re.MULTILINE)
-# A path from the root, of two parts or more; not one within an address, or behind another word.
-_PATH = re.compile(r"(?<![\w:/.])(?:/[\w.@+~-]+)+/([\w.@+~-]+)")
+# A path from the root, of two parts or more: in quotes, where it may have any characters; or not within an address, nor
+# behind another word.
+_PATH = re.compile(r"""(?<=['"])(?:/[^/'"]+)+/([^/'"]+)(?=['"])|(?<![\w:/.])(?:/[\w.@+~-]+)+/([\w.@+~-]+)""")
 
 
 def one_line(error: str) -> str:
@@ -19,5 +20,5 @@ def one_line(error: str) -> str:
     message = error[: headers[0].start()] if headers else error
     behind_frames = _LAST.search(error, headers[-1].end()) if headers else None
     first = behind_frames[1] if behind_frames else message.strip().partition("\n")[0]
-    line = _PATH.sub(r"…/\1", storable(first))
+    line = _PATH.sub(r"…/\1\2", storable(first))
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"

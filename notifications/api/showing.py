@@ -1,7 +1,6 @@
 """A task as clients see it."""
 
 import json
-import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,12 +10,8 @@ from durable_queue.task import preview
 
 LONGEST = 64 * 1024  # characters of a result's JSON; of a longer one, its beginning is shown, as Python text
 LONGEST_IN_LIST = 8 * 1024  # characters of a result as it is stored: reading a hundred longer ones would take seconds
-LONGEST_ERROR = 1000  # characters
 
 IN_LIST = "It is too long for a list. Ask for the task alone."
-
-# A URL, which stays as it is; or the folders of an absolute path: in quotes, where it may have blanks, and without.
-_FOLDERS = re.compile(r"""((?!file:)\b\w+://\S+)|(?<=['"])/(?:[^'"\n/]*/)+|(?<![\w./~%@-])/+(?:[^\s'"/]+/)+""")
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).iterencode
 
@@ -40,7 +35,7 @@ def as_json(status: TaskStatus, *, in_list: bool = False) -> dict[str, Any]:
         "cancel_requested_at": moment(status.cancel_requested_at),
         "result": result,
         "result_is_repr": is_repr,
-        "error": None if status.state == State.SUCCEEDED else shown_error(status.error),
+        "error": None if status.state == State.SUCCEEDED else status.error or None,
     }
 
 
@@ -57,14 +52,6 @@ def moment(value: datetime | None) -> str | None:
 def milliseconds(since: datetime | None, until: datetime | None) -> float | None:
     """The time between two moments; the clocks of two hosts may differ, but no time is below 0."""
     return max(0.0, round((until - since).total_seconds() * 1000, 3)) if since and until else None
-
-
-def shown_error(text: str) -> str | None:
-    """An error in one line, without the folders of the files that it names: they are not for clients."""
-    if not text:
-        return None
-    line = _FOLDERS.sub(r"\1", " ".join(text.split()))
-    return line if len(line) <= LONGEST_ERROR else f"{line[: LONGEST_ERROR - 1]}…"
 
 
 def shown_result(status: TaskStatus, *, in_list: bool = False) -> tuple[Any, bool]:

@@ -19,7 +19,7 @@ from tests.support.processes import free_port, wait_until, web
 from tests.support.raw_http import Answer, Connection, Request
 
 PATIENCE = 40.0  # seconds for an answer: longer than anybody may wait
-TOKEN = "of-olivia-0123456789"
+OLIVIA = "of-olivia-0123456789"  # her token, which is good for everything
 UNKNOWN = "0123456789abcdef0123456789abcdef"  # no task has this id
 
 
@@ -31,7 +31,7 @@ class Api:
 
     def ask(self, method: str, target: str, **headers: str) -> Answer:
         """The answer to a request on a connection of its own. `X_Forwarded_For="…"` is a header."""
-        named = {name.replace("_", "-"): value for name, value in {"Authorization": f"Bearer {TOKEN}", **headers}.items()}
+        named = {name.replace("_", "-"): value for name, value in {"Authorization": f"Bearer {OLIVIA}", **headers}.items()}
         with Connection(self.port, timeout=PATIENCE) as connection:
             return connection.ask(Request(target=target, method=method, headers=named))
 
@@ -61,7 +61,7 @@ class Api:
 def api(folder: Path, *, env: Mapping[str, str] | None = None) -> Iterator[Api]:
     """A web process on the database of the running test, with the data folder of the run."""
     port, output, tokens = free_port(), folder / "web-output", folder / "tokens"
-    tokens.write_text(f"olivia {TOKEN} write,read,manage\n")
+    tokens.write_text(f"olivia {OLIVIA} write,read,manage\n")
     tokens.chmod(0o600)
     own = on_test_database() | {"NOTIFIER_TOKENS_FILE": str(tokens)}
     with web(env=own | dict(env or {}), port=port, output=output) as process:
