@@ -26,6 +26,7 @@ from benchmarks import (
     report,
     servers,
     start,
+    waiting,
 )
 from benchmarks.contestants import NOTIFIER, PEERS
 from benchmarks.scenario import Results, Scenario
@@ -43,6 +44,7 @@ SCENARIOS = {
         latency.POSTGRESQL,
         accept.ACCEPT,
         accept.ACCEPT_AND_WRITE,
+        waiting.WAITING,
         growth.SQLITE,
         growth.POSTGRESQL,
         memory.MEMORY,
@@ -123,7 +125,9 @@ def _run(results: Results, *, quick: bool, rounds: int | None, only: list[str] |
                 continue
             sample = scenario.run(contestant, quick)
             results.samples.setdefault(contestant.name, []).append(sample)
-            figures = ", ".join(f"{name} {sample.figures[name]:{form}}" for name, form in scenario.figures.items())
+            figures = ", ".join(
+                f"{name} {sample.figures[name]:{form}}" for name, form in scenario.figures.items() if name in sample.figures
+            )
             line = f"{scenario.name} {number + 1}: {contestant.title}: {figures}; {sample.seen}"
             print(f"{time.strftime('%X')} {line}", file=sys.stderr, flush=True)
 

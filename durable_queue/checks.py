@@ -52,6 +52,8 @@ def _problems() -> Iterator[tuple[int, str, str, str]]:
         value = getattr(cluster_conf, key)
         if not isinstance(value, int | float) or value < least:
             yield 2, key, f"is {value!r}", f"Set it to a number from {least} on."
+    if (most := cluster_conf.max_backlog) is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+        yield 2, "max_backlog", f"is {most!r}", "Set it to a whole number from 1 on, or to None."
     names = ", ".join(field.name for field in fields(RetryPolicy))
     for path, policy in cluster_conf.retry_policies.items():
         try:

@@ -24,12 +24,19 @@ class ClusterConf:
     backoff_factor: float = 3.0  # how much longer each further wait is
     backoff_ceiling: float = 600.0  # no wait is longer
     retry_policies: dict[str, dict[str, Any]] = field(default_factory=dict)  # by a function's dotted path
+    max_backlog: int | None = None  # due tasks from which on somebody accepts no more; upkeep then publishes how many wait
+    idempotency_hours: int = 24  # how long an idempotency key keeps a repeated request from being queued again
     history_days: int = 30  # how long succeeded and failed tasks are kept
 
     @property
     def history(self) -> timedelta:
         """How long succeeded and failed tasks are kept."""
         return timedelta(days=self.history_days)
+
+    @property
+    def idempotency(self) -> timedelta:
+        """How long an idempotency key is kept."""
+        return timedelta(hours=self.idempotency_hours)
 
 
 def _own(conf: dict[str, Any]) -> ClusterConf:

@@ -1,4 +1,4 @@
-"""The tables that django-q2 lacks: workers, failed attempts, dead letters, notes on tasks, and the states of schedules."""
+"""The tables that django-q2 lacks: of workers, of what became of tasks, of what users asked for, of the states of schedules."""
 
 from django.db import models
 from django.utils import timezone
@@ -20,6 +20,9 @@ class Worker(models.Model):
     heartbeat = models.DateTimeField()
     lease = models.DateTimeField(null=True, help_text="The `lock` of the rows that it holds.")
     lease_due = models.DateTimeField(null=True, help_text="When the first of these rows was due.")
+    in_hand = models.JSONField(
+        default=dict, help_text="Since when it runs which task, of those that take longer; by their ids."
+    )
 
     def __str__(self) -> str:
         return f"{self.pid} on {self.host}"
@@ -35,11 +38,12 @@ class FailedAttempt(models.Model):
         LOST = "lost", "Lost: its worker was killed"
         OVERDUE = "overdue", "Killed: it took too long"
         REFUSED = "refused", "Refused: it can't be run"
+        CANCELLED = "cancelled", "Cancelled by a user"
 
     row = models.BigIntegerField(db_index=True, help_text="The queue row's id.")
     task_id = models.CharField(max_length=32, db_index=True, blank=True)
     number = models.PositiveIntegerField()
-    outcome = models.CharField(max_length=8, choices=Outcome.choices)
+    outcome = models.CharField(max_length=16, choices=Outcome.choices)
     worker = models.CharField(max_length=300)
     started = models.DateTimeField()
     stopped = models.DateTimeField(db_index=True)
@@ -78,6 +82,56 @@ class Note(models.Model):
 
     def __str__(self) -> str:
         return self.text
+
+
+class Cancellation(models.Model):
+    """A user's request to cancel a task. It is deleted when the task is retried, or pruned."""
+
+    task_id = models.CharField(max_length=32, primary_key=True)
+    requested = models.DateTimeField(default=timezone.now, db_index=True)
+    by = models.CharField(max_length=150)
+    why = models.TextField(blank=True)
+    heeded = models.DateTimeField(
+        null=True, help_text="When the task ended by it; none: not yet, or it ended as it would have."
+    )
+
+    def __str__(self) -> str:
+        return f"cancelled by {self.by}" + (f": {self.why}" if self.why else "")
+
+
+class PausedQueue(models.Model):
+    """A queue that accepts tasks and runs none."""
+
+    queue = models.CharField(max_length=100, primary_key=True)
+    by = models.CharField(max_length=150)
+    why = models.TextField(blank=True)
+    since = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return f"{self.queue}, paused by {self.by}"
+
+
+class IdempotencyKey(models.Model):
+    """A request that has queued tasks, and that a client may repeat: then nothing is queued again."""
+
+    digest = models.CharField(max_length=64, primary_key=True, help_text="Of the key within its scope, in hexadecimal digits.")
+    fingerprint = models.CharField(max_length=64, help_text="Of the request, in hexadecimal digits.")
+    task_ids = models.TextField(help_text="Of the tasks that it has queued, each of 32 digits, without anything in between.")
+    at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    def __str__(self) -> str:
+        return self.digest
+
+
+class Figure(models.Model):
+    """A figure that upkeep publishes, so that nobody else has to count."""
+
+    name = models.CharField(max_length=120, primary_key=True)
+    value = models.BigIntegerField()
+    at = models.DateTimeField(help_text="When it was right.")
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value}"
 
 
 class ScheduleState(models.Model):

@@ -4,12 +4,14 @@ import json
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from functools import wraps
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 from urllib.parse import parse_qsl, quote
 
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.views import defaults
+from django.views.decorators.csrf import csrf_exempt
 
 View = Callable[..., Coroutine[Any, Any, HttpResponse]]
 
@@ -26,9 +28,10 @@ class Problem(TypedDict):
     """One entry of a 422's `detail`, as FastAPI writes it."""
 
     type: str
-    loc: list[str]
+    loc: list[str | int]
     msg: str
-    input: str
+    input: Any
+    ctx: NotRequired[dict[str, Any]]  # the bounds, or what was expected
 
 
 # JsonResponse makes an encoder for each response, which takes longer than the rest of its work.
@@ -83,6 +86,26 @@ def post_only(view: View) -> View:
         return await view(request, *args, **kwargs)
 
     return guarded
+
+
+def by_method(**views: Callable[..., Any]) -> View:
+    """A view of several, by the request's method: `by_method(GET=newest, POST=queue)`. Other methods get FastAPI's 405.
+
+    Each may be synchronous; the one that all make is not. No answer is for a cache: the next moment may have another one.
+    """
+    allowed = {"Allow": ", ".join(sorted(views))}
+    awaited = {method: view if iscoroutinefunction(view) else sync_to_async(view) for method, view in views.items()}
+
+    @csrf_exempt
+    async def chosen(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        view = awaited.get(request.method or "")
+        if view is None:
+            return error(405, "Method Not Allowed", allowed)
+        response: HttpResponse = await view(request, *args, **kwargs)
+        response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+    return chosen
 
 
 def redirect_to_path(request: HttpRequest, path: str) -> HttpResponse:

@@ -1,10 +1,14 @@
-"""The routes of the two programs. `/basic/…` always exists; NOTIFIER_ROOT says which program has the bare path."""
+"""The routes of the two programs and of the API, and the pages that describe them.
+
+`/basic/…` always exists; NOTIFIER_ROOT says what the bare path serves.
+"""
 
 from django.conf import settings
 from django.urls import URLPattern, include, path, re_path
 
 from notifications import views
 from notifications.http import View
+from notifications.openapi import pages
 
 
 def routes(view: View) -> list[URLPattern]:
@@ -21,4 +25,6 @@ query = routes(views.send_notification)
 urlpatterns = [
     *{"basic": basic, "query": query}[settings.NOTIFIER_ROOT],
     path("basic/", include(basic)),
+    path("", include("notifications.api.urls")),
+    *pages.urlpatterns,
 ]

@@ -5,6 +5,8 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from durable_queue import BackgroundTasks
+from durable_queue.intake.idempotency import KeyReusedError
+from notifications import programs
 from notifications.http import (
     JSON,
     control_character_problems,
@@ -13,7 +15,9 @@ from notifications.http import (
     post_only,
     redirect_to_path,
 )
-from notifications.tasks import write_log, write_notification
+from notifications.keys import key_of, key_problems, reused
+
+UNAVAILABLE = "The queue can't be written to at the moment. Please try again."
 
 
 @csrf_exempt
@@ -22,9 +26,7 @@ async def send_basic_notification(request: HttpRequest, email: str) -> HttpRespo
     """Enqueue a task that replaces the log's text with one notification for `email`."""
     if problems := control_character_problems(email=("path", email)):
         return error(422, problems)
-    tasks = BackgroundTasks(name=f"notification for {email}")
-    tasks.add_task(write_notification, email, message="some notification")
-    return await answer_when_queued(tasks, "Notification sent in the background")
+    return await answer_when_queued(request, programs.basic(email), "Notification sent in the background")
 
 
 @csrf_exempt
@@ -34,25 +36,23 @@ async def send_notification(request: HttpRequest, email: str) -> HttpResponse:
     q = last_query_value(request, "q")
     if problems := control_character_problems(email=("path", email), q=("query", q)):
         return error(422, problems)
-    tasks = BackgroundTasks(name=f"message to {email}")
-    log_query(tasks, q)
-    tasks.add_task(write_log, f"message to {email}\n")
-    return await answer_when_queued(tasks, "Message sent")
+    return await answer_when_queued(request, programs.query(email, q), "Message sent")
 
 
-def log_query(tasks: BackgroundTasks, q: str | None) -> None:
-    """Add the write for a query: the part that is a dependency in FastAPI's tutorial."""
-    if q:
-        tasks.add_task(write_log, f"found query: {q}\n")
+async def answer_when_queued(request: HttpRequest, tasks: BackgroundTasks, message: str) -> HttpResponse:
+    """Answer 200 once the tasks are committed to the queue, and 503 when the commit may have failed.
 
-
-async def answer_when_queued(tasks: BackgroundTasks, message: str) -> HttpResponse:
-    """Answer 200 once the tasks are committed to the queue, and 503 when the commit may have failed."""
+    A request that is repeated with its `Idempotency-Key` queues nothing, and gets the same answer.
+    """
+    if problems := key_problems(request):
+        return error(422, problems)
     try:
-        await tasks.aenqueue()
+        task_id = await tasks.aenqueue(key_of(request))
+    except KeyReusedError:
+        return error(422, [reused(request)])
     except DatabaseError:
-        return error(503, "The queue can't be written to at the moment. Please try again.", {"Retry-After": "1"})
-    return JSON({"message": message})
+        return error(503, UNAVAILABLE, {"Retry-After": "1"})
+    return JSON({"message": message}, headers={"Task-Id": task_id} if task_id else None)
 
 
 @csrf_exempt

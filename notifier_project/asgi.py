@@ -8,17 +8,31 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "notifier_project.settings")
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.conf import settings
-from django.http import HttpResponse, JsonResponse
+from django.http import HttpResponse
 
+from notifier_project.access.gate import gate_of_settings
+from notifier_project.access.proxies import Proxies
+from notifier_project.api import ApiHandler
 from notifier_project.clients import ClientsHandler, Scope, Send, respond
 from notifier_project.people import PeopleHandler, Receive
+from notifier_project.refusals import refuse
+from notifier_project.threads import use_threads
 
-# All of Django answers these paths: middleware, sessions, forms. Each process answers them in one thread, one at a time.
+# Who answers which path, by its beginning.
+#
+# People: all of Django, with middleware, sessions and forms. Each process answers them in one thread, one at a time.
 FOR_PEOPLE = (settings.ADMIN_PATH, settings.STATIC_URL)
+# The API: bodies and errors in JSON, in four threads of its own.
+FOR_API = ("/tasks",)
+# Everything else: the clients, in the event loop. Their bodies are not read.
+
 ONE_THREAD = ThreadSensitiveContext()  # without it, each request has a thread, and each thread a database connection
 
 for_people = PeopleHandler()
-for_clients = ClientsHandler()
+gate = gate_of_settings()
+for_api = ApiHandler(gate)
+for_clients = ClientsHandler(None if gate.is_open else gate)
+proxies = Proxies(settings.NOTIFIER_TRUSTED_PROXIES)
 import_module(settings.ROOT_URLCONF)  # now, so that the first request does not wait for these imports
 
 
@@ -26,20 +40,26 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one HTTP request. Raises ValueError for lifespan and WebSocket scopes: servers take that as "not supported"."""
     if scope["type"] != "http":
         raise ValueError(f"This is an application for HTTP, not for {scope['type']}")
-    SyncToAsync.thread_sensitive_context.set(ONE_THREAD)
-    if not scope["path"].startswith(FOR_PEOPLE):
-        await for_clients(scope, send)
-    elif refusal := _refusal(dict(scope["headers"])):
-        await respond(refusal, send)
+    proxies.apply(scope)
+    if scope["path"].startswith(FOR_PEOPLE):
+        SyncToAsync.thread_sensitive_context.set(ONE_THREAD)
+        if refusal := _refusal(dict(scope["headers"])):
+            await respond(refusal, send)
+        else:
+            await for_people(scope, receive, send)
+        return
+    use_threads()
+    if scope["path"].startswith(FOR_API):
+        await for_api(scope, receive, send)
     else:
-        await for_people(scope, receive, send)
+        await for_clients(scope, send)
 
 
 def _refusal(headers: Mapping[bytes, bytes]) -> HttpResponse | None:
     """The response to a body that may be longer than any form. Django would store all of it before it checks anything."""
     if b"transfer-encoding" in headers:
-        return JsonResponse({"detail": "Length Required"}, status=411)
+        return refuse(411, "Length Required")
     longest = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     if longest is not None and int(headers.get(b"content-length", b"0")) > longest:
-        return JsonResponse({"detail": "Content Too Large"}, status=413)
+        return refuse(413, "Content Too Large")
     return None

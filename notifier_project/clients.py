@@ -1,4 +1,4 @@
-"""The handler for clients: it answers every path but the admin's and the static files'."""
+"""The handler for clients: it answers every path that no other handler answers (`notifier_project/asgi.py`)."""
 
 import functools
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,9 +9,9 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.exception import convert_exception_to_response
-from django.db import Error as DatabaseError
-from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse
+
+from notifier_project.access.gate import Gate
 
 Scope = dict[str, Any]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -25,7 +25,7 @@ class UnreadBody:
 
     def read(self, *_: object) -> NoReturn:
         """Refuse: Django calls this for `request.body`."""
-        raise NotImplementedError("Bodies are not read here: add the path to FOR_PEOPLE in notifier_project/asgi.py")
+        raise NotImplementedError("Bodies are not read here: add the path to another handler's in notifier_project/asgi.py")
 
 
 UNREAD = cast("IO[bytes]", UnreadBody())
@@ -33,6 +33,8 @@ UNREAD = cast("IO[bytes]", UnreadBody())
 
 class ClientsRequest(ASGIRequest):
     """A client's request. It keeps the method as the client sent it: methods are case-sensitive (RFC 9110, section 9.1)."""
+
+    actor = "anonymous"  # whose token came with it
 
     def __init__(self, scope: Scope) -> None:
         if not scope["query_string"].isascii():  # ASGIRequest would refuse it, and Starlette accepts it
@@ -45,16 +47,9 @@ class ClientsRequest(ASGIRequest):
 
 
 @functools.cache
-def _in_loop(view: Callable[..., Any]) -> Callable[..., Awaitable[HttpResponse]]:
-    """A view that the event loop can await: a synchronous view runs in the thread that also serves the admin."""
-
-    @functools.wraps(view)
-    def in_thread(*arguments: Any, **named: Any) -> HttpResponse:
-        close_old_connections()  # Django does this on signals that clients' requests don't send
-        response: HttpResponse = view(*arguments, **named)
-        return response
-
-    return view if iscoroutinefunction(view) else sync_to_async(in_thread)
+def in_loop(view: Callable[..., Any]) -> Callable[..., Awaitable[HttpResponse]]:
+    """A view that the event loop can await: a synchronous view runs in one of the threads in `notifier_project/threads.py`."""
+    return view if iscoroutinefunction(view) else sync_to_async(view)
 
 
 class ClientsHandler(BaseHandler):
@@ -64,22 +59,26 @@ class ClientsHandler(BaseHandler):
     (docs/tried.md), and its response has the same headers as FastAPI's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gate: Gate | None = None) -> None:
+        """`gate`: what every request passes, if there is something to check."""
+        self._gate = gate
         self._known_hosts: set[str | None] = set()
         self._answered = cast("Answer", convert_exception_to_response(self._answer))
 
-    async def _answer(self, request: HttpRequest) -> HttpResponse:
+    def check_host(self, request: HttpRequest) -> None:
+        """Raise DisallowedHost, as CommonMiddleware does for the admin."""
         host = request.META.get("HTTP_HOST")
         if host not in self._known_hosts:
-            request.get_host()  # raises DisallowedHost, as CommonMiddleware does for the admin
+            request.get_host()
             if len(self._known_hosts) < MOST_HOSTS:
                 self._known_hosts.add(host)
+
+    async def _answer(self, request: HttpRequest) -> HttpResponse:
+        self.check_host(request)
         view, arguments, named = self.resolve_request(request)
-        try:
-            return await _in_loop(view)(request, *arguments, **named)
-        except DatabaseError:
-            await sync_to_async(close_old_connections)()  # those of an `async` view's own queries
-            raise
+        if self._gate and (refusal := self._gate.refusal_to_client(request)):
+            return refusal
+        return await in_loop(view)(request, *arguments, **named)
 
     async def __call__(self, scope: Scope, send: Send) -> None:
         """Answer one request (https://asgi.readthedocs.io/en/latest/specs/www.html)."""

@@ -3,6 +3,7 @@
 A wrong value stops the start with a line that names the variable: see `_refuse`.
 """
 
+import ipaddress
 import re
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from notifier_project import (
     secret_key,
     sqlite_driver,  # noqa: F401 - before Django imports sqlite3
 )
+from notifier_project.access import rate
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -39,6 +41,11 @@ def _path(variable: str, default: str) -> Path:
         _refuse(variable, f"{error}; write the folder's name instead of ~")
 
 
+def _optional_path(variable: str) -> Path | None:
+    """A path, or None where none is set."""
+    return _path(variable, "") if env.str(variable, "") else None
+
+
 def _are_host_names(values: list[str]) -> None:
     """Refuse a value that can never match a Host header, such as a URL."""
     for value in values:
@@ -52,6 +59,28 @@ def _is_time_zone(name: str) -> None:
         ZoneInfo(name or "UTC")
     except (LookupError, ValueError, OSError) as error:
         raise ValidationError(f"There is no time zone {name!r}; write one such as Europe/Berlin.") from error
+
+
+def _are_networks(values: list[str]) -> None:
+    """Refuse what is neither an address nor a network."""
+    for value in values:
+        try:
+            ipaddress.ip_network(value)
+        except ValueError as error:
+            raise ValidationError(f"{error}; write addresses and networks, such as 10.0.0.2,10.1.0.0/16.") from error
+
+
+def _are_origins(values: list[str]) -> None:
+    """Refuse what no browser sends as a form's origin."""
+    for value in values:
+        if not re.fullmatch(r"https?://(\*\.)?([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?", value):
+            raise ValidationError(f"{value!r} is no origin; write scheme and host, such as https://notify.example.com.")
+
+
+def _is_rate(value: str) -> None:
+    """Refuse what is no rate. An empty one stands for none."""
+    if value and not rate.FORM.fullmatch(value):
+        raise ValidationError(f"{value!r} is no rate; write requests per second, minute or hour: 100/s, 1000/m, 10000/h.")
 
 
 def _database(url: str) -> dict[str, Any]:
@@ -97,6 +126,7 @@ def _database(url: str) -> dict[str, Any]:
     return database
 
 
+LOOPBACK = ["127.0.0.0/8", "::1"]
 _SQLITE = "django.db.backends.sqlite3"
 _POSTGRESQL = "django.db.backends.postgresql"
 _SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
@@ -117,6 +147,14 @@ try:
         "NOTIFIER_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"], subcast=str.strip, validate=_are_host_names
     )
     HTTPS = env.bool("NOTIFIER_HTTPS", False)
+    NOTIFIER_TRUSTED_PROXIES = env.list("NOTIFIER_TRUSTED_PROXIES", LOOPBACK, subcast=str.strip, validate=_are_networks)
+    CSRF_TRUSTED_ORIGINS = env.list("NOTIFIER_TRUSTED_ORIGINS", [], subcast=str.strip, validate=_are_origins)
+
+    # Who may do what over HTTP, and how much: notifier_project/access/
+    NOTIFIER_TOKENS_FILE = _optional_path("NOTIFIER_TOKENS_FILE")
+    NOTIFIER_MAX_BACKLOG = env.int("NOTIFIER_MAX_BACKLOG", None, validate=validate.Range(1, 1_000_000_000))
+    NOTIFIER_MIN_FREE_DISK = env.int("NOTIFIER_MIN_FREE_DISK", None, validate=validate.Range(1, 1_000_000_000))
+    NOTIFIER_RATE_LIMIT = env.str("NOTIFIER_RATE_LIMIT", "", validate=_is_rate)
 
     # How many processes there are, and how long a task, a stop and the history last.
     NOTIFIER_WEB_WORKERS = env.int("NOTIFIER_WEB_WORKERS", 2, validate=validate.Range(1, 64))
@@ -125,6 +163,7 @@ try:
     NOTIFIER_QUEUE_COROUTINES = env.int("NOTIFIER_QUEUE_COROUTINES", 1000, validate=validate.Range(1, 100_000))
     NOTIFIER_TASK_TIMEOUT = env.int("NOTIFIER_TASK_TIMEOUT", 60, validate=validate.Range(1, 86_400))
     NOTIFIER_STOP_GRACE = env.int("NOTIFIER_STOP_GRACE", 10, validate=validate.Range(1, 3600))
+    NOTIFIER_IDEMPOTENCY_HOURS = env.int("NOTIFIER_IDEMPOTENCY_HOURS", 24, validate=validate.Range(1, 8760))
     NOTIFIER_HISTORY_DAYS = env.int("NOTIFIER_HISTORY_DAYS", 30, validate=validate.Range(1, 36500))
 
     # Whose clock schedules follow, unless they have a zone of their own; by default that of TIME_ZONE, as the admin's times.
@@ -147,6 +186,7 @@ DATABASES = {"default": _database(DATABASE_URL)}
 DEBUG = False
 
 INSTALLED_APPS = [
+    "notifier_project",
     "notifications",
     "durable_queue",
     "django_q",
@@ -210,10 +250,11 @@ STATIC_URL = "/static/"
 SERVESTATIC_USE_FINDERS = True
 SERVESTATIC_AUTOREFRESH = False
 
-# Behind a proxy that speaks HTTPS and sets X-Forwarded-Proto.
+# Behind a proxy that speaks HTTPS and sets X-Forwarded-Proto. Django does not read that header (SECURE_PROXY_SSL_HEADER): a
+# stranger could send it. notifier_project/access/proxies.py does, and knows whom to believe.
 if HTTPS:
-    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+CSRF_FAILURE_VIEW = "notifier_project.forms.csrf_failure"
 
 # All processes of the installation share this cache. django-q2 keeps cached results in it, and the figures that `qinfo` and
 # `qmonitor` show. Django's default cache would be in the memory of one process.
@@ -243,6 +284,8 @@ Q_CLUSTER = {
     "label": "Background tasks",
     "run_dir": DATA_DIR / "run",
     "grace": NOTIFIER_STOP_GRACE,
+    "max_backlog": NOTIFIER_MAX_BACKLOG,
+    "idempotency_hours": NOTIFIER_IDEMPOTENCY_HOURS,
     "history_days": NOTIFIER_HISTORY_DAYS,
 }
 
@@ -255,6 +298,7 @@ LOGGING = {
     "loggers": {
         "django": {"handlers": [], "propagate": True},
         "notifications": {"level": "INFO"},
+        "durable_queue.verbs": {"level": "INFO"},
         # A refused request concerns only the client, which has its 4xx.
         "django.request": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},

@@ -11,7 +11,7 @@ from django_q.tasks import fetch
 from durable_queue import BackgroundTasks, current_task
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.task.calls import DONE, Call, with_progress, without_progress
-from durable_queue.verbs import submit_again
+from durable_queue.verbs import Came, retry
 from tests.support import selection, side_by_side_tasks
 from tests.support.clusters import Cluster, all_end
 from tests.support.processes import wait_until
@@ -105,14 +105,14 @@ def test_retry__after_a_kill_too(cluster: Cluster, threads: int) -> None:
     assert sorted(FailedAttempt.objects.values_list("outcome", flat=True)) == ["failed", "lost"]
 
 
-def test_submit_again__goes_on_with_the_call_that_failed(cluster: Cluster) -> None:
+def test_verb_retry__goes_on_with_the_call_that_failed(cluster: Cluster) -> None:
     task_id = enqueue((effect, "1"), (effect_that_fails, "2", 2), (effect, "3"))
     with cluster(max_attempts=1):
         for _ in range(2):
             wait_until(lambda: not OrmQ.objects.exists(), what="it has ended")
             failure = Failure.objects.get(pk=task_id)
             assert failure.args[0][0] == DONE
-            assert submit_again(task_id)
+            assert retry(task_id, by="alice") is Came.DONE
         all_end()
     assert (effects()["1"], effects()["2"], effects()["3"]) == (1, 3, 1)
     assert Success.objects.get(pk=task_id).result == ["result of 1", "result of 2", "result of 3"]

@@ -60,6 +60,8 @@ class Pair:
         """The answer to a request, the same from both; unless it says that the connection ends, another request follows."""
         theirs, ours = self._ask(self.model.port, request), self._ask(self.ours.port, request, prefix=self.prefix)
         assert self.comparable(ours) == self.comparable(theirs)
+        assert ours.headers.keys() - theirs.headers.keys() == ({"task-id"} if theirs.status == 200 else set())
+        assert not theirs.headers.keys() - ours.headers.keys()
         return theirs
 
     def _ask(self, port: int, request: Request, *, prefix: str = "") -> Answer:

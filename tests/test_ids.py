@@ -15,7 +15,7 @@ from django_q.tasks import async_task
 from durable_queue.checks import check_ids
 from durable_queue.models import FailedAttempt
 from durable_queue.store.postgresql import ids
-from durable_queue.verbs import submit_again
+from durable_queue.verbs import Came, retry
 from tests.support import selection
 from tests.support.admin_site import act, page
 from tests.support.clusters import Cluster, all_end
@@ -91,7 +91,7 @@ def test_task__dies_is_failed_and_submitted_again(far: None, cluster: Cluster, a
         assert Success.objects.get().pk == good
         assert Failure.objects.get().pk == bad
         assert [attempt.row for attempt in FailedAttempt.objects.filter(task_id=bad)] == [row] * 2
-        assert submit_again(bad)
+        assert retry(bad, by="alice") is Came.DONE
         all_end()
     assert FailedAttempt.objects.filter(task_id=bad).count() == 4
 

@@ -289,7 +289,7 @@ def test_ended__while_a_task_goes_from_one_table_to_the_other() -> None:
     payload = signing.dumps(package() | {"id": task_id})
     Broker().enqueue(payload)
 
-    def fail_and_submit_again() -> None:
+    def fail_and_retry() -> None:
         try:
             while not done.is_set():
                 with transaction.atomic():
@@ -302,7 +302,7 @@ def test_ended__while_a_task_goes_from_one_table_to_the_other() -> None:
             connections.close_all()
 
     with ThreadPoolExecutor() as another, own_connection() as own:
-        going = another.submit(fail_and_submit_again)
+        going = another.submit(fail_and_retry)
         try:
             for _ in range(1000):
                 assert lookup.ended(table_of(own), [task_id]) == set()
@@ -360,7 +360,8 @@ def read_from_end_to_end(plan: str) -> list[str]:
     if environment.DATABASE == "sqlite":
         return re.findall(r"SCAN (?:django_q_\w+|done)\b.*", plan)
     nodes = re.split(r"->|\bSubPlan\b", plan)
-    return [node for node in nodes if " Scan " in node and "django_q_" in node and "Index Cond" not in node]
+    by_value = ("Index Cond", "Recheck Cond")  # the latter of a scan of what an index has found
+    return [node for node in nodes if " Scan " in node and "django_q_" in node and not any(each in node for each in by_value)]
 
 
 @pytest.mark.parametrize("analyzed", ["never", "when empty", "when full"])

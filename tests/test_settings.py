@@ -71,6 +71,7 @@ def settings_of(env: Mapping[str, str], folder: Path) -> dict[str, Any]:
             ("NOTIFIER_TASK_TIMEOUT", "1m"),
             ("NOTIFIER_STOP_GRACE", "-1"),
             ("NOTIFIER_STOP_GRACE", "10s"),
+            ("NOTIFIER_IDEMPOTENCY_HOURS", "0"),
             ("NOTIFIER_HISTORY_DAYS", "0"),
             ("NOTIFIER_HISTORY_DAYS", "ever"),
             ("NOTIFIER_TIME_ZONE", "Europe/Nowhere"),

@@ -18,7 +18,7 @@ from durable_queue import BackgroundTasks
 from durable_queue.models import DeadLetter, FailedAttempt
 from durable_queue.task import limits
 from durable_queue.task.calls import find, path_of, resolve
-from durable_queue.verbs import submit_again
+from durable_queue.verbs import Came, retry
 from durable_queue.work import ending, results, titles
 from tests.support import selection, stored_tasks
 from tests.support.admin_site import act, page
@@ -214,7 +214,7 @@ def test_missing__at_the_last_attempt_the_payload_is_kept(tmp_path: Path, deploy
     assert Failure.objects.get().id == task_id
     assert DeadLetter.objects.get().payload == payload
     deployed.ship = gone  # type: ignore[attr-defined]
-    assert submit_again(task_id)
+    assert retry(task_id, by="alice") is Came.DONE
     run_due(tmp_path)
     assert result(task_id) == 0
 

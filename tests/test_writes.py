@@ -19,7 +19,7 @@ from django_q.tasks import async_task
 
 from durable_queue import BackgroundTasks
 from durable_queue.models import Note
-from durable_queue.verbs import submit_again
+from durable_queue.verbs import Came, retry
 from notifications.tasks import MAYBE_FOR_ANOTHER, NOT_ITS_OWN, write_log
 from tests.support import environment, selection, writing_tasks
 from tests.support.processes import PROJECT
@@ -99,12 +99,12 @@ def test_receiver__writes_the_same_text_as_the_task(log_file: Path, run_cluster:
 
 
 def test_receiver__of_each_end_writes_anew(log_file: Path, run_cluster: RunCluster) -> None:
-    """A hook and a `post_execute` receiver tell of an end: fail, submit again, fail: two notices."""
+    """A hook and a `post_execute` receiver tell of an end: fail, retry, fail: two notices."""
     task_id = async_task(
         "builtins.int", "no number", task_name="post_execute: ended", hook="tests.support.writing_tasks.write_of_hook"
     )
     run_cluster()
-    assert submit_again(task_id)
+    assert retry(task_id, by="alice") is Came.DONE
     run_cluster()
     assert lines_of(log_file) == {"ended": 2, "hook": 2}
 

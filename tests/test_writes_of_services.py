@@ -37,9 +37,9 @@ def queue(function: str, *args: str, env: dict[str, str]) -> None:
 
 def submit_failed_again(env: dict[str, str]) -> None:
     """Have all failed tasks run once more."""
-    code = "from django_q.models import Failure; from durable_queue.verbs import submit_again; "
-    code += "print([submit_again(pk) for pk in Failure.objects.values_list('pk', flat=True)])"
-    assert "[True]" in manage("shell", "--no-imports", "--command", code, env=env)
+    code = "from django_q.models import Failure; from durable_queue.verbs import retry; "
+    code += "print([retry(pk, by='alice') for pk in Failure.objects.values_list('pk', flat=True)])"
+    assert "done" in manage("shell", "--no-imports", "--command", code, env=env)
 
 
 def run(env: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The pages of finished tasks: the function, the outcome, every attempt. A failed task can be submitted again."""
+"""The pages of finished tasks: the function, the outcome, every attempt. A failed task can be retried."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
 from durable_queue.admin.pages import ReadOnlyAdmin, attempts_table, duration, moment, notes_list, preformatted
-from durable_queue.models import DeadLetter, FailedAttempt, Note
+from durable_queue.models import Cancellation, DeadLetter, FailedAttempt, Note
 from durable_queue.task.identifiers import queued_at
 from durable_queue.task.preview import STORED, read_stored, shown
 from durable_queue.task.text import storable
-from durable_queue.verbs import NotKeptError, submit_again
+from durable_queue.verbs import Came, NotKeptError, retry
 
 SEARCHED = 100_000  # newest rows that a search by name covers; the name has no index
-AT_ONCE = 1_000  # tasks that one click submits again: the request should take a few seconds at most
+AT_ONCE = 1_000  # tasks that one click retries: the request should take a few seconds at most
 ERROR_LENGTH = 80  # characters of an error that a list shows
 
 
@@ -54,7 +54,7 @@ class HistoryAdmin(ReadOnlyAdmin):
         task = super().get_object(request, object_id, from_field)
         stored = {f"stored_{name}": _beginning(name) for name in ("args", "kwargs", "result")}
         texts = task and type(task)._default_manager.filter(pk=task.pk).values(**stored).first()
-        if not texts:  # it was deleted, or submitted again, in between
+        if not texts:  # it was deleted, or retried, in between
             return None
         for name, text in texts.items():
             setattr(task, name, text)
@@ -79,6 +79,7 @@ class HistoryAdmin(ReadOnlyAdmin):
             FailedAttempt.objects.filter(task_id__in=ids).delete()
             Note.objects.filter(task_id__in=ids).delete()
             DeadLetter.objects.filter(task_id__in=ids).delete()
+            Cancellation.objects.filter(task_id__in=ids).delete()
             self.model._default_manager.filter(pk__in=ids).delete()
 
     @admin.display(description="Function")
@@ -145,10 +146,10 @@ class SuccessAdmin(HistoryAdmin):
 
 
 class FailureAdmin(HistoryAdmin):
-    """The page of failed tasks. They stay failed until a user submits them again."""
+    """The page of failed tasks. They stay failed until a user retries them."""
 
     list_display = ("name", "function", "error", "ended")
-    actions = ("submit_again",)
+    actions = ("retry",)
     fields = (
         *("name", "id", "func", "arguments", "keyword_arguments", "traceback"),
         *("queued", "began", "ended", "took", "attempt_count", "attempts", "notes", "dead_letter", "group", "hook", "cluster"),
@@ -160,25 +161,25 @@ class FailureAdmin(HistoryAdmin):
         rows: QuerySet[Any] = super().get_queryset(request).annotate(stored_result=_beginning("result"))
         return rows
 
-    def has_submit_permission(self, request: HttpRequest) -> bool:
+    def has_retry_permission(self, request: HttpRequest) -> bool:
         """Whether the user may both add queued tasks and delete failed ones."""
         return request.user.has_perms(("django_q.add_ormq", "django_q.delete_failure"))
 
-    @admin.action(description="Submit again", permissions=["submit"])
-    def submit_again(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+    @admin.action(description="Retry", permissions=["retry"])
+    def retry(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         """Put failed tasks back into the queue, in the order in which they were first enqueued."""
-        submitted, left = 0, queryset.count() - AT_ONCE
+        retried, left = 0, queryset.count() - AT_ONCE
         for task in queryset.order_by("pk")[:AT_ONCE]:
             try:
-                if submit_again(task.id):
-                    self.log_change(request, task, "Submitted again.")
-                    submitted += 1
+                if retry(task.id, by=request.user.get_username()) is Came.DONE:
+                    self.log_change(request, task, "Retried.")
+                    retried += 1
             except NotKeptError as error:
                 self.message_user(request, str(error), messages.ERROR)
-        was = "task was" if submitted == 1 else "tasks were"
-        self.message_user(request, f"{submitted} {was} submitted again.", messages.SUCCESS if submitted else messages.WARNING)
+        were = "task was" if retried == 1 else "tasks were"
+        self.message_user(request, f"{retried} {were} queued again.", messages.SUCCESS if retried else messages.WARNING)
         if left > 0:
-            self.message_user(request, f"{left:,} more were selected: submit them in another go.", messages.WARNING)
+            self.message_user(request, f"{left:,} more were selected: retry them in another go.", messages.WARNING)
 
     @admin.display(description="Error")
     def error(self, task: Any) -> str:
@@ -197,4 +198,4 @@ class FailureAdmin(HistoryAdmin):
         letter = DeadLetter.objects.filter(task_id=task.id).order_by("pk").last()
         if letter is None:
             return None
-        return format_html("Kept as it was queued; submitted again, it goes back like this.{}", preformatted(letter.payload))
+        return format_html("Kept as it was queued; if it is retried, it goes back like this.{}", preformatted(letter.payload))

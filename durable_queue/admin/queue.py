@@ -203,7 +203,7 @@ class QueueAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Failed attempts")
     def attempts(self, row: Any) -> SafeString | None:
-        """The failed attempts so far, including those before the task was submitted again."""
+        """The failed attempts so far, including those before the task was retried."""
         of_task = Q(task_id=preview(row).id) if preview(row).id else Q()
         return attempts_table(FailedAttempt.objects.filter(Q(row=row.pk) | of_task))
 

@@ -67,6 +67,7 @@ class Packed(NamedTuple):
 
     id: str
     payload: str
+    due: datetime | None = None  # by the clock that all hosts share; None: now
 
 
 def packed(  # noqa: PLR0913 - a task has that many parts

@@ -7,7 +7,7 @@ worker which lost its lease can change nothing any more.
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,9 +19,10 @@ from django_q.models import OrmQ
 
 from durable_queue.models import Worker
 from durable_queue.states import for_now
-from durable_queue.store import lookup, wakeup
+from durable_queue.store import cancelling, lookup, wakeup
 from durable_queue.store.counting import Counting
 from durable_queue.store.databases import table_of
+from durable_queue.store.keys import Request, Stored
 from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, alone_queue, home_queue, new_name
 from durable_queue.store.queues import warn_if_unknown
 from durable_queue.store.rows import Claim
@@ -86,11 +87,29 @@ class Broker(Counting):
             return table.insert_announced(self.queue, tasks[0])
         with table.turn():
             row = table.insert(self.queue, tasks, due)
-        if connection.in_atomic_block:
+        self._wake_after_commit()
+        return row
+
+    def enqueue_requests(self, requests: Sequence[Request]) -> list[Stored | None]:
+        """Insert the tasks of requests in one transaction, save those whose key stands already: see `Table.insert_requests`.
+
+        Raises django.db.Error, and BadIdError for a task whose id is none; then nothing is enqueued, and no key is kept.
+        """
+        warn_if_unknown(self.queue)
+        table, found = self.table, []
+        for request in requests:
+            rows = [row._replace(payload=lookup.with_id_in_place(row.payload)) for row in request.rows]
+            found.append(request._replace(rows=rows))
+        with table.turn():
+            stored = table.insert_requests(self.queue, found)
+        self._wake_after_commit()
+        return stored
+
+    def _wake_after_commit(self) -> None:
+        if self.database.in_atomic_block:
             transaction.on_commit(lambda: wakeup.wake(self.queue), using=self.using)
         else:
             wakeup.wake(self.queue)
-        return row
 
     # Called by workers.
 
@@ -111,18 +130,20 @@ class Broker(Counting):
         announced: Sequence[int] = (),
         *,
         keep: bool = False,
+        named: Mapping[str, Any] | None = None,
     ) -> LeaseChange:
         """In ONE transaction: settle rows, give others back and, unless `claim` is 0, take new ones.
 
         `keep`: whether the worker goes on holding other rows. Then the new ones come under the same lease, else under a new
         one; where there are none, it has no lease any more. `announced`: the numbers of rows that are about to be committed
-        (`wakeup.Ear.wait`); a worker that only claims waits for them. The worker's row has the lease's name; after an error
+        (`wakeup.Ear.wait`); a worker that only claims waits for them. `named`: what the worker's row is to say of tasks that
+        take long (`Worker.in_hand`), if not what it says. The worker's row has the lease's name; after an error
         at COMMIT, `recover` finds out what happened. Raises LeaseLostError, or django.db.Error and then nothing (or, at a
         COMMIT, all) has happened.
         """
         table = self.table
         returned = list(returned)
-        is_free_to_claim = (keep or worker.lease is None) and not (settlements or returned)
+        is_free_to_claim = (keep or worker.lease is None) and not (settlements or returned) and named is None
         if claim and is_free_to_claim and not self.database.in_atomic_block:
             lease = self._claim_at_once(table, worker, claim, announced)
             if lease or self.wait_until_due() != 0:
@@ -139,11 +160,13 @@ class Broker(Counting):
                 for row in returned:
                     queue = alone_queue(self.queue) if row.runs_alone else None
                     table.put_back(lease=worker.lease, row=row.id, lock=for_now(row.due), queue=queue)
+                if returned:
+                    lease.settled += cancelling.end_unrun(self, returned)
             lease.name = worker.lease if keep else None
             if claim:
                 lease.name, lease.rows = self._claim(table, worker, claim, lease.name)
             due = lease.rows[0].due if lease.rows else worker.lease_due
-            if not table.change_lease(worker.pk, old=worker.lease, new=lease.name, due=due):
+            if not table.change_lease(worker.pk, old=worker.lease, new=lease.name, due=due, named=named):
                 raise LeaseLostError(str(worker))
         worker.lease, worker.lease_due = lease.name, due
         if any(row.runs_alone for row in returned):
@@ -210,12 +233,14 @@ class Broker(Counting):
                     settle(self, worker.lease, lease, settlements)
                 # All at the time when the first of the last batch was due, so that ids keep their order among them.
                 due, alone = worker.lease_due or timezone.now(), alone_queue(worker.queue)
+                held = OrmQ.objects.using(self.using).filter(key=worker.queue, lock=worker.lease)
+                rows = self._with_attempts([(row, due, payload) for row, payload in held.values_list("id", "payload")])
                 for later, row in enumerate(reversed(suspects)):
                     lock = for_now(due - timedelta(microseconds=later))
                     self.table.put_back(lease=worker.lease, row=row, lock=lock, queue=alone)
                 # By its queue: the index begins with it.
-                held = OrmQ.objects.using(self.using).filter(key=worker.queue, lock=worker.lease)
                 held.update(lock=for_now(due))
+                lease.settled += cancelling.end_unrun(Broker(worker.queue, self.using, follow_up=self.follow_up), rows)
             for queue in (home_queue(worker.queue), alone_queue(worker.queue)):
                 transaction.on_commit(functools.partial(wakeup.wake, queue), using=self.using)
         return lease

@@ -35,6 +35,10 @@ class Settlement(NamedTuple):
     retry_at: datetime | None = None  # by this host's clock, or when its row was due: at once; None: this was the end of it
     payload: str | None = None  # for the next attempt, where it isn't the row's own: it tells which calls have been made
     refused: bool = False  # it could not be run at all: keep the payload
+    cancelled: bool = False  # it has ended since a user has asked for that
+    begun: bool = True  # whether there was an attempt; if not, its hook is queued, since no worker has read the task
+    worker: str | None = None  # that has run it
+    queued: datetime | None = None  # when the task was queued, if its id doesn't tell
 
     @property
     def saves_result(self) -> bool:
@@ -59,7 +63,9 @@ class Settlement(NamedTuple):
             started=task["started"],
             stopped=task["stopped"],
             success=task["success"],
-            attempt_count=self.row.attempts + 1,
+            attempt_count=self.row.attempts + self.begun,
+            worker=self.worker,
+            queued=self.queued,
         )
 
 
@@ -74,7 +80,7 @@ class LeaseChange:
     @property
     def with_hook(self) -> list[HistoryRow]:
         """The tasks that have ended and whose hook is to be called, as the history holds them or would hold them."""
-        return [s.history() for s in self.settled if s.task.get("hook") and s.retry_at is None]
+        return [s.history() for s in self.settled if s.task.get("hook") and s.retry_at is None and s.begun]
 
 
 def alone_queue(queue: str) -> str:

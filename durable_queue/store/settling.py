@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from durable_queue.models import DeadLetter, FailedAttempt
+from durable_queue.models import FailedAttempt
 from durable_queue.states import for_now
-from durable_queue.store.leases import LeaseChange, Settlement, home_queue
+from durable_queue.store import cancelling
+from durable_queue.store.leases import LeaseChange, Settlement
 
 if TYPE_CHECKING:
     from durable_queue.store.broker import Broker
@@ -26,6 +27,8 @@ def settle(broker: "Broker", name: datetime, lease: LeaseChange, settlements: Se
         if table.put_back(lease=name, row=row.id, lock=lock, payload=settlement.payload):
             still_held.add(row.id)
     lease.settled = [settlement for settlement in settlements if settlement.row.id in still_held]
+    if retried:
+        lease.settled = cancelling.end_retried(broker, lease.settled)
     table.save_history([s.history() for s in lease.settled if s.retry_at is None and s.saves_result])
     if failed := [s.attempt for s in lease.settled if s.attempt]:
         for attempt in failed:
@@ -34,16 +37,7 @@ def settle(broker: "Broker", name: datetime, lease: LeaseChange, settlements: Se
         FailedAttempt.objects.using(broker.using).bulk_create(failed)
     for settlement in lease.settled:
         if settlement.refused:
-            _keep_dead_letter(broker, settlement)
+            cancelling.keep_dead_letter(broker, settlement)
+    cancelling.note_heeded([settlement.task["id"] for settlement in lease.settled if settlement.cancelled], using=broker.using)
     if broker.follow_up:
         broker.follow_up(broker, [settlement for settlement in lease.settled if settlement.retry_at is None])
-
-
-def _keep_dead_letter(broker: "Broker", settlement: Settlement) -> None:
-    DeadLetter.objects.using(broker.using).create(
-        task_id=settlement.task["id"],
-        queue=home_queue(broker.queue),
-        payload=settlement.row.payload,
-        reason=settlement.task["result"],
-        at=settlement.task["stopped"],
-    )

@@ -8,16 +8,20 @@ every class but a few plain ones.
 import io
 import pickle
 import re
+from base64 import urlsafe_b64decode
 from binascii import a2b_base64
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pprint import pformat
+from types import NoneType
 from typing import Any, NoReturn
 
 from django_q import core_signing
 from django_q.conf import Conf
 from django_q.signing import BadSignature
 
+from durable_queue.task.pickled import PartOf
 from durable_queue.task.text import storable
 
 # Classes whose values are shown as they are: making such a value has no side effect.
@@ -25,6 +29,8 @@ PLAIN = frozenset(
     {("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")}
     | {("builtins", "set"), ("builtins", "frozenset"), ("decimal", "Decimal"), ("uuid", "UUID")}
 )
+
+BUILT_IN = frozenset({NoneType, bool, int, float, complex, str, bytes, bytearray})
 
 LONGEST = 20_000  # the most characters of a value that a page shows
 STORED = 1 << 20  # the most characters of a pickled value in the history that a page reads
@@ -63,6 +69,25 @@ def read(payload: str) -> Preview:
         return Preview(problem=storable(f"It holds no readable task ({type(error).__name__}: {error})."))
 
 
+def read_beginning(payload: str) -> Preview:
+    """The id, name and function of a long payload, by its beginning. Its signature can't be checked. Never raises.
+
+    These three come first in what `async_task` and `new_task` make. Python's own unpickler reads them, which takes no more
+    memory than the text says.
+    """
+    try:
+        unpickler = _SafeUnpickler(io.BytesIO(urlsafe_b64decode(payload[: len(payload) // 4 * 4])))
+        with suppress(Exception):  # it ends in the middle
+            unpickler.load()
+        # What it has made so far, and not put into the dict yet.
+        read_so_far = [*unpickler.metastack, unpickler.stack][1]  # type: ignore[attr-defined]
+        task = dict(zip(read_so_far[::2], read_so_far[1::2], strict=False))
+        id_, name, func = (storable(str(task[key])) for key in ("id", "name", "func"))
+    except Exception as error:
+        return Preview(problem=storable(f"It is long, and its beginning can't be read ({type(error).__name__}: {error})."))
+    return Preview(id=id_, name=name, func=func, problem="It is too long to be read.")
+
+
 def names_in(payload: str) -> list[str]:
     """The dotted paths of all classes and functions that a signed payload names. Raises what makes it unreadable."""
 
@@ -73,6 +98,53 @@ def names_in(payload: str) -> list[str]:
     names: list[str] = []
     core_signing.loads(payload, key=Conf.SECRET_KEY, salt=Conf.PREFIX, serializer=Noting)
     return names
+
+
+def path_of(value: object) -> str:
+    """The dotted path that a value of a preview names, as text or as a function or class; empty for anything else."""
+    return value if isinstance(value, str) else str(value) if isinstance(value, _Kind) else ""
+
+
+def kept(payload: str, name: str, value: object) -> object:
+    """The value that a preview has read from a payload under a name, for the history to pickle without running any of it.
+
+    A plain one is itself. Any other is the part of the pickled task, for whoever reads it to unpickle.
+    """
+    if _is_plain(value):
+        try:
+            pickle.dumps(value)
+        except Exception:  # it is nested too deeply
+            return PartOf(_content(payload), name)
+        return value
+    return PartOf(_content(payload), name)
+
+
+def _is_plain(value: object) -> bool:
+    waiting, seen = [value], set()
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        kind = type(part)
+        if isinstance(part, dict):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, list | tuple | set | frozenset):
+            waiting += part
+        elif (kind.__module__, kind.__qualname__) not in PLAIN and kind not in BUILT_IN:
+            return False
+    return True
+
+
+def _content(payload: str) -> bytes:
+    """The pickled task of a signed payload."""
+
+    class Raw:
+        def loads(self, data: bytes) -> bytes:
+            return data
+
+    content: bytes = core_signing.loads(payload, key=Conf.SECRET_KEY, salt=Conf.PREFIX, serializer=Raw)
+    return content
 
 
 # The beginning of a pickled text: the protocol, a frame, and the opcode with the text's length (pickletools).
@@ -89,20 +161,20 @@ class Unreadable:
         return self.problem
 
 
-def read_stored(text: str | None) -> Any:
-    """Preview a value of the history, from its column's text: at most `STORED` characters of it, and one more. Never raises.
+def read_stored(text: str | None, longest: int = STORED) -> Any:
+    """Preview a value of the history, from its column's text: at most `longest` characters of it, and one more. Never raises.
 
     The history is not signed. Therefore Python's own unpickler reads it, which takes no more memory than the text says.
     """
     if text is None:
         return None
     try:
-        if len(text) <= STORED:
+        if len(text) <= longest:
             return _read_nested(a2b_base64(text))
-        data = a2b_base64(text[:STORED])
+        data = a2b_base64(text[:longest])
         if long_text := _LONG_TEXT(data):
             return data[long_text.end() :].decode("utf-8", "ignore")
-        return Unreadable(f"It is too long to be shown: more than {STORED:,} characters are stored.")
+        return Unreadable(f"It is too long to be shown: more than {longest:,} characters are stored.")
     except Exception as error:
         return Unreadable(f"It can't be read ({type(error).__name__}: {error}).")
 
@@ -187,9 +259,17 @@ class _StandIn(metaclass=_Kind):
 def _find_class(module: str, name: str) -> Any:
     if (module, name) in PLAIN:
         return getattr(import_module(module), name)
-    if (module, name) == ("_pickle", "loads"):  # durable_queue.verbs leaves values pickled
+    if (module, name) == ("_pickle", "loads"):  # durable_queue/task/pickled.py leaves values pickled
         return _read_nested
+    if (module, name) == ("_operator", "getitem"):  # and parts of them
+        return _part_of
     return _Kind(name, (_StandIn,), {"path": f"{module}.{name}"})
+
+
+def _part_of(whole: object, key: object) -> Any:
+    if isinstance(whole, dict) and isinstance(key, str) and key in whole:
+        return whole[key]
+    return _Kind("getitem", (_StandIn,), {"path": "operator.getitem"})(whole, key)
 
 
 def _refuse_bytearray(_: object) -> NoReturn:

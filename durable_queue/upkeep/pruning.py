@@ -14,7 +14,7 @@ from django_q.conf import Conf, logger
 from django_q.models import OrmQ, Success, Task
 
 from durable_queue.conf import cluster_conf
-from durable_queue.models import DeadLetter, FailedAttempt, Note, Worker
+from durable_queue.models import DeadLetter, FailedAttempt, IdempotencyKey, Note, Worker
 from durable_queue.store import lookup
 from durable_queue.store.databases import table_of
 from durable_queue.task.identifiers import is_task_id
@@ -54,6 +54,7 @@ def prune(keep: timedelta, *, using: str) -> int:
         lambda: _delete_with_task(DeadLetter.objects.using(using), "at", before),
         lambda: _delete_with_task(Note.objects.using(using), "at", before),
         lambda: _prune_to_save_limit(using),
+        lambda: _prune_keys(using),
     ]
     pruned, failure = 0, None
     for prune_kind in kinds:
@@ -73,6 +74,16 @@ def _prune_to_save_limit(using: str) -> int:
     successes = Success.objects.using(using).order_by("-stopped")
     oldest_kept: datetime | None = successes.values_list("stopped", flat=True)[Conf.SAVE_LIMIT - 1 : Conf.SAVE_LIMIT].first()
     return _delete_some(successes.filter(stopped__lt=oldest_kept)) if oldest_kept else 0
+
+
+def _prune_keys(using: str) -> int:
+    """Delete a batch of idempotency keys that are as good as none, by the clock that made them."""
+    old = IdempotencyKey.objects.using(using).filter(at__lt=table_of(connections[using]).present() - cluster_conf.idempotency)
+    ids = list(old.order_by("at").values_list("pk", flat=True)[:BATCH])
+    with transaction.atomic(using=using):
+        # A request may take one of them meanwhile, and renew it: those that are still old, and that nobody is about to take.
+        free = list(old.filter(pk__in=ids).select_for_update(skip_locked=True).values_list("pk", flat=True))
+        return int(old.filter(pk__in=free).delete()[0])
 
 
 def _delete_with_task(rows: QuerySet[Any], at: str, before: datetime) -> int:

@@ -8,11 +8,13 @@ import os
 import select
 import signal
 
+from durable_queue.conf import cluster_conf
 from durable_queue.store.broker import Broker
 from durable_queue.store.sqlite.checkpoints import Checkpoints
 from durable_queue.upkeep import alone, dead_workers, heartbeat, life, pruning
 from durable_queue.upkeep.clock import Clock
 from durable_queue.upkeep.ended import Ended
+from durable_queue.upkeep.figures import Backlog
 from durable_queue.upkeep.lane import Duty, Lane
 from durable_queue.upkeep.life import Life
 from durable_queue.upkeep.ownerless import Ownerless
@@ -54,6 +56,8 @@ class Upkeep:
             lane([Duty("schedules", DueSchedules(broker, signs).run)]),
             lane(chores),
         ]
+        if cluster_conf.max_backlog:
+            self.lanes.append(lane([Duty("figures", Backlog(broker, cluster_conf.max_backlog).publish)]))
 
 
 def main(supervisor: str, supervisor_pid: int, orders: int, supervisor_wakes: int, signs: Life) -> None:

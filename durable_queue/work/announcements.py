@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 
 from django_q.conf import logger
-from django_q.models import Task
 from django_q.signals import post_execute
 
 from durable_queue.store.leases import Settlement
@@ -18,6 +17,8 @@ from durable_queue.work.slot import Slot
 def is_heard(settlement: Settlement) -> bool:
     """Whether a settled task has a hook, a receiver, or a failed attempt to log."""
     has_ended = settlement.retry_at is None
+    if not settlement.begun:
+        return False  # nobody here has read the task
     return bool(settlement.attempt or (has_ended and (post_execute.receivers or settlement.task.get("hook"))))
 
 
@@ -58,7 +59,7 @@ def _guard(what: str, follow: Callable[[Settlement], None], settlement: Settleme
 
 def _call_hook(settlement: Settlement) -> None:
     task_connections.close_old()  # the hook's: the database may have been restarted since
-    hooks.call(Task(*settlement.history()))
+    hooks.call(settlement.history().as_task())
 
 
 def _send(settlement: Settlement) -> None:

@@ -1,4 +1,4 @@
-"""What follows a task that has ended: its cached result, its chain's next step, the hook of one whose worker was killed."""
+"""What follows a task that has ended: its cached result, its chain's next step, the hook of one that no worker calls it for."""
 
 import functools
 from collections.abc import Sequence
@@ -19,11 +19,14 @@ from durable_queue.task.text import storable
 from durable_queue.work import cached_results
 
 NAME_LENGTH = Task._meta.get_field("name").max_length
+NAMES = [field.name for field in Task._meta.concrete_fields]
 HOOK_LENGTH = Task._meta.get_field("hook").max_length
 
 
 def follow_up(broker: Broker, ended: Sequence[Settlement]) -> None:
-    """Keep cached results, and queue the next steps of chains, within the transaction that settles these tasks.
+    """Keep cached results, queue the next steps of chains, and the hooks of tasks that were cancelled before they began.
+
+    All within the transaction that settles these tasks.
 
     Raises django.db.Error.
     """
@@ -31,6 +34,8 @@ def follow_up(broker: Broker, ended: Sequence[Settlement]) -> None:
     _lock_groups(broker, ended)
     for settlement in ended:
         task = settlement.task
+        if task.get("hook") and not settlement.begun:
+            queue_hook(broker, settlement.history())
         if task.get("cached"):
             whole = _keep_cached(broker, task)
             if whole and not whole["cached"]:
@@ -43,14 +48,14 @@ def follow_up(broker: Broker, ended: Sequence[Settlement]) -> None:
 
 
 def queue_hook(broker: Broker, ended: HistoryRow) -> None:
-    """Have a worker call the hook of a task whose own worker was killed: the process that frees leases must never hang.
+    """Have a worker call the hook of a task that was lost, or cancelled unrun: the process that ends it must never hang.
 
     The hook gets the task as it is here, since it may be kept nowhere. No receiver of `pre_enqueue` is told. Raises
     django.db.Error.
     """
     name = text_of(f"hook of {ended.name}", NAME_LENGTH)
     task: dict[str, Any] = {"id": new_task_id(), "name": name, "func": HOOK, "kwargs": {}, "save": False}
-    fields = {**ended._asdict(), "hook": text_of(ended.hook, HOOK_LENGTH)}
+    fields = {**dict(zip(NAMES, ended, strict=False)), "hook": text_of(ended.hook, HOOK_LENGTH)}
     try:
         payload = signing.dumps({**task, "args": (ended.id, fields)})
     except Exception:  # pickling runs code of others

@@ -7,7 +7,7 @@ import resource
 import socket
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from logging import getLogger
+from logging import Filter, LogRecord, getLogger
 
 import uvicorn
 
@@ -25,6 +25,8 @@ STOP_WAIT_SECONDS = 3
 
 # Descriptors that are left for everything but connections: databases, the log, the admin's files; a half of a low limit.
 RESERVED = 128
+
+FILES = 8192  # that a process may have open, if nobody allows more: often it is 1024, which some clients that wait use up
 
 LIFE_SECONDS = 0.5  # between two signs of life; the parent kills a process that gives none for 10 s
 
@@ -106,6 +108,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on the given sockets."""
         await super().startup(sockets=[])
+        # What takes long by intent is to learn of a stop: `state` is in the scope of each request.
+        self.stopping = self.lifespan.state["stopping"] = asyncio.Event()
         protocol = functools.partial(
             Protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
@@ -121,9 +125,28 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more connections, and close the open ones once their requests are answered."""
+        self.stopping.set()
         for listener in self.listeners:
             await listener.close()
         await super().shutdown(sockets)
+
+
+def allow_files() -> None:
+    """Allow as many open files as are needed, within what this process may allow itself (setrlimit(2))."""
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+    if files != resource.RLIM_INFINITY and files < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+class Clients(Filter):
+    """Keeps out of the output what concerns only a client: that it sent no HTTP, or was gone before its answer."""
+
+    def filter(self, record: LogRecord) -> bool:
+        """Whether the record concerns somebody else."""
+        error = record.exc_info[1] if record.exc_info else None
+        is_gone = isinstance(error, RuntimeError) and "the handler is closed" in str(error)  # uvloop learns it before uvicorn
+        return not is_gone and record.msg != "Invalid HTTP request received."
 
 
 def main() -> None:
@@ -133,11 +156,13 @@ def main() -> None:
         http=Protocol,
         ws="none",
         lifespan="off",
-        proxy_headers=False,  # Django reads them, if NOTIFIER_HTTPS says that they can be trusted
+        proxy_headers=False,  # the application reads them: notifier_project/access/proxies.py
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=min(STOP_WAIT_SECONDS, settings.NOTIFIER_STOP_GRACE),
     )
+    allow_files()
+    getLogger("uvicorn.error").addFilter(Clients())
     inherited = os.environ.pop("WEB_SOCKET", None)
     listener = socket.socket(fileno=int(inherited)) if inherited else listen(settings.HOST, settings.PORT)
     listener.set_inheritable(False)

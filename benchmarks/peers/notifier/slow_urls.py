@@ -16,7 +16,7 @@ async def post(request: HttpRequest, job: str, seconds: str, number: int) -> Htt
     """Queue the job, then answer."""
     tasks = BackgroundTasks(name=f"{job} {number}")
     tasks.add_task(slow.JOBS[job], number, float(seconds))
-    return await answer_when_queued(tasks, "Queued")
+    return await answer_when_queued(request, tasks, "Queued")
 
 
 urlpatterns = [path("slow/<str:job>/<str:seconds>/<int:number>", post), *routes]

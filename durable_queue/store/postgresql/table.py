@@ -12,8 +12,9 @@ from typing import Any
 from durable_queue.conf import cluster_conf
 from durable_queue.models import Worker
 from durable_queue.states import LEASES
-from durable_queue.store import wakeup
-from durable_queue.store.postgresql import claims, ids, prepared
+from durable_queue.store import own_columns, wakeup
+from durable_queue.store.keys import Request, Stored
+from durable_queue.store.postgresql import claims, ids, keys, prepared
 from durable_queue.store.rows import FIELDS, HISTORY_TABLE, QUEUE_TABLE, Claim, Claimed
 from durable_queue.store.table import SAME_CLOCK, Table
 
@@ -68,6 +69,9 @@ class PostgreSQLTable(Table):
     skip_locked = "FOR UPDATE SKIP LOCKED"
     # "C" compares bytes: the index stays valid when the server's locales are updated.
     part = 'substr("payload", 29, 40) COLLATE "C"'
+    asked = "SELECT id, part FROM unnest(%s::text[], %s::text[]) AS given(id, part)"
+    by_failed = ""
+    present_moment = "statement_timestamp()"
     indexes_there = """
         SELECT tablename, indexname FROM pg_indexes
         WHERE tablename IN (%s, %s) AND schemaname = ANY(current_schemas(false))
@@ -103,6 +107,15 @@ class PostgreSQLTable(Table):
         if wakeup.is_late(started):
             wakeup.wake(queue)
         return int(row)
+
+    def insert_requests(self, queue: str, requests: Sequence[Request]) -> list[Stored | None]:
+        given = [(*request.key, request.task_ids) for request in requests if request.key]
+        rows = [(request.key and request.key.digest, *row) for request in requests for row in request.rows]
+        key_columns, row_columns = (map(array, zip(*some, strict=True)) if some else ["{}"] * 3 for some in (given, rows))
+        values = (queue, *key_columns, cluster_conf.idempotency.total_seconds(), *row_columns)
+        found = prepared.run(self.connection, keys.INSERT_REQUESTS, values)
+        stored = {digest: Stored(fingerprint, ids) for digest, fingerprint, ids in (map(bytes.decode, row) for row in found)}
+        return [request.key and stored[request.key.digest] for request in requests]
 
     def claim(self, queue: str, asked: Claim) -> list[Claimed]:
         """Put the first due rows under a lease, and skip rows that another worker is about to take.
@@ -145,6 +158,20 @@ class PostgreSQLTable(Table):
         """  # noqa: S608
         return [task_id for (task_id,) in self.run(sql, [array(parts), array(parts.values())])]
 
+    @staticmethod
+    def asked_values(parts: Mapping[str, str]) -> list[str]:
+        return [array(parts), array(parts.values())]
+
+    @staticmethod
+    def look_up(table: str, alias: str, condition: str, *, outer: bool = False) -> str:
+        # OFFSET 0 keeps the planner from making a join of it, for which it may read the table from end to end.
+        rows = f"SELECT * FROM {table} AS {alias} WHERE {condition} OFFSET 0"  # noqa: S608
+        return f"{'LEFT' if outer else 'INNER'} JOIN LATERAL ({rows}) AS {alias} ON true"
+
+    @staticmethod
+    def entry_of(column: str, key: str) -> str:
+        return f"({column} -> {key})::text"
+
     def lock_group(self, name: str) -> None:
         self.run("SELECT pg_advisory_xact_lock(hashtext(%s))", [name])
 
@@ -161,7 +188,8 @@ class PostgreSQLTable(Table):
 
     def insert_history(self, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
         # One array for each column: one round trip, and one plan for any number of rows.
-        arrays = ", ".join(f"%s::{field.db_type(self.connection)}[]" for field in FIELDS)
+        types = [*(field.db_type(self.connection) for field in FIELDS), *own_columns.TYPES["postgresql"].values()]
+        arrays = ", ".join(f"%s::{kind}[]" for kind in types[: len(rows[0])])
         columns = [array(column) for column in zip(*rows, strict=True)]
         with self.connection.cursor() as cursor:
             cursor.execute(insert.format(f"SELECT * FROM unnest({arrays})"), columns)  # noqa: S608

@@ -6,12 +6,16 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from operator import itemgetter
 from typing import Any
+
+from django.db import transaction
 
 from durable_queue.models import Worker
 from durable_queue.states import FOR_NOW_UNTIL, for_now, is_held
 from durable_queue.store import wakeup
+from durable_queue.store.keys import Request, Stored, new_rows
 from durable_queue.store.rows import (
     ATTEMPTS_TABLE,
     CLAIMED_BYTES,
@@ -22,6 +26,7 @@ from durable_queue.store.rows import (
     Claim,
     Claimed,
 )
+from durable_queue.store.sqlite import keys
 from durable_queue.store.sqlite.turns import Turn, give_way
 from durable_queue.store.table import Table
 
@@ -39,6 +44,9 @@ class SQLiteTable(Table):
     has_one_writer = True
     skip_locked = ""
     part = 'substr("payload", 29, 40)'
+    asked = "SELECT key AS id, value AS part FROM json_each(%s)"
+    by_failed = "INDEXED BY cluster_failed"
+    present_moment = "NULL"
     indexes_there = "SELECT tbl_name, name FROM sqlite_master WHERE tbl_name IN (%s, %s)"
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -93,6 +101,15 @@ class SQLiteTable(Table):
         if not is_ours or wakeup.is_late(started):
             wakeup.wake(queue)
         return row
+
+    def insert_requests(self, queue: str, requests: Sequence[Request]) -> list[Stored | None]:
+        with transaction.atomic(using=self.connection.alias):
+            stored = keys.take_keys(self, requests)
+            if rows := new_rows(requests, stored):
+                now = self._last_place(queue)
+                values = ((queue, payload, self._lock_of(due) if due else now) for payload, due in rows)
+                self._run(_insert(len(rows)), [*chain.from_iterable(values)])
+        return stored
 
     def claim(self, queue: str, asked: Claim) -> list[Claimed]:
         connection = self.connection
@@ -163,6 +180,19 @@ class SQLiteTable(Table):
             ) = 0
         """  # noqa: S608
         return [task_id for (task_id,) in self.run(sql, [json.dumps(parts)])]
+
+    @staticmethod
+    def asked_values(parts: Mapping[str, str]) -> list[str]:
+        return [json.dumps(parts)]
+
+    @staticmethod
+    def look_up(table: str, alias: str, condition: str, *, outer: bool = False) -> str:
+        # The tables of a CROSS JOIN stay in their order (https://www.sqlite.org/optoverview.html#crossjoin).
+        return f"{'LEFT' if outer else 'CROSS'} JOIN {table} AS {alias} ON {condition}"
+
+    @staticmethod
+    def entry_of(column: str, key: str) -> str:
+        return f"""json_extract({column}, '$."' || {key} || '"')"""
 
     def lock_group(self, name: str) -> None:
         """Nothing to lock: the current transaction is the only one that writes."""
