@@ -114,6 +114,11 @@ def holding(tmp_path: Path, count: int = 1) -> Iterator[Holdings]:
             running.end(task)
 
 
+def name(holdings: Holdings) -> None:
+    """Have the worker's row name its long tasks, as the watch does."""
+    holdings.settle_and_claim(patient=False, names_tasks=True)
+
+
 def finish(holdings: Holdings, task: RunningTask, tmp_path: Path) -> None:
     """Have a task in hand succeed."""
     running.end(task)
@@ -125,18 +130,16 @@ def finish(holdings: Holdings, task: RunningTask, tmp_path: Path) -> None:
 
 def test_long_tasks__are_named_and_kept_right(tmp_path: Path) -> None:
     with holding(tmp_path, 2) as holdings:
-        first, second = sorted(running.tasks_in_hand(), key=lambda task: task.row)
+        first, second = sorted(running.this_process.in_hand, key=lambda task: task.row)
         assert holdings.long_tasks.are_there(first.began + SLOW_AFTER)
-        holdings.name_long_tasks()
+        name(holdings)
         assert in_hand() == {task.id: {"started": task.started.isoformat(), "calls_done": 0} for task in (first, second)}
-        with mock.patch.object(holdings, "settle_and_claim") as settle:
-            holdings.name_long_tasks()
-        assert not settle.called, "nothing has changed"
+        assert holdings.long_tasks.to_store(holdings.in_hand) is None, "nothing has changed"
         second.results.append(None)
-        holdings.name_long_tasks()
+        name(holdings)
         assert in_hand()[second.id]["calls_done"] == 1
         running.end(first)  # it has returned, and is not settled yet
-        holdings.name_long_tasks()
+        name(holdings)
         assert set(in_hand()) == {first.id, second.id}
         running.begin(first)
         finish(holdings, first, tmp_path)
@@ -150,8 +153,8 @@ def test_long_tasks__are_named_and_kept_right(tmp_path: Path) -> None:
 
 def test_long_tasks__go_with_their_worker(tmp_path: Path) -> None:
     with holding(tmp_path) as holdings:
-        (task,) = running.tasks_in_hand()
-        holdings.name_long_tasks()
+        (task,) = running.this_process.in_hand
+        name(holdings)
         assert known(task.id).started_at == task.started
         Broker().free(holdings.me)
         assert (known(task.id).state, known(task.id).started_at) == (State.QUEUED, None)
@@ -161,9 +164,9 @@ def test_long_tasks__after_an_answer_that_was_lost(tmp_path: Path) -> None:
     with holding(tmp_path) as holdings:
         lost = mock.patch.object(holdings.broker, "settle_and_claim", side_effect=OperationalError("lost"))
         with lost, mock.patch.object(queue_connection, "close"):  # which only a worker process has
-            holdings.name_long_tasks()
+            name(holdings)
         assert in_hand() == {}
-        holdings.name_long_tasks()
+        name(holdings)
         assert len(in_hand()) == 1
 
 
@@ -177,7 +180,7 @@ def statements(holdings: Holdings, tmp_path: Path) -> list[str]:
         return run(self, sql, values)
 
     with mock.patch.object(kind, "run", note):
-        for task in running.tasks_in_hand():
+        for task in tuple(running.this_process.in_hand):
             finish(holdings, task, tmp_path)
         async_task(REST, 1)
         said.clear()

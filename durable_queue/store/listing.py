@@ -167,11 +167,11 @@ def _queue_branch(table: Table, row: int, state: State | None, most: int) -> tup
     tried = f"SELECT count(*) FROM {ATTEMPTS_TABLE} WHERE row = q.id"  # noqa: S608
     # In all streams: the place, the payload's beginning, the queue, `lock`, the present moment, `success`, a count.
     # Each of one type: PostgreSQL takes a NULL in a subquery for text.
-    moments = f"CAST(q.lock AS text), CAST({table.present_moment} AS text)"
+    moments = f"CAST(q.lock AS text), CAST({table.dialect.present} AS text)"
     columns = f"0, CAST(q.id AS text), substr(q.payload, 1, 72), q.key, {moments}, 0, ({tried})"
     if state is State.RUNNING:  # by the workers' leases, however long the queue is
         # That a lease is later than all else tells the planner that few rows have one, where many have the same `lock`.
-        held = table.look_up(QUEUE_TABLE, "q", "q.key = w.queue AND q.lock = w.lease AND q.lock > %s AND q.id < %s")
+        held = table.dialect.look_up(QUEUE_TABLE, "q", "q.key = w.queue AND q.lock = w.lease AND q.lock > %s AND q.id < %s")
         values = [table.moment(held_from()), row]
         return f"SELECT {columns} FROM {WORKERS_TABLE} AS w {held} ORDER BY q.id DESC LIMIT {most}", values  # noqa: S608
     return f"SELECT {columns} FROM {QUEUE_TABLE} AS q WHERE q.id < %s ORDER BY q.id DESC LIMIT {most}", [row]  # noqa: S608
@@ -185,9 +185,9 @@ def _history_branch(
     columns = f"{number}, h.id, NULL, h.cluster, NULL, NULL, CASE WHEN h.success THEN 1 ELSE 0 END, ({heeded})"
     if state is State.CANCELLED:  # they are few
         some = f"c.heeded IS NOT NULL AND c.task_id {condition.format('c.task_id')}"
-        source = f"{CANCELLATIONS_TABLE} AS c {table.look_up(HISTORY_TABLE, 'h', 'h.id = c.task_id')} WHERE {some}"
+        source = f"{CANCELLATIONS_TABLE} AS c {table.dialect.look_up(HISTORY_TABLE, 'h', 'h.id = c.task_id')} WHERE {some}"
         return f"SELECT {columns} FROM {source} ORDER BY c.task_id DESC LIMIT {most}", values  # noqa: S608
-    failed = f" {table.by_failed} WHERE NOT h.success AND" if state is State.FAILED else " WHERE"
+    failed = f" {table.dialect.by_failed} WHERE NOT h.success AND" if state is State.FAILED else " WHERE"
     source = f"{HISTORY_TABLE} AS h{failed} h.id {condition.format('h.id')}"
     return f"SELECT {columns} FROM {source} ORDER BY h.id DESC LIMIT {most}", values  # noqa: S608
 

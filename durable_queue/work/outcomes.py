@@ -18,7 +18,7 @@ from durable_queue.models import FailedAttempt
 from durable_queue.store.leases import LeaseLostError, Row, Settlement
 from durable_queue.task import hooks, preview, signing
 from durable_queue.task.calls import MissingError, find, path_today, resolve, run_in_order
-from durable_queue.task.identifiers import is_task_id, is_time_ordered, new_task_id, queued_at
+from durable_queue.task.identifiers import is_task_id, new_task_id, queued_at, queued_if_untold
 from durable_queue.task.policy import policy_for, runs_alone
 from durable_queue.task.text import storable
 from durable_queue.work.slot import InHand, Stage
@@ -73,12 +73,6 @@ def read(row: Row) -> dict[str, Any]:
     task["cluster"] = Conf.CLUSTER_NAME
     task["ack_id"] = row.id
     return task
-
-
-def queued_if_untold(task: dict[str, Any]) -> datetime | None:
-    """When a task that was just read was queued, if its id doesn't tell."""
-    started = task["started"]
-    return started if not is_time_ordered(task["id"]) and isinstance(started, datetime) and started.tzinfo else None
 
 
 def _lacks(payload: str) -> str:
