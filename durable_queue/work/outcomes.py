@@ -169,16 +169,15 @@ def settle_lost(row: Row, in_hand: InHand, worker: str, *, is_overdue: bool) -> 
     if in_hand.stage is Stage.FINISHED:
         reason = "The worker was killed before it was on record what it came to."
     task: dict[str, Any] = {"id": in_hand.task_id}
-    queued = None
     if in_hand.stage in (Stage.RUNNING, Stage.HELD_UP, Stage.FINISHED):  # so it was unpickled, and that did no harm
         try:
             task = read(row)
-            queued = queued_if_untold(task)
         except RefusedError as error:
             return settle_refused(row, str(error), worker)
     else:
         reason = "The worker was killed while it unpickled the payload."
         task |= _seen(row)
+    queued = queued_if_untold(task) if "started" in task else None
     task = _complete(row, task, datetime.fromtimestamp(in_hand.started, UTC), reason)
     outcome = FailedAttempt.Outcome.OVERDUE if is_overdue else FailedAttempt.Outcome.LOST
     settlement = _settle_failure(row, task, _attempt(row, task, worker, outcome, reason))._replace(queued=queued)

@@ -91,7 +91,8 @@ class Witness:
     def _compare(self, before: TaskStatus | None, now: TaskStatus) -> None:
         if before is None or before == now:
             return
-        self.steps[before.state, now.state] += before.state is not now.state
+        if before.state is not now.state:
+            self.steps[before.state, now.state] += 1
         assert now.state in FOLLOW[before.state], (before, now)
         assert (before.id, before.name, before.enqueued_at, before.calls) == (now.id, now.name, now.enqueued_at, now.calls)
         # A row that is given back unrun has begun no attempt.
