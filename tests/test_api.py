@@ -103,6 +103,7 @@ def test_errors__in_json(installation: dict[str, str], tmp_path: Path) -> None:
         failed = web.ask("GET", "/tasks/fail")
         assert (failed.status, detail(failed)) == (500, "Internal Server Error")
         assert "a secret of the view's" in web.output.read_text()
+        assert web.ask("GET", "/tasks/leave").status == 500
         assert not web.ask("GET", "/tasks/tell", Cookie="sessionid=x").headers.keys() & {"set-cookie", "vary"}
 
 

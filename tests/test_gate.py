@@ -76,17 +76,27 @@ def test_tokens__what_each_is_good_for(installation: dict[str, str], tokens: Pat
 
 
 @selection.once
-@pytest.mark.parametrize(
-    "sent", ["Bearer a", "Bearer a1a1", "Bearer A1", "Bearer \xe4", "Bearer a1,", "Bearer", "Basic YTE6", "a1", "Bearer a1 a1"]
-)
-def test_tokens__that_are_none(sent: str, installation: dict[str, str], tokens: Path, tmp_path: Path) -> None:
+def test_tokens__that_are_none(installation: dict[str, str], tokens: Path, tmp_path: Path) -> None:
     with gate(installation, tmp_path, migrated=False, NOTIFIER_TOKENS_FILE=str(tokens)) as web, Connection(web.port) as client:
-        client.send(f"POST /tasks HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {sent}\r\n\r\n".encode("latin-1"))
-        answer = client.receive()
-        assert answer.status == 401
-        assert answer.headers["www-authenticate"].startswith('Bearer realm="notifier"')
-        error = 'error="invalid_token"' in answer.headers["www-authenticate"]
-        assert error == (detail(answer) == "Invalid token")
+        for sent in (
+            "Bearer a",
+            "Bearer a1a1",
+            "Bearer A1",
+            "Bearer \xe4",
+            "Bearer a1,",
+            "Bearer",
+            "Basic YTE6",
+            "a1",
+            "Bearer a1 a1",
+        ):
+            client.send(f"POST /tasks HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {sent}\r\n\r\n".encode("latin-1"))
+            answer = client.receive()
+            assert answer.status == 401, sent
+            assert answer.headers["www-authenticate"].startswith('Bearer realm="notifier"')
+            is_known_to_be_none = 'error="invalid_token"' in answer.headers["www-authenticate"]
+            assert is_known_to_be_none == (detail(answer) == "Invalid token")
+        twice = {"Authorization": "Bearer a1\r\nAuthorization: Bearer d4"}
+        assert client.ask(Request(target="/tasks", headers=twice)).status == 401
 
 
 @selection.once
@@ -97,9 +107,8 @@ def test_tokens__without_the_file(installation: dict[str, str], tmp_path: Path) 
             ("POST", "/tasks"),
             ("POST", "/tasks/bulk"),
             ("GET", TASK),
-            ("GET", "/tasks/bulk/"),
         ):
-            assert web.ask(method, target).status in (200, 404)
+            assert web.ask(method, target).status == 200
         assert web.told()["actor"] == "anonymous"
         for method, target in (
             ("GET", "/tasks"),
@@ -172,7 +181,7 @@ def test_proxy__trusted(installation: dict[str, str], tmp_path: Path) -> None:
             assert web.ask("GET", target, X_Forwarded_Host="evil.example").status == 400
             odd = web.told(target, X_Forwarded_For="<unknown>", X_Forwarded_Proto="ftp", X_Forwarded_Host=" ,")
             assert (odd["client"], odd["scheme"], odd["host"]) == ("127.0.0.1", "http", "127.0.0.1")
-        redirect = web.ask("POST", "/send-notification/a/", X_Forwarded_Proto="https", X_Forwarded_Host="notify.example")
+        redirect = web.ask("POST", "/send-notification/a/", b"", X_Forwarded_Proto="https", X_Forwarded_Host="notify.example")
         assert redirect.headers["location"] == "https://notify.example/send-notification/a"
 
 
@@ -183,13 +192,13 @@ def test_proxy__stranger(installation: dict[str, str], tmp_path: Path) -> None:
             told = web.told(target, **EVIL)
             assert (told["client"], told["scheme"], told["host"]) == ("127.0.0.1", "http", "127.0.0.1")
             assert told["forwarded"] == []
-        assert "https" not in web.ask("POST", "/send-notification/a/", **EVIL).headers["location"]
-        assert web.ask("GET", "/admin/login/", **EVIL).status == 200
+        assert "https" not in web.ask("POST", "/send-notification/a/", b"", **EVIL).headers["location"]
+        assert web.ask("GET", "/admin/login/", b"", **EVIL).status == 200
 
 
 def log_in(web: Gate, *, token: bool = True, **headers: str) -> tuple[int, str]:
     """The answer to the admin's login form, as a browser behind a proxy sends it."""
-    page = web.ask("GET", "/admin/login/", **headers).headers
+    page = web.ask("GET", "/admin/login/", b"", **headers).headers
     cookie = page["set-cookie"].partition(";")[0]
     body = f"username=x&password=y&csrfmiddlewaretoken={cookie.partition('=')[2] if token else ''}".encode()
     form = {"Cookie": cookie, "Content_Type": "application/x-www-form-urlencoded", **headers}
@@ -211,11 +220,11 @@ def test_forms__behind_a_proxy(installation: dict[str, str], tmp_path: Path) -> 
         assert log_in(web, **origin)[0] == 200
         assert log_in(web, Origin="https://evil.example")[0] == 403
     proxy: dict[str, Any] = {"X_Forwarded_Proto": "https", "X_Forwarded_Host": "notify.example"}
-    hosts = {"NOTIFIER_ALLOWED_HOSTS": "notify.example", "NOTIFIER_HTTPS": "true"}
+    hosts: dict[str, Any] = {"NOTIFIER_ALLOWED_HOSTS": "notify.example", "NOTIFIER_HTTPS": "true"}
     with gate(installation, tmp_path, **hosts) as web:
         assert log_in(web, **origin, **proxy)[0] == 200, "one on this machine needs no more than NOTIFIER_HTTPS"
     with gate(installation, tmp_path, NOTIFIER_TRUSTED_PROXIES="10.0.0.2", **hosts) as web:
-        assert log_in(web, **origin, **proxy | {"Host": "notify.example"})[0] == 403
+        assert log_in(web, **origin, **{**proxy, "Host": "notify.example"})[0] == 403
 
 
 @selection.once
