@@ -20,7 +20,7 @@ from tests.support.environment import DATABASE
 from tests.support.gate import Gate, detail, gate
 from tests.support.installations import execute
 from tests.support.processes import manage, queue_workers, wait_until
-from tests.support.raw_http import Connection
+from tests.support.raw_http import Connection, Request
 
 TOKENS = "alice a1 write\nbob b2 read\ncarol c3 manage\ndave d4 write,read,manage\n"
 TASK = "/tasks/0123"
