@@ -2,6 +2,8 @@
 
 import os
 import re
+import uuid
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,14 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
+from durable_queue.conf import cluster_conf
 from durable_queue.models import Figure
 from durable_queue.store.databases import table_of
 from durable_queue.store.figures import backlog, count_due, publish_backlog
 from durable_queue.store.leases import alone_queue
 from durable_queue.store.rows import QUEUE_TABLE
+from durable_queue.upkeep import upkeep
+from durable_queue.upkeep.life import Life
 from tests.support import selection
 from tests.support.environment import DATABASE
 from tests.support.gate import Gate, detail, gate
@@ -305,6 +310,13 @@ def test_backlog__is_known_while_it_is_fresh() -> None:
     assert backlog(fresh=30, queue="elsewhere") is None
     Figure.objects.update(at=timezone.now() - timedelta(seconds=40))
     assert backlog(fresh=30) is None
+
+
+@pytest.mark.parametrize("most", [None, 5])
+def test_backlog__is_counted_only_where_it_is_limited(most: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "cluster_conf", replace(cluster_conf, max_backlog=most))
+    lanes = upkeep.Upkeep(str(uuid.uuid4()), 0, Life()).lanes
+    assert ("figures" in [lane.name for lane in lanes]) == (most is not None)
 
 
 @selection.once
