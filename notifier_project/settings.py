@@ -3,21 +3,19 @@
 A wrong value stops the start with a line that names the variable: see `_refuse`.
 """
 
-import ipaddress
 import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
-from zoneinfo import ZoneInfo
 
 import dj_database_url
-from environs import Env, EnvError, ValidationError, validate
+from environs import Env, EnvError, validate
 
 from notifier_project import (
     secret_key,
     sqlite_driver,  # noqa: F401 - before Django imports sqlite3
+    values,
 )
-from notifier_project.access import rate
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -44,43 +42,6 @@ def _path(variable: str, default: str) -> Path:
 def _optional_path(variable: str) -> Path | None:
     """A path, or None where none is set."""
     return _path(variable, "") if env.str(variable, "") else None
-
-
-def _are_host_names(values: list[str]) -> None:
-    """Refuse a value that can never match a Host header, such as a URL."""
-    for value in values:
-        if not re.fullmatch(r"\*|\.?[\w.-]+|\[[0-9A-Fa-f:.]+\]", value):
-            raise ValidationError(f"{value!r} is not a host name; write names without scheme, port and path.")
-
-
-def _is_time_zone(name: str) -> None:
-    """Refuse a name that no time zone has. An empty one stands for TIME_ZONE."""
-    try:
-        ZoneInfo(name or "UTC")
-    except (LookupError, ValueError, OSError) as error:
-        raise ValidationError(f"There is no time zone {name!r}; write one such as Europe/Berlin.") from error
-
-
-def _are_networks(values: list[str]) -> None:
-    """Refuse what is neither an address nor a network."""
-    for value in values:
-        try:
-            ipaddress.ip_network(value)
-        except ValueError as error:
-            raise ValidationError(f"{error}; write addresses and networks, such as 10.0.0.2,10.1.0.0/16.") from error
-
-
-def _are_origins(values: list[str]) -> None:
-    """Refuse what no browser sends as a form's origin."""
-    for value in values:
-        if not re.fullmatch(r"https?://(\*\.)?([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?", value):
-            raise ValidationError(f"{value!r} is no origin; write scheme and host, such as https://notify.example.com.")
-
-
-def _is_rate(value: str) -> None:
-    """Refuse what is no rate. An empty one stands for none."""
-    if value and not rate.FORM.fullmatch(value):
-        raise ValidationError(f"{value!r} is no rate; write requests per second, minute or hour: 100/s, 1000/m, 10000/h.")
 
 
 def _database(url: str) -> dict[str, Any]:
@@ -144,17 +105,17 @@ try:
     PORT = env.int("PORT", 8000, validate=validate.Range(1, 65535))
     NOTIFIER_ROOT = env.str("NOTIFIER_ROOT", "query", validate=validate.OneOf(["query", "basic"]))
     ALLOWED_HOSTS = env.list(
-        "NOTIFIER_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"], subcast=str.strip, validate=_are_host_names
+        "NOTIFIER_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"], subcast=str.strip, validate=values.are_host_names
     )
     HTTPS = env.bool("NOTIFIER_HTTPS", False)
-    NOTIFIER_TRUSTED_PROXIES = env.list("NOTIFIER_TRUSTED_PROXIES", LOOPBACK, subcast=str.strip, validate=_are_networks)
-    CSRF_TRUSTED_ORIGINS = env.list("NOTIFIER_TRUSTED_ORIGINS", [], subcast=str.strip, validate=_are_origins)
+    NOTIFIER_TRUSTED_PROXIES = env.list("NOTIFIER_TRUSTED_PROXIES", LOOPBACK, subcast=str.strip, validate=values.are_networks)
+    CSRF_TRUSTED_ORIGINS = env.list("NOTIFIER_TRUSTED_ORIGINS", [], subcast=str.strip, validate=values.are_origins)
 
     # Who may do what over HTTP, and how much: notifier_project/access/
     NOTIFIER_TOKENS_FILE = _optional_path("NOTIFIER_TOKENS_FILE")
     NOTIFIER_MAX_BACKLOG = env.int("NOTIFIER_MAX_BACKLOG", None, validate=validate.Range(1, 1_000_000_000))
     NOTIFIER_MIN_FREE_DISK = env.int("NOTIFIER_MIN_FREE_DISK", None, validate=validate.Range(1, 1_000_000_000))
-    NOTIFIER_RATE_LIMIT = env.str("NOTIFIER_RATE_LIMIT", "", validate=_is_rate)
+    NOTIFIER_RATE_LIMIT = env.str("NOTIFIER_RATE_LIMIT", "", validate=values.is_rate)
 
     # How many processes there are, and how long a task, a stop and the history last.
     NOTIFIER_WEB_WORKERS = env.int("NOTIFIER_WEB_WORKERS", 2, validate=validate.Range(1, 64))
@@ -167,7 +128,7 @@ try:
     NOTIFIER_HISTORY_DAYS = env.int("NOTIFIER_HISTORY_DAYS", 30, validate=validate.Range(1, 36500))
 
     # Whose clock schedules follow, unless they have a zone of their own; by default that of TIME_ZONE, as the admin's times.
-    NOTIFIER_TIME_ZONE = env.str("NOTIFIER_TIME_ZONE", "", validate=_is_time_zone)
+    NOTIFIER_TIME_ZONE = env.str("NOTIFIER_TIME_ZONE", "", validate=values.is_time_zone)
 
     # Signs sessions and payloads. With it, an attacker can log in, and make the workers run any code.
     SECRET_KEY = env.str("SECRET_KEY", "", validate=validate.Length(min=32))

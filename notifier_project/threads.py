@@ -56,7 +56,12 @@ class Threads(ThreadPoolExecutor):
 
 def _with_fresh_connections(call: Callable[[], R]) -> R:
     close_old_connections()  # Django does this on signals that clients' requests don't send
-    return call()
+    try:
+        return call()
+    except Exception:
+        raise
+    except BaseException as error:  # in a task of an event loop, SystemExit would end the process
+        raise RuntimeError(f"{type(error).__name__} in a request's thread") from error
 
 
 def _give_up(inner: "Future[Any]", outer: "Future[Any]") -> None:

@@ -34,8 +34,8 @@ def test_file__a_line_each(file: Path) -> None:
     alice, bob = known.find(SECRET), known.find("other")
     assert alice
     assert bob
-    assert (alice.name, alice.scopes) == ("alice", {TokenScope.WRITE, TokenScope.READ})
-    assert (bob.name, bob.scopes) == ("bob", {TokenScope.MANAGE})
+    assert (alice.name, alice.scopes) == ("alice", frozenset({TokenScope.WRITE, TokenScope.READ}))
+    assert (bob.name, bob.scopes) == ("bob", frozenset({TokenScope.MANAGE}))
     for text in ("", "x", "alice", SECRET[:-1], SECRET.lower(), "\udcff"):
         assert known.find(text) is None
 
@@ -119,7 +119,8 @@ def test_file__that_changes(file: Path, caplog: pytest.LogCaptureFixture) -> Non
 
 def test_file__is_not_read_again_without_a_change(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("alice first write")
-    held, readings = TokensFile(file), []
+    held = TokensFile(file)
+    readings: list[Path] = []
     monkeypatch.setattr(tokens, "read", readings.append)
     for _ in range(3):
         held._look()

@@ -37,12 +37,12 @@ def test_body__reaches_the_view(installation: dict[str, str], tmp_path: Path) ->
 @selection.once
 def test_body__too_large(installation: dict[str, str], tmp_path: Path) -> None:
     """The client has its answer while it still sends, and goes on with the same connection."""
-    with gate(installation, tmp_path, migrated=False) as web, Connection(web.port) as client:
+    with gate(installation, tmp_path, migrated=False) as web, Connection(web.port, timeout=60) as client:
         for raw in (
             Request(target="/tasks/tell", body=b"x" * (MEBIBYTE + 1)).encode(),
-            Request(target="/tasks/tell", body=b"x" * (20 * MEBIBYTE)).encode(),
+            Request(target="/tasks/tell", body=b"x" * (4 * MEBIBYTE)).encode(),
             chunked(b"x" * (MEBIBYTE + 1)),
-            chunked(b"x" * (20 * MEBIBYTE)),
+            chunked(b"x" * (4 * MEBIBYTE)),
         ):
             client.send(raw)
             answer = client.receive()
@@ -103,6 +103,7 @@ def test_errors__in_json(installation: dict[str, str], tmp_path: Path) -> None:
         failed = web.ask("GET", "/tasks/fail")
         assert (failed.status, detail(failed)) == (500, "Internal Server Error")
         assert "a secret of the view's" in web.output.read_text()
+        assert web.ask("GET", "/tasks/leave").status == 500
         assert not web.ask("GET", "/tasks/tell", Cookie="sessionid=x").headers.keys() & {"set-cookie", "vary"}
 
 

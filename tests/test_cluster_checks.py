@@ -37,6 +37,8 @@ def test_q_cluster__another_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("grace", -1, "durable_queue.E002"),
         ("claim", 0, "durable_queue.E002"),
+        ("max_backlog", 0, "durable_queue.E002"),
+        ("max_backlog", 1.5, "durable_queue.E002"),
         ("threads", 0, "durable_queue.E002"),
         ("threads", 2.5, "durable_queue.E002"),
         ("coroutines", "many", "durable_queue.E002"),

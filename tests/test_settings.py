@@ -63,6 +63,21 @@ def settings_of(env: Mapping[str, str], folder: Path) -> dict[str, Any]:
             ("NOTIFIER_ALLOWED_HOSTS", "example.com:8000"),
             ("NOTIFIER_ALLOWED_HOSTS", "example.com,"),
             ("NOTIFIER_HTTPS", "maybe"),
+            ("NOTIFIER_TRUSTED_PROXIES", "*"),
+            ("NOTIFIER_TRUSTED_PROXIES", "10.0.0.1/8"),
+            ("NOTIFIER_TRUSTED_PROXIES", "proxy.example.com"),
+            ("NOTIFIER_TRUSTED_ORIGINS", "notify.example.com"),
+            ("NOTIFIER_TRUSTED_ORIGINS", "https://notify.example.com/"),
+            ("NOTIFIER_TRUSTED_ORIGINS", "https://a.example,"),
+            ("NOTIFIER_TOKENS_FILE", "~nobody-of-this-name/tokens"),
+            ("NOTIFIER_MAX_BACKLOG", "0"),
+            ("NOTIFIER_MAX_BACKLOG", "many"),
+            ("NOTIFIER_MIN_FREE_DISK", "1GB"),
+            ("NOTIFIER_MIN_FREE_DISK", "-1"),
+            ("NOTIFIER_RATE_LIMIT", "100"),
+            ("NOTIFIER_RATE_LIMIT", "0/s"),
+            ("NOTIFIER_RATE_LIMIT", "1.5/s"),
+            ("NOTIFIER_RATE_LIMIT", "100/d"),
             ("NOTIFIER_WEB_WORKERS", "0"),
             ("NOTIFIER_WEB_WORKERS", "many"),
             ("NOTIFIER_QUEUE_WORKERS", "0"),
@@ -165,6 +180,25 @@ def test_settings__database_options_are_added(tmp_path: Path) -> None:
 def test_settings__allowed_hosts(tmp_path: Path) -> None:
     settings = settings_of({"NOTIFIER_ALLOWED_HOSTS": "example.com, .example.org,10.0.0.1,[::1],*"}, tmp_path)
     assert settings["ALLOWED_HOSTS"] == ["example.com", ".example.org", "10.0.0.1", "[::1]", "*"]
+
+
+def test_settings__access(tmp_path: Path) -> None:
+    unset = settings_of({}, tmp_path)
+    assert unset["NOTIFIER_TRUSTED_PROXIES"] == ["127.0.0.0/8", "::1"]
+    assert [unset[f"NOTIFIER_{name}"] for name in ("TOKENS_FILE", "MAX_BACKLOG", "MIN_FREE_DISK")] == [None] * 3
+    given = settings_of(
+        {
+            "NOTIFIER_TRUSTED_PROXIES": "10.0.0.2, 10.1.0.0/16,2001:db8::/32",
+            "NOTIFIER_TRUSTED_ORIGINS": "https://a.example,http://[::1]:8000, https://*.b.example",
+            "NOTIFIER_TOKENS_FILE": "tokens",
+            "NOTIFIER_MAX_BACKLOG": "1000",
+        },
+        tmp_path,
+    )
+    assert given["NOTIFIER_TRUSTED_PROXIES"] == ["10.0.0.2", "10.1.0.0/16", "2001:db8::/32"]
+    assert given["CSRF_TRUSTED_ORIGINS"] == ["https://a.example", "http://[::1]:8000", "https://*.b.example"]
+    assert given["NOTIFIER_TOKENS_FILE"] == str(PROJECT / "tokens")
+    assert given["Q_CLUSTER"]["max_backlog"] == 1000
 
 
 def test_settings__debug_is_off(tmp_path: Path) -> None:

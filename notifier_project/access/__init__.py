@@ -1,1 +1,1 @@
-"""Who may do what, and how much: tokens, proxies, limits. `gate.py` is what every request of a client passes."""
+"""Who may do what, and how much: tokens, proxies, rates, room. `gate.py` is what every request of a client passes."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
-from notifier_project.access.limits import Limits
 from notifier_project.access.rate import RateLimit, client_of
+from notifier_project.access.room import Room
 from notifier_project.access.scopes import ANY_TOKEN, TO_QUEUE, Need, TokenScope, need_of
 from notifier_project.access.tokens import Token, TokensFile
 from notifier_project.refusals import refuse
@@ -25,12 +25,12 @@ class Gate:
 
     tokens: TokensFile | None = None
     rate: RateLimit | None = None
-    limits: Limits | None = None
+    room: Room | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether every request outside of the API passes."""
-        return not (self.tokens or self.rate or self.limits)
+        return not (self.tokens or self.rate or self.room)
 
     def refusal_to_client(self, request: HttpRequest) -> HttpResponse | None:
         """The answer to a request outside of the API that may not pass. Whatever is posted there queues tasks."""
@@ -50,8 +50,8 @@ class Gate:
             return refusal
         if token:
             request.actor = token.name  # type: ignore[attr-defined]  # of ClientsRequest
-        if self.limits and need.scope is TokenScope.WRITE:
-            return self.limits.refusal()
+        if self.room and need.scope is TokenScope.WRITE:
+            return self.room.refusal()
         return None
 
     def _token(self, request: HttpRequest, need: Need) -> tuple[Token | None, HttpResponse | None]:
@@ -87,13 +87,13 @@ def gate_of_settings() -> Gate:
     return Gate(
         tokens=TokensFile(settings.NOTIFIER_TOKENS_FILE) if settings.NOTIFIER_TOKENS_FILE else None,
         rate=RateLimit(settings.NOTIFIER_RATE_LIMIT, settings.NOTIFIER_WEB_WORKERS) if settings.NOTIFIER_RATE_LIMIT else None,
-        limits=_limits(),
+        room=_room(),
     )
 
 
-def _limits() -> Limits | None:
+def _room() -> Room | None:
     max_backlog, min_free_disk = settings.NOTIFIER_MAX_BACKLOG, settings.NOTIFIER_MIN_FREE_DISK
     if max_backlog is None and min_free_disk is None:
         return None
     folders = [settings.DATA_DIR, settings.NOTIFIER_LOG_FILE.parent]
-    return Limits(max_backlog=max_backlog, min_free_disk=min_free_disk, folders=folders)
+    return Room(max_backlog=max_backlog, min_free_disk=min_free_disk, folders=folders)

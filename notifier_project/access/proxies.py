@@ -5,6 +5,7 @@ Only trusted proxies are believed, and no such header gets any further: Django s
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -58,6 +59,7 @@ class Proxies:
             scope["headers"] = [*others, (b"host", host.encode("latin-1"))]
 
 
+@lru_cache(maxsize=4096)
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)

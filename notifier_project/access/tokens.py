@@ -14,8 +14,8 @@ from hmac import compare_digest
 from logging import getLogger
 from pathlib import Path
 
+from notifier_project.access.lookout import Lookout
 from notifier_project.access.scopes import TokenScope
-from notifier_project.access.watch import Watch
 
 logger = getLogger(__name__)
 
@@ -132,11 +132,11 @@ class TokensFile:
         self._told = ""  # what was last said against it
         self._tokens: Tokens | None = None
         self._look()
-        self._watch = Watch(self._look)
+        self._lookout = Lookout(self._look)
 
     def current(self) -> Tokens | None:
         """The tokens that hold; None: the file could not be read yet."""
-        self._watch.begin()
+        self._lookout.begin()
         return self._tokens
 
     def _look(self) -> None:

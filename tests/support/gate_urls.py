@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -82,6 +83,11 @@ async def wait(request: HttpRequest) -> HttpResponse:
     return JSON("never")
 
 
+def leave(request: HttpRequest) -> HttpResponse:
+    """End the process, if it lets itself be ended."""
+    sys.exit()
+
+
 def fail(request: HttpRequest) -> HttpResponse:
     """Fail."""
     raise ValueError("a secret of the view's")
@@ -95,6 +101,7 @@ urlpatterns = [
     path("tasks/history", history),
     path("tasks/wait", wait),
     path("tasks/fail", fail),
+    path("tasks/leave", by_method(GET=leave)),
     path("tasks", by_method(GET=tell, POST=tell)),
     path("tasks/bulk", by_method(POST=tell)),
     path("tasks/<str:task>", by_method(GET=tell, DELETE=tell)),

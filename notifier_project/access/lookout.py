@@ -10,7 +10,7 @@ logger = getLogger(__name__)
 LOOK = 1.0  # seconds between two looks
 
 
-class Watch:
+class Lookout:
     """Looks, from the first request on: a thread that was started earlier would be lost in a server that forks then."""
 
     def __init__(self, look: Callable[[], None]) -> None:
@@ -22,7 +22,7 @@ class Watch:
         """Look from now on. Costs next to nothing once it does."""
         if not self._has_begun:
             self._has_begun = True
-            threading.Thread(target=self._run, name="watch", daemon=True).start()
+            threading.Thread(target=self._run, name="lookout", daemon=True).start()
 
     def _run(self) -> None:
         told = ""

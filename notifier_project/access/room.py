@@ -9,30 +9,30 @@ from pathlib import Path
 from django.db import close_old_connections
 from django.http import HttpResponse
 
-from notifier_project.access.watch import Watch
+from notifier_project.access.lookout import Lookout
 from notifier_project.refusals import refuse
 
 FRESH = 3.0  # seconds for which a figure counts; without a fresh one, tasks are accepted
 MEGABYTE = 1_000_000
 
 
-class Limits:
+class Room:
     """Refuses what would queue a task while there is no room."""
 
     def __init__(self, *, max_backlog: int | None, min_free_disk: int | None, folders: Sequence[Path]) -> None:
         """`min_free_disk`: megabytes, on the disks of these folders. None: no limit."""
         self._max_backlog, self._min_free, self._folders = max_backlog, min_free_disk, folders
         self._backlog_full_at = self._disk_full_at = -FRESH  # when (monotonic) that was last seen
-        self._watches = [
-            Watch(look)
+        self._lookouts = [
+            Lookout(look)
             for look, limit in ((self._look_at_backlog, max_backlog), (self._look_at_disk, min_free_disk))
             if limit is not None
         ]
 
     def refusal(self) -> HttpResponse | None:
         """503 while there is no room."""
-        for watch in self._watches:
-            watch.begin()
+        for lookout in self._lookouts:
+            lookout.begin()
         since = time.monotonic() - FRESH
         if self._backlog_full_at > since:
             return refuse(503, "Too many tasks are waiting. Please try again later.", {"Retry-After": "5"})
