@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -360,7 +361,7 @@ def claim_one(worker: Worker) -> list[Row]:
 def test_race__cancel_against_claim() -> None:
     for number in range(RACES):
         task_id, worker = post("alice"), stored_worker(f"worker {number}")
-        came, rows = at_once(lambda task_id=task_id: cancel(task_id, by="bob"), lambda worker=worker: claim_one(worker))
+        came, rows = at_once(partial(cancel, task_id, by="bob"), partial(claim_one, worker))
         assert (came, len(rows)) in ((Came.DONE, 0), (Came.ASKED, 1))
         assert Task.objects.filter(pk=task_id).count() == (came is Came.DONE)
         OrmQ.objects.all().delete()
@@ -375,8 +376,8 @@ def test_race__cancel_against_what_goes_back() -> None:
         broker_of_worker().settle_and_claim(worker, claim=1)
         rows = held_by(worker)
         came, _ = at_once(
-            lambda task_id=task_id: cancel(task_id, by="bob"),
-            lambda worker=worker, rows=rows: broker_of_worker().settle_and_claim(worker, returned=rows),
+            partial(cancel, task_id, by="bob"),
+            partial(broker_of_worker().settle_and_claim, worker, returned=rows),
         )
         assert came in (Came.DONE, Came.ASKED)
         assert not OrmQ.objects.exists()
@@ -389,7 +390,7 @@ def test_race__run_now_against_claim() -> None:
     for number in range(RACES):
         task_id, worker = post("alice"), stored_worker(f"worker {number}")
         OrmQ.objects.update(lock=datetime.now(UTC) + timedelta(microseconds=500))
-        came, rows = at_once(lambda task_id=task_id: run_now(task_id, by="bob"), lambda worker=worker: claim_one(worker))
+        came, rows = at_once(partial(run_now, task_id, by="bob"), partial(claim_one, worker))
         assert came in ((Came.REFUSED, Came.DONE, Came.NOTHING) if rows else (Came.DONE, Came.NOTHING))
         assert is_held(OrmQ.objects.get().lock) == bool(rows)
         OrmQ.objects.all().delete()
@@ -405,7 +406,7 @@ def test_race__a_verb_against_itself(verb: Verb, first: str) -> None:
         task_id = post("alice")
         if first == "failed":
             settle(error="disk full")
-        came = at_once(*[lambda task_id=task_id: verb(task_id, by="bob")] * 4)
+        came = at_once(*[partial(verb, task_id, by="bob")] * 4)
         assert sorted(came).count(Came.DONE) == 1
         OrmQ.objects.all().delete()
         Task.objects.all().delete()

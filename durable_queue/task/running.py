@@ -18,6 +18,13 @@ from typing import Protocol
 BEFORE, AFTER = -2, -1
 
 
+class Cancelled(Exception):
+    """Raise this in a task that a user has asked to cancel (`RunningTask.is_cancelled`): then it ends cancelled.
+
+    It is not tried again, and its chain does not go on. Where nobody has asked, it is a failure like any other.
+    """
+
+
 class Keeper(Protocol):
     """The worker that runs an attempt, as far as the attempt needs it."""
 
@@ -46,6 +53,9 @@ class RunningTask:
     # raise what keeps it from having been made.
     entered_call: Callable[[str, object], float] | None = None
     leaving_call: Callable[[], None] | None = None
+    began = 0.0  # when (monotonic) the worker began with it
+    request = ""  # of a user, to cancel it: who and why
+    on_request: Callable[[], None] | None = None  # called, in another thread, when such a request comes
     writes = 0  # how many the call in hand has made: which of them version 0.1 called which (notifications/log/legacy.py)
     _has_calls = False
     _told: frozenset[str] = frozenset()
@@ -120,6 +130,21 @@ class RunningTask:
     def is_held(self) -> bool:
         """Whether its worker still holds the task. Raises django.db.Error when the database can't tell."""
         return self._keeper is None or self._keeper.is_held(self.row)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether a user has asked to cancel the task: raise `Cancelled`, then, or end as it would have.
+
+        It is known within a second of the request, once the task has run for half a second; in the process that runs the
+        task, in any of its threads that has this object, and not in forked children.
+        """
+        return bool(self.request)
+
+    def ask_to_cancel(self, request: str) -> None:
+        """A user has asked to cancel it. `request`: who and why."""
+        self.request = request
+        if on_request := self.on_request:
+            on_request()
 
     def note(self, text: str) -> None:
         """Have the task's history say this, once, whatever becomes of it. For any thread, and for forked children.
@@ -237,6 +262,11 @@ def prepare_worker() -> None:
     """In a new worker, once its own threads have started: those that are alive now live as long as it does."""
     this_process.note_threads()
     this_process.own = frozenset(this_process.alive)
+
+
+def in_hand() -> tuple[RunningTask, ...]:
+    """The attempts that this process has in hand. For any thread."""
+    return tuple(this_process.in_hand)
 
 
 def paths_in_hand() -> list[str]:
