@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from durable_queue.intake.background_tasks import BackgroundTasks
     from durable_queue.signals import worker_started
     from durable_queue.task.calls import done, run_in_order
+    from durable_queue.task.cancelled import Cancelled
     from durable_queue.task.policy import alone, retry
-    from durable_queue.task.running import Cancelled, current_task
+    from durable_queue.task.running import current_task
 
 __all__ = ["BackgroundTasks", "Cancelled", "alone", "current_task", "done", "retry", "run_in_order", "worker_started"]
 
 _HOMES = {
     "BackgroundTasks": "durable_queue.intake.background_tasks",
-    "Cancelled": "durable_queue.task.running",
+    "Cancelled": "durable_queue.task.cancelled",
     "alone": "durable_queue.task.policy",
     "current_task": "durable_queue.task.running",
     "done": "durable_queue.task.calls",

@@ -14,6 +14,7 @@ from durable_queue.store import lookup, task_row
 from durable_queue.store.leases import Row, Settlement, home_queue
 from durable_queue.task import preview
 from durable_queue.task.calls import path_today
+from durable_queue.task.pickled import part_of_payload
 from durable_queue.task.text import storable
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ def _read(payload: str, shown: preview.Preview) -> dict[str, object]:
     return options | {
         "name": shown.name,
         "path": path_today(shown.func),
-        "args": preview.kept(payload, "args", shown.args),
-        "kwargs": preview.kept(payload, "kwargs", shown.kwargs),
+        "args": part_of_payload(payload, "args", shown.args),
+        "kwargs": part_of_payload(payload, "kwargs", shown.kwargs),
     }
 
 

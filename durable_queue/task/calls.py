@@ -13,8 +13,9 @@ from typing import Any
 
 from django_q.exceptions import TimeoutException
 
+from durable_queue.task.cancelled import Cancelled
 from durable_queue.task.coroutine_limit import run_coroutine
-from durable_queue.task.running import Cancelled, current_task
+from durable_queue.task.running import current_task
 
 # A call as a payload holds it: the function's dotted path, its positional and its keyword arguments.
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]

@@ -6,8 +6,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import async_to_sync
 
+from durable_queue.task.cancelled import Cancelled
 from durable_queue.task.limits import HEED, OverLimitError, over_limit
-from durable_queue.task.running import Cancelled, RunningTask, current_task
+from durable_queue.task.running import RunningTask, current_task
 
 P = ParamSpec("P")
 R = TypeVar("R")

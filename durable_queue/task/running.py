@@ -14,15 +14,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
+from durable_queue.task.cancelled import Cancellable
+
 # Calls that are none of the task's own: the receivers of `pre_execute` and of `post_execute_in_worker`.
 BEFORE, AFTER = -2, -1
-
-
-class Cancelled(Exception):
-    """Raise this in a task that a user has asked to cancel (`RunningTask.is_cancelled`): then it ends cancelled.
-
-    It is not tried again, and its chain does not go on. Where nobody has asked, it is a failure like any other.
-    """
 
 
 class Keeper(Protocol):
@@ -41,7 +36,7 @@ class Keeper(Protocol):
         """Keep a note of the task."""
 
 
-class RunningTask:
+class RunningTask(Cancellable):
     """One attempt at a task. Its id stays the same in every attempt, and when a failed task is retried."""
 
     call = 0  # the index of the call in hand among the task's calls
@@ -54,8 +49,6 @@ class RunningTask:
     entered_call: Callable[[str, object], float] | None = None
     leaving_call: Callable[[], None] | None = None
     began = 0.0  # when (monotonic) the worker began with it
-    request = ""  # of a user, to cancel it: who and why
-    on_request: Callable[[], None] | None = None  # called, in another thread, when such a request comes
     writes = 0  # how many the call in hand has made: which of them version 0.1 called which (notifications/log/legacy.py)
     _has_calls = False
     _told: frozenset[str] = frozenset()
@@ -130,21 +123,6 @@ class RunningTask:
     def is_held(self) -> bool:
         """Whether its worker still holds the task. Raises django.db.Error when the database can't tell."""
         return self._keeper is None or self._keeper.is_held(self.row)
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether a user has asked to cancel the task: raise `Cancelled`, then, or end as it would have.
-
-        It is known within a second of the request, once the task has run for half a second; in the process that runs the
-        task, in any of its threads that has this object, and not in forked children.
-        """
-        return bool(self.request)
-
-    def ask_to_cancel(self, request: str) -> None:
-        """A user has asked to cancel it. `request`: who and why."""
-        self.request = request
-        if on_request := self.on_request:
-            on_request()
 
     def note(self, text: str) -> None:
         """Have the task's history say this, once, whatever becomes of it. For any thread, and for forked children.

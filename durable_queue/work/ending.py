@@ -12,7 +12,8 @@ from django_q.exceptions import TimeoutException
 from durable_queue.store.leases import Row, Settlement
 from durable_queue.task import limits, running, signing
 from durable_queue.task.calls import with_progress, without_progress
-from durable_queue.task.running import Cancelled, RunningTask
+from durable_queue.task.cancelled import Cancelled
+from durable_queue.task.running import RunningTask
 from durable_queue.work import outcomes, results
 from durable_queue.work.slot import Slot
 
