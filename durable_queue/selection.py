@@ -118,7 +118,9 @@ def _queued(selection: Selection, batch: int, using: str) -> Iterator[list[str]]
         last = rows[-1][0]
         now = table.present()
         found = [
-            lookup.id_in(payload) for _, lock, key, payload, tried in rows if _fits(selection, table, lock, key, tried, now)
+            lookup.id_in_place(payload)
+            for _, lock, key, payload, tried in rows
+            if _fits(selection, table, lock, key, tried, now)
         ]
         yield [task_id for task_id in found if task_id and is_task_id(task_id) and _is_old(selection, task_id)]
 

@@ -4,7 +4,8 @@ A queue row's `lock` tells one of three things. A moment far in the past: the ro
 was queued 800 years later. A moment of our days: the row is due then. A moment far in the future: the name of the
 lease that holds the row.
 
-Once a task has ended, its history row tells the state: `success` is true or false.
+Once a task has ended, its history row tells the state: `success` is true or false. A task that was cancelled has not
+succeeded, and has a request to cancel it that was heeded (`Cancellation`).
 """
 
 from datetime import UTC, datetime, timedelta
@@ -82,6 +83,13 @@ def state_of_row(lock: datetime | None, attempts: int, now: datetime | None = No
     if lock is not None and lock > (now or timezone.now()):
         return State.RETRYING if attempts else State.SCHEDULED
     return State.QUEUED
+
+
+def state_of_ended(*, success: bool, is_cancelled: bool) -> State:
+    """The state of a task that has ended, by its history row, and by whether a user's request to cancel it was heeded."""
+    if success:
+        return State.SUCCEEDED
+    return State.CANCELLED if is_cancelled else State.FAILED
 
 
 def rows_in(state: State) -> Q:

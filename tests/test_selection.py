@@ -33,10 +33,8 @@ def put_off(task_id: str, *, is_tried: bool = False) -> None:
     row = row_of(task_id)
     OrmQ.objects.filter(pk=row.pk).update(lock=datetime.now(UTC) + LATER)
     if is_tried:
-        now = datetime.now(UTC)
-        FailedAttempt.objects.create(
-            row=row.pk, task_id=task_id, number=1, outcome="failed", started=now, stopped=now, error=""
-        )
+        moments = dict.fromkeys(("started", "stopped"), datetime.now(UTC))
+        FailedAttempt.objects.create(row=row.pk, task_id=task_id, number=1, outcome="failed", error="", **moments)
 
 
 def one_in_each_state() -> dict[State, str]:
@@ -55,9 +53,9 @@ def one_in_each_state() -> dict[State, str]:
     return tasks
 
 
-def found(**filters: Any) -> list[str]:
+def found(state: str, **filters: Any) -> list[str]:
     """The ids of a selection."""
-    return [task_id for ids in matching(Selection(**filters)) for task_id in ids]
+    return [task_id for ids in matching(Selection(state=State(state), **filters)) for task_id in ids]
 
 
 def test_selection__by_state() -> None:
@@ -97,7 +95,7 @@ def test_selection__by_age() -> None:
 
 
 @pytest.mark.parametrize(
-    "filters",
+    ("state", "filters"),
     [
         {"state": State.QUEUED, "function": "f"},
         {"state": State.RUNNING, "error": "e"},
@@ -105,9 +103,9 @@ def test_selection__by_age() -> None:
     ],
     ids=["function of queued", "error of running", "error of succeeded"],
 )
-def test_selection__what_does_not_go_together(filters: dict[str, Any]) -> None:
+def test_selection__what_does_not_go_together(state: State, filters: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="have"):
-        Selection(**filters)
+        Selection(state=state, **filters)
 
 
 @pytest.mark.parametrize(

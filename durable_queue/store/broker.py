@@ -7,7 +7,7 @@ worker which lost its lease can change nothing any more.
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -118,18 +118,20 @@ class Broker(Counting):
         announced: Sequence[int] = (),
         *,
         keep: bool = False,
+        named: Mapping[str, Any] | None = None,
     ) -> LeaseChange:
         """In ONE transaction: settle rows, give others back and, unless `claim` is 0, take new ones.
 
         `keep`: whether the worker goes on holding other rows. Then the new ones come under the same lease, else under a new
         one; where there are none, it has no lease any more. `announced`: the numbers of rows that are about to be committed
-        (`wakeup.Ear.wait`); a worker that only claims waits for them. The worker's row has the lease's name; after an error
+        (`wakeup.Ear.wait`); a worker that only claims waits for them. `named`: what the worker's row is to say of tasks that
+        take long (`Worker.in_hand`), if not what it says. The worker's row has the lease's name; after an error
         at COMMIT, `recover` finds out what happened. Raises LeaseLostError, or django.db.Error and then nothing (or, at a
         COMMIT, all) has happened.
         """
         table = self.table
         returned = list(returned)
-        is_free_to_claim = (keep or worker.lease is None) and not (settlements or returned)
+        is_free_to_claim = (keep or worker.lease is None) and not (settlements or returned) and named is None
         if claim and is_free_to_claim and not self.database.in_atomic_block:
             lease = self._claim_at_once(table, worker, claim, announced)
             if lease or self.wait_until_due() != 0:
@@ -152,7 +154,7 @@ class Broker(Counting):
             if claim:
                 lease.name, lease.rows = self._claim(table, worker, claim, lease.name)
             due = lease.rows[0].due if lease.rows else worker.lease_due
-            if not table.change_lease(worker.pk, old=worker.lease, new=lease.name, due=due):
+            if not table.change_lease(worker.pk, old=worker.lease, new=lease.name, due=due, named=named):
                 raise LeaseLostError(str(worker))
         worker.lease, worker.lease_due = lease.name, due
         if any(row.runs_alone for row in returned):

@@ -37,6 +37,8 @@ class Settlement(NamedTuple):
     refused: bool = False  # it could not be run at all: keep the payload
     cancelled: bool = False  # it has ended since a user has asked for that
     begun: bool = True  # whether there was an attempt; if not, its hook is queued, since no worker has read the task
+    worker: str | None = None  # that has run it
+    queued: datetime | None = None  # when the task was queued, if its id doesn't tell
 
     @property
     def saves_result(self) -> bool:
@@ -62,6 +64,8 @@ class Settlement(NamedTuple):
             stopped=task["stopped"],
             success=task["success"],
             attempt_count=self.row.attempts + self.begun,
+            worker=self.worker,
+            queued=self.queued,
         )
 
 

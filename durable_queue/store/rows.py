@@ -41,7 +41,7 @@ _PICKLE = Task._meta.get_field("result").protocol
 
 
 class HistoryRow(NamedTuple):
-    """A history row, in the order of the model's fields: `Task(*row)` makes the model's object."""
+    """A history row, in the order of the model's fields, and behind them our own columns (`own_columns`)."""
 
     id: str
     name: str
@@ -56,6 +56,12 @@ class HistoryRow(NamedTuple):
     stopped: datetime
     success: bool
     attempt_count: int
+    worker: str | None = None
+    queued: datetime | None = None
+
+    def as_task(self) -> Task:
+        """The model's object."""
+        return Task(*self[: len(FIELDS)])
 
 
 def text_of(value: object, length: int) -> str | None:

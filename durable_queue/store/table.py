@@ -6,6 +6,7 @@ worker needs 1.8 times as long for a task. Everything else in `durable_queue.sto
 This module has the statements that both databases share; `sqlite/table.py` and `postgresql/table.py` have the rest.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,6 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from durable_queue.models import Worker
 from durable_queue.states import due_since, held_from
 from durable_queue.store.leases import home_queue
+from durable_queue.store.own_columns import QUEUED, WORKER, with_own_columns
 from durable_queue.store.rows import (
     ATTEMPTS_TABLE,
     FIELDS,
@@ -33,6 +35,7 @@ from durable_queue.store.rows import (
     text_of,
 )
 
+HISTORY_COLUMNS = (*(f'"{field.column}"' for field in FIELDS), WORKER, QUEUED)
 SAME_CLOCK = timedelta(seconds=0.5)  # two clocks that differ by less count as one: an answer may take as long
 
 
@@ -42,6 +45,9 @@ class Table(ABC):
     has_one_writer: ClassVar[bool]  # whether only one connection at a time may be in a transaction that writes
     skip_locked: ClassVar[str]  # the end of a query for rows that are to be changed, and that nobody is about to change
     part: ClassVar[str]  # the part of a payload that the index on tasks' ids holds; queries must use the same expression
+    asked: ClassVar[str]  # a query that gives the ids, and the parts, of `asked_values`
+    by_failed: ClassVar[str]  # behind the history's name and alias: have it read by the index of what has not succeeded
+    present_moment: ClassVar[str]  # the server's own time; NULL where it has none
     indexes_there: ClassVar[str]  # a query that takes the names of two tables; gives the indexes of each, as (table, index)
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
@@ -111,6 +117,25 @@ class Table(ABC):
     @abstractmethod
     def ended(self, parts: Mapping[str, str]) -> list[str]:
         """The ids of the tasks that are neither queued nor failed, by one snapshot. `parts`: each id's `lookup.part_of`."""
+
+    @staticmethod
+    @abstractmethod
+    def asked_values(parts: Mapping[str, str]) -> list[str]:
+        """The values of `asked`. `parts`: each id's `lookup.part_of`."""
+
+    @staticmethod
+    @abstractmethod
+    def look_up(table: str, alias: str, condition: str, *, outer: bool = False) -> str:
+        """The join with the rows of another table that meet the condition, looked up for each row before it.
+
+        `outer`: the row before it stays where there is none. No other table of the statement may have the columns that the
+        condition names without an alias.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def entry_of(column: str, key: str) -> str:
+        """The expression for an entry of a JSON object, as text in JSON; `key`: an expression without double quotes in it."""
 
     @abstractmethod
     def lock_group(self, name: str) -> None:
@@ -187,10 +212,25 @@ class Table(ABC):
         sql = f"UPDATE {QUEUE_TABLE} SET {columns} WHERE lock = %s AND id = %s RETURNING id"  # noqa: S608
         return bool(self.run(sql, (*values.values(), self.moment(lease), row)))
 
-    def change_lease(self, worker: int, *, old: datetime | None, new: datetime | None, due: datetime | None) -> bool:
-        """Set a worker's lease, and when its first row was due; return whether the worker still held the old lease."""
+    def change_lease(
+        self,
+        worker: int,
+        *,
+        old: datetime | None,
+        new: datetime | None,
+        due: datetime | None,
+        named: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Set a worker's lease, when its first row was due, and the tasks that its row names, if they are given.
+
+        Return whether the worker still held the old lease.
+        """
         values = [moment and self.moment(moment) for moment in (new, due)]
-        sql = f"UPDATE {WORKERS_TABLE} SET lease = %s, lease_due = %s WHERE id = %s AND lease "  # noqa: S608
+        names = ""
+        if named is not None:
+            names = ", in_hand = %s"
+            values.append(json.dumps(named))
+        sql = f"UPDATE {WORKERS_TABLE} SET lease = %s, lease_due = %s{names} WHERE id = %s AND lease "  # noqa: S608
         if old is None:
             return bool(self.run(f"{sql} IS NULL RETURNING id", (*values, worker)))
         return bool(self.run(f"{sql} = %s RETURNING id", (*values, worker, self.moment(old))))
@@ -218,10 +258,13 @@ class Table(ABC):
         """Insert history rows. The row of a task that was retried overwrites the earlier one."""
         rows = [self._storable(row) for row in history]
         if rows:
-            quoted = [self.connection.ops.quote_name(field.column) for field in FIELDS]
-            update = ", ".join(f"{name} = excluded.{name}" for name in quoted)
-            insert = f"INSERT INTO {HISTORY_TABLE} ({', '.join(quoted)}) {{}} ON CONFLICT (id) DO UPDATE SET {update}"
-            self.insert_history(insert, rows)
+            with_own_columns(lambda has_own: self._insert_history(rows if has_own else [row[: len(FIELDS)] for row in rows]))
+
+    def _insert_history(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        names = HISTORY_COLUMNS[: len(rows[0])]
+        update = ", ".join(f"{name} = excluded.{name}" for name in names)
+        insert = f"INSERT INTO {HISTORY_TABLE} ({', '.join(names)}) {{}} ON CONFLICT (id) DO UPDATE SET {update}"
+        self.insert_history(insert, rows)
 
     def _storable(self, row: HistoryRow) -> tuple[Any, ...]:
         """The row's values in their order, as both databases can store them."""
@@ -239,6 +282,8 @@ class Table(ABC):
             self.moment(row.stopped),
             row.success,
             row.attempt_count,
+            row.worker,
+            row.queued and self.moment(row.queued),
         )
 
     def claimed(self, rows: Iterable[Any]) -> list[Any]:

@@ -68,6 +68,17 @@ def resolve(path: str) -> Callable[..., Any]:
     return func
 
 
+def already_imported(path: str) -> object:
+    """What has this dotted path, if this process has imported it; None if it has not. It runs no code of others."""
+    names = path_today(path).split(".")
+    for end in range(len(names) - 1, 0, -1):
+        if found := sys.modules.get(".".join(names[:end])):
+            for name in names[end:]:
+                found = getattr(found, "__dict__", {}).get(name)  # not getattr: a module or a class may answer by code
+            return found
+    return None
+
+
 class MissingError(LookupError):
     """A module is missing, or an attribute; the text says which."""
 

@@ -8,7 +8,9 @@ every class but a few plain ones.
 import io
 import pickle
 import re
+from base64 import urlsafe_b64decode
 from binascii import a2b_base64
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pprint import pformat
@@ -63,6 +65,25 @@ def read(payload: str) -> Preview:
         return Preview(problem=storable(f"It holds no readable task ({type(error).__name__}: {error})."))
 
 
+def read_beginning(payload: str) -> Preview:
+    """The id, name and function of a long payload, by its beginning. Its signature can't be checked. Never raises.
+
+    These three come first in what `async_task` and `new_task` make. Python's own unpickler reads them, which takes no more
+    memory than the text says.
+    """
+    try:
+        unpickler = _SafeUnpickler(io.BytesIO(urlsafe_b64decode(payload[: len(payload) // 4 * 4])))
+        with suppress(Exception):  # it ends in the middle
+            unpickler.load()
+        # What it has made so far, and not put into the dict yet.
+        read_so_far = [*unpickler.metastack, unpickler.stack][1]  # type: ignore[attr-defined]
+        task = dict(zip(read_so_far[::2], read_so_far[1::2], strict=False))
+        id_, name, func = (storable(str(task[key])) for key in ("id", "name", "func"))
+    except Exception as error:
+        return Preview(problem=storable(f"It is long, and its beginning can't be read ({type(error).__name__}: {error})."))
+    return Preview(id=id_, name=name, func=func, problem="It is too long to be read.")
+
+
 def names_in(payload: str) -> list[str]:
     """The dotted paths of all classes and functions that a signed payload names. Raises what makes it unreadable."""
 
@@ -94,20 +115,20 @@ class Unreadable:
         return self.problem
 
 
-def read_stored(text: str | None) -> Any:
-    """Preview a value of the history, from its column's text: at most `STORED` characters of it, and one more. Never raises.
+def read_stored(text: str | None, longest: int = STORED) -> Any:
+    """Preview a value of the history, from its column's text: at most `longest` characters of it, and one more. Never raises.
 
     The history is not signed. Therefore Python's own unpickler reads it, which takes no more memory than the text says.
     """
     if text is None:
         return None
     try:
-        if len(text) <= STORED:
+        if len(text) <= longest:
             return _read_nested(a2b_base64(text))
-        data = a2b_base64(text[:STORED])
+        data = a2b_base64(text[:longest])
         if long_text := _LONG_TEXT(data):
             return data[long_text.end() :].decode("utf-8", "ignore")
-        return Unreadable(f"It is too long to be shown: more than {STORED:,} characters are stored.")
+        return Unreadable(f"It is too long to be shown: more than {longest:,} characters are stored.")
     except Exception as error:
         return Unreadable(f"It can't be read ({type(error).__name__}: {error}).")
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from django_q.conf import logger
-from django_q.models import Task
 from django_q.signals import post_execute
 
 from durable_queue.store.leases import Settlement
@@ -63,7 +62,7 @@ def _guard(what: str, follow: Callable[[Settlement], None], settlement: Settleme
 
 def _call_hook(settlement: Settlement) -> None:
     task_connections.close_old()  # the hook's: the database may have been restarted since
-    hooks.call(Task(*settlement.history()))
+    hooks.call(settlement.history().as_task())
 
 
 def _send(settlement: Settlement) -> None:

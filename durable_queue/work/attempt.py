@@ -71,10 +71,11 @@ class Attempt(Ending):
         try:
             self.task = task = outcomes.read(self.row)
             self._own_timeout = task.get("timeout")
+            self._queued = outcomes.queued_if_untold(task)
             self.slot.run(task["id"])
             self._running = RunningTask(task["id"], task["path"], row=self.row.id, claimed=self._claimed, keeper=self._keeper)
             self._running.entered_call, self._running.leaving_call = self._begin_call, self._end_call
-            self._running.began = self.began
+            self._running.began, self._running.started = self.began, self._started
             self._running.begun = self._keeper.note_begun(task["id"])
             running.begin(self._running)
             self.function = outcomes.function_of(task)

@@ -34,6 +34,7 @@ class Ending:
     _started: datetime
     _worker: str
     _running: RunningTask | None = None
+    _queued: datetime | None = None  # when its task was queued, if the task's id doesn't tell
 
     def _allow(self, seconds: float) -> None:
         """What runs now may take so many seconds, and a few more to heed its limit; 0.0 for any."""
@@ -113,7 +114,7 @@ class Ending:
             return self._end(outcomes.settle_refused(self.row, reason, self._worker))
 
     def _end(self, settlement: Settlement) -> Settlement:
-        self.settlement = settlement
+        self.settlement = settlement = settlement._replace(queued=self._queued) if self._queued else settlement
         if self._running:
             running.end(self._running)
             # Else the two would keep each other until the collector comes.

@@ -19,6 +19,7 @@ from durable_queue.task.text import storable
 from durable_queue.work import cached_results
 
 NAME_LENGTH = Task._meta.get_field("name").max_length
+NAMES = [field.name for field in Task._meta.concrete_fields]
 HOOK_LENGTH = Task._meta.get_field("hook").max_length
 
 
@@ -54,7 +55,7 @@ def queue_hook(broker: Broker, ended: HistoryRow) -> None:
     """
     name = text_of(f"hook of {ended.name}", NAME_LENGTH)
     task: dict[str, Any] = {"id": new_task_id(), "name": name, "func": HOOK, "kwargs": {}, "save": False}
-    fields = {**ended._asdict(), "hook": text_of(ended.hook, HOOK_LENGTH)}
+    fields = {**dict(zip(NAMES, ended, strict=False)), "hook": text_of(ended.hook, HOOK_LENGTH)}
     try:
         payload = signing.dumps({**task, "args": (ended.id, fields)})
     except Exception:  # pickling runs code of others

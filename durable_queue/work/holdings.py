@@ -4,7 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import Error as DatabaseError
 from django_q.conf import logger
@@ -16,6 +16,7 @@ from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlem
 from durable_queue.store.notes import keep_notes
 from durable_queue.work import outcomes
 from durable_queue.work.announcements import is_heard
+from durable_queue.work.long_tasks import LongTasks
 from durable_queue.work.notes import Notes
 from durable_queue.work.slot import Slot
 
@@ -28,6 +29,7 @@ class _Change(NamedTuple):
     settled: list[Settlement]
     returned: list[Row]
     kept: set[int]  # ids of the rows that the worker goes on holding
+    named: dict[str, dict[str, Any]] | None  # the tasks that its row is to name from now on; None: as before
 
     @property
     def left(self) -> set[int]:
@@ -51,6 +53,7 @@ class Holdings:
         self.claimed = 0.0  # the moment after it
         self._unsure: _Change | None = None  # what was asked of the database, while it is not known whether that was committed
         self._returning: list[Row] = []  # given back, but the database may not know it yet
+        self.long_tasks = LongTasks()
         self.announcing = 0  # how many of the settled ones are being announced
         self._unannounced: deque[Settlement] = deque()
         self._notes = notes
@@ -121,16 +124,26 @@ class Holdings:
 
     # Transactions.
 
-    def settle_and_claim(self, claim: int = 0, announced: Sequence[int] = (), *, patient: bool = True) -> LeaseChange | None:
+    def name_long_tasks(self) -> None:
+        """Have the worker's row name the tasks that take long, unless it says so already. Raises LeaseLostError."""
+        with self._lock:
+            is_right = self.long_tasks.to_store(self.in_hand) is None
+        if not is_right:
+            self.settle_and_claim(patient=False, names_tasks=True)
+
+    def settle_and_claim(
+        self, claim: int = 0, announced: Sequence[int] = (), *, patient: bool = True, names_tasks: bool = False
+    ) -> LeaseChange | None:
         """Settle and give back what is to be, and claim; None when the database could not be reached or failed.
 
-        `patient`: after an error, wait for a while before this returns. Raises LeaseLostError.
+        `patient`: after an error, wait for a while before this returns. `names_tasks`: have the worker's row name the tasks
+        that take long. Raises LeaseLostError.
         """
         with queue_connection.lock():
             try:
                 change = self._recover() if self._unsure else None
                 if change is None:
-                    change = self._change_lease(claim, announced)
+                    change = self._change_lease(claim, announced, names_tasks=names_tasks)
             except LeaseLostError:
                 raise
             except BaseException as error:  # a task's argument calls sys.exit when it is pickled …
@@ -145,15 +158,19 @@ class Holdings:
             self._wait_out(failure)
         return None
 
-    def _change_lease(self, claim: int, announced: Sequence[int]) -> LeaseChange:
+    def _change_lease(self, claim: int, announced: Sequence[int], *, names_tasks: bool = False) -> LeaseChange:
         with self._lock:
             kept = self.in_hand | {row.id for row in self.unstarted}
-            # Until we have heard that it was committed.
-            self._unsure = asked = _Change(list(self.finished), list(self._returning), kept)
+            asked = _Change(list(self.finished), list(self._returning), kept, None)
             kept -= asked.left  # a thread that finishes a row at this moment has not taken it from those in hand yet
+            if names_tasks or (self.long_tasks.are_named and asked.left):
+                asked = asked._replace(named=self.long_tasks.to_store(kept))
+            self._unsure = asked  # until we have heard that it was committed
         if claim:
             self.claiming = time.monotonic()
-        return self.broker.settle_and_claim(self.me, asked.settled, asked.returned, claim, announced, keep=bool(kept))
+        return self.broker.settle_and_claim(
+            self.me, asked.settled, asked.returned, claim, announced, keep=bool(kept), named=asked.named
+        )
 
     def _apply(self, change: LeaseChange) -> None:
         """It was committed."""
@@ -163,6 +180,8 @@ class Holdings:
                 del self.finished[: len(self._unsure.settled)]
                 self._forget(self._unsure.settled)
                 del self._returning[: len(self._unsure.returned)]
+                if self._unsure.named is not None:
+                    self.long_tasks.note_stored(self._unsure.named)
             self._unsure = None
             self.oldest_finish = time.monotonic()
             # A crash of the server can undo a claim of which this worker knows: then it has made that claim again.

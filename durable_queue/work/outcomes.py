@@ -18,7 +18,7 @@ from durable_queue.models import FailedAttempt
 from durable_queue.store.leases import LeaseLostError, Row, Settlement
 from durable_queue.task import hooks, preview, signing
 from durable_queue.task.calls import MissingError, find, path_today, resolve, run_in_order
-from durable_queue.task.identifiers import is_task_id, new_task_id, queued_at
+from durable_queue.task.identifiers import is_task_id, is_time_ordered, new_task_id, queued_at
 from durable_queue.task.policy import policy_for, runs_alone
 from durable_queue.task.text import storable
 from durable_queue.work.slot import InHand, Stage
@@ -73,6 +73,12 @@ def read(row: Row) -> dict[str, Any]:
     task["cluster"] = Conf.CLUSTER_NAME
     task["ack_id"] = row.id
     return task
+
+
+def queued_if_untold(task: dict[str, Any]) -> datetime | None:
+    """When a task that was just read was queued, if its id doesn't tell."""
+    started = task["started"]
+    return started if not is_time_ordered(task["id"]) and isinstance(started, datetime) and started.tzinfo else None
 
 
 def _lacks(payload: str) -> str:
@@ -132,7 +138,7 @@ def settle_finished(row: Row, task: dict[str, Any], worker: str, function: tuple
     `function`: the one that was running, by its dotted path, where it isn't the task's own.
     """
     if task["success"]:
-        return Settlement(row=row, task=task)
+        return Settlement(row=row, task=task, worker=worker)
     if isinstance(task["result"], str):
         task["result"] = storable(task["result"])
     outcome = FailedAttempt.Outcome.FAILED
@@ -175,9 +181,11 @@ def settle_lost(row: Row, in_hand: InHand, worker: str, *, is_overdue: bool) -> 
     if in_hand.stage is Stage.FINISHED:
         reason = "The worker was killed before it was on record what it came to."
     task: dict[str, Any] = {"id": in_hand.task_id}
+    queued = None
     if in_hand.stage in (Stage.RUNNING, Stage.HELD_UP, Stage.FINISHED):  # so it was unpickled, and that did no harm
         try:
             task = read(row)
+            queued = queued_if_untold(task)
         except RefusedError as error:
             return settle_refused(row, str(error), worker)
     else:
@@ -185,7 +193,7 @@ def settle_lost(row: Row, in_hand: InHand, worker: str, *, is_overdue: bool) -> 
         task |= _seen(row)
     task = _complete(row, task, datetime.fromtimestamp(in_hand.started, UTC), reason)
     outcome = FailedAttempt.Outcome.OVERDUE if is_overdue else FailedAttempt.Outcome.LOST
-    settlement = _settle_failure(row, task, _attempt(row, task, worker, outcome, reason))
+    settlement = _settle_failure(row, task, _attempt(row, task, worker, outcome, reason))._replace(queued=queued)
     if in_hand.stage is Stage.READING and settlement.retry_at is None:
         return Settlement(row=row, task=task, attempt=settlement.attempt, refused=True)
     return settlement

@@ -27,7 +27,7 @@ class Requests:
         """Tell tasks that somebody has asked to cancel them, if it is time to look. `now`: monotonic."""
         if now < self._next:
             return
-        tasks = {task.id: task for task in running.in_hand() if task.began < now - LOOK and not task.is_cancelled}
+        tasks = {task.id: task for task in running.tasks_in_hand() if task.began < now - LOOK and not task.is_cancelled}
         # The watch must not wait: whoever uses the connection now may wait for the database.
         if not tasks or not queue_connection.lock().acquire(blocking=False):
             return

@@ -31,6 +31,7 @@ CLOSE = 0.01  # seconds between two looks while something is in hand that isn't 
 SOONEST = 0.01  # the shortest pause
 CLOSE_FOR = 1.0  # seconds for which it looks so often, from the last time that it was told to
 SETTLE_AFTER = 0.05  # seconds that a finished task waits for its batch: what a killed worker had finished in them runs again
+NAMING = 0.5  # seconds between two times that the worker's row is changed to name the tasks that take long
 BUSY = 0.8  # the share of the time between two looks, in which a process that has processor to spare uses less of it
 PROBE = 0.0002  # seconds for which it lets go of the interpreter's lock, to see how soon it has it again
 PUNCTUAL = 0.004  # seconds that it may wake up late where no thread computes: one that does lets others in after 0.005
@@ -63,6 +64,7 @@ class Watch:
         self._close_until = 0.0
         self._next_look_at_limits = 0.0
         self._next_limit = math.inf  # when (monotonic) something may be over its limit next, as far as it knows
+        self._next_naming = 0.0
         self._looked = (time.monotonic(), time.process_time())
 
     def closely(self) -> None:
@@ -110,6 +112,7 @@ class Watch:
                 habit.note_waits()
             self._crew.pass_lead(leader, began)
         self._settle_if_held_up(now)
+        self._name_long_tasks(now)
         if self.look_at_coroutines:
             self.look_at_coroutines(now)
         self._next_limit = limits.interrupt_all(now)
@@ -129,9 +132,18 @@ class Watch:
             return
         if is_stuck:
             self.returned += holdings.return_unstarted()
-        holdings.settle_and_claim(patient=False)
+        holdings.settle_and_claim(patient=False, names_tasks=is_stuck)
         if is_stuck:
+            self._next_naming = now + NAMING
             wakeup.wake(holdings.broker.queue)
+
+    # What takes long.
+
+    def _name_long_tasks(self, now: float) -> None:
+        long_tasks = self._holdings.long_tasks
+        if now >= self._next_naming and (long_tasks.are_named or long_tasks.are_there(now)):
+            self._next_naming = now + NAMING
+            self._holdings.name_long_tasks()
 
     # What is over its limit.
 

@@ -13,7 +13,7 @@ from typing import Any
 from durable_queue.conf import cluster_conf
 from durable_queue.models import Worker
 from durable_queue.states import LEASES
-from durable_queue.store import wakeup
+from durable_queue.store import own_columns, wakeup
 from durable_queue.store.leases import home_queue
 from durable_queue.store.postgresql import claims, ids, prepared
 from durable_queue.store.rows import FIELDS, HISTORY_TABLE, QUEUE_TABLE, Claim, Claimed
@@ -70,6 +70,9 @@ class PostgreSQLTable(Table):
     skip_locked = "FOR UPDATE SKIP LOCKED"
     # "C" compares bytes: the index stays valid when the server's locales are updated.
     part = 'substr("payload", 29, 40) COLLATE "C"'
+    asked = "SELECT id, part FROM unnest(%s::text[], %s::text[]) AS given(id, part)"
+    by_failed = ""
+    present_moment = "statement_timestamp()"
     indexes_there = """
         SELECT tablename, indexname FROM pg_indexes
         WHERE tablename IN (%s, %s) AND schemaname = ANY(current_schemas(false))
@@ -149,6 +152,20 @@ class PostgreSQLTable(Table):
         """  # noqa: S608
         return [task_id for (task_id,) in self.run(sql, [array(parts), array(parts.values())])]
 
+    @staticmethod
+    def asked_values(parts: Mapping[str, str]) -> list[str]:
+        return [array(parts), array(parts.values())]
+
+    @staticmethod
+    def look_up(table: str, alias: str, condition: str, *, outer: bool = False) -> str:
+        # OFFSET 0 keeps the planner from making a join of it, for which it may read the table from end to end.
+        rows = f"SELECT * FROM {table} AS {alias} WHERE {condition} OFFSET 0"  # noqa: S608
+        return f"{'LEFT' if outer else 'INNER'} JOIN LATERAL ({rows}) AS {alias} ON true"
+
+    @staticmethod
+    def entry_of(column: str, key: str) -> str:
+        return f"({column} -> {key})::text"
+
     def lock_group(self, name: str) -> None:
         self.run("SELECT pg_advisory_xact_lock(hashtext(%s))", [name])
 
@@ -165,7 +182,8 @@ class PostgreSQLTable(Table):
 
     def insert_history(self, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
         # One array for each column: one round trip, and one plan for any number of rows.
-        arrays = ", ".join(f"%s::{field.db_type(self.connection)}[]" for field in FIELDS)
+        types = [*(field.db_type(self.connection) for field in FIELDS), *own_columns.TYPES["postgresql"].values()]
+        arrays = ", ".join(f"%s::{kind}[]" for kind in types[: len(rows[0])])
         columns = [array(column) for column in zip(*rows, strict=True)]
         with self.connection.cursor() as cursor:
             cursor.execute(insert.format(f"SELECT * FROM unnest({arrays})"), columns)  # noqa: S608

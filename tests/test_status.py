@@ -1,0 +1,401 @@
+"""A task's status, wherever the task is: durable_queue/status.py."""
+
+import random
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.db import connection, connections, transaction
+from django_q.models import OrmQ, Task
+from django_q.tasks import async_task
+
+from durable_queue.intake import packaging
+from durable_queue.models import Cancellation, Worker
+from durable_queue.states import State
+from durable_queue.status import have_ended, result_of, status_of, statuses
+from durable_queue.store.broker import Broker
+from durable_queue.store.databases import table_of
+from durable_queue.store.finding import LONGEST
+from durable_queue.store.leases import Row, Settlement
+from durable_queue.store.queue_connection import own_connection
+from durable_queue.store.rows import HISTORY_TABLE, QUEUE_TABLE
+from durable_queue.task import signing
+from durable_queue.task.calls import IN_ORDER, with_progress
+from durable_queue.task.identifiers import new_task_id
+from durable_queue.task.policy import DEFAULT
+from durable_queue.task.preview import Unreadable
+from durable_queue.work import outcomes
+from tests.support.queue_rows import worker
+from tests.test_lookup import history, package, plan_of, read_from_end_to_end
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+TAKE_ONE, FAIL = "tests.support.cluster_tasks.take_one", "tests.support.cluster_tasks.fail"
+PATIENT = "tests.support.stored_tasks.succeed_once"  # one attempt, by its decorator
+ERROR = """no such file: '/srv/data/log.txt' : Traceback (most recent call last):
+  File "/srv/app/tasks.py", line 7, in write
+    raise FileNotFoundError(2)
+app.errors.MissingError: no such file: '/srv/data/log.txt'
+"""
+
+
+def queued(*, due: datetime | None = None, **task: Any) -> str:
+    """A task in the queue; return its id."""
+    made = {**package(1), **task}
+    Broker().enqueue_all([signing.dumps(made)], due=due)
+    return str(made["id"])
+
+
+def known(task_id: str) -> Any:
+    """The status of a task that is known."""
+    found = status_of(task_id)
+    assert found
+    return found
+
+
+def take(name: str = "alice") -> tuple[Worker, list[Row]]:
+    """A worker that has taken all that is due."""
+    alice = worker(name)
+    return alice, Broker().settle_and_claim(alice, claim=100).rows
+
+
+def failing(row: Row, *, worker: Worker, retry: bool, error: str = ERROR) -> Settlement:
+    """The settlement of an attempt that has failed."""
+    started = datetime(2026, 11, 28, 10, tzinfo=UTC)
+    task = outcomes.read(row) | {
+        "started": started,
+        "stopped": started + timedelta(seconds=2),
+        "result": error,
+        "success": False,
+    }
+    settled = outcomes.settle_finished(row, task, str(worker))
+    return settled._replace(retry_at=datetime.now(UTC) + timedelta(hours=1) if retry else None)
+
+
+def succeeding(row: Row, result: object = None, worker: str = "7 on here") -> Settlement:
+    """The settlement of a success."""
+    now = datetime.now(UTC)
+    task = outcomes.read(row) | {"started": now, "stopped": now, "result": result, "success": True}
+    return outcomes.settle_finished(row, task, worker)
+
+
+# One task, through its life.
+
+
+def test_status__of_a_task_that_waits() -> None:
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    found = known(async_task(TAKE_ONE, 1, task_name="one"))
+    assert (found.state, found.name, found.func, found.queue) == (State.QUEUED, "one", TAKE_ONE, "notifier")
+    assert (found.attempts, found.started_at, found.finished_at, found.worker, found.error) == (0, None, None, "", "")
+    assert (found.calls, found.calls_done, found.cancel_requested_at, found.stored_result) == (1, 0, None, None)
+    assert before <= found.enqueued_at <= datetime.now(UTC)
+    assert abs(found.due_at - found.enqueued_at) < timedelta(seconds=5)
+
+
+def test_status__of_a_task_that_is_due_later() -> None:
+    due = datetime.now(UTC) + timedelta(hours=1)
+    found = known(queued(due=due))
+    assert found.state is State.SCHEDULED
+    assert abs(found.due_at - due) < timedelta(seconds=2)
+
+
+def test_status__of_a_task_in_hand() -> None:
+    task_id = queued()
+    alice, _ = take()
+    found = known(task_id)
+    assert (found.state, found.attempts, found.worker) == (State.RUNNING, 1, str(alice))
+    assert (found.started_at, found.finished_at, found.due_at) == (None, None, None), "it isn't named yet"
+    named = {task_id: {"started": "2026-11-28T10:00:00.000001+00:00", "calls_done": 1}, new_task_id(): {}}
+    Broker().settle_and_claim(alice, keep=True, named=named)
+    found = known(task_id)
+    assert found.started_at == datetime(2026, 11, 28, 10, 0, 0, 1, tzinfo=UTC)
+    assert found.calls_done == 1
+
+
+def test_status__of_a_row_whose_worker_is_gone() -> None:
+    task_id = queued()
+    take()
+    Worker.objects.all().delete()
+    found = known(task_id)
+    assert (found.state, found.worker) == (State.RUNNING, "")
+
+
+def test_status__of_a_task_that_waits_for_its_next_attempt() -> None:
+    task_id = queued()
+    alice, (row,) = take()
+    Broker().settle_and_claim(alice, [failing(row, worker=alice, retry=True)])
+    found = known(task_id)
+    assert (found.state, found.attempts, found.worker) == (State.RETRYING, 1, str(alice))
+    assert found.error == "MissingError: no such file: '…/log.txt'"
+    assert found.started_at == datetime(2026, 11, 28, 10, tzinfo=UTC)
+    assert found.finished_at == datetime(2026, 11, 28, 10, 0, 2, tzinfo=UTC)
+    assert found.due_at > datetime.now(UTC)
+    OrmQ.objects.update(lock=datetime.now(UTC) - timedelta(seconds=1))
+    assert known(task_id).state is State.QUEUED
+
+
+@pytest.mark.parametrize("result", [None, 5, "text", {"a": [1]}], ids=repr)
+def test_status__of_a_success(result: object) -> None:
+    task_id = queued(name="one")
+    alice, (row,) = take()
+    Broker().settle_and_claim(alice, [succeeding(row, result, str(alice))])
+    found = known(task_id)
+    assert (found.state, found.name, found.func, found.queue) == (State.SUCCEEDED, "one", TAKE_ONE, "notifier")
+    assert (found.attempts, found.worker, found.error, found.due_at) == (1, str(alice), "", None)
+    assert (found.calls, found.calls_done) == (1, 1)
+    assert found.enqueued_at is not None and found.started_at is not None and found.finished_at is not None
+    assert result_of(found) == result
+
+
+def test_status__of_a_failure() -> None:
+    task_id = queued()
+    alice, (row,) = take()
+    Broker().settle_and_claim(alice, [failing(row, worker=alice, retry=False)])
+    found = known(task_id)
+    assert (found.state, found.attempts, found.worker, found.calls_done) == (State.FAILED, 1, str(alice), 0)
+    assert found.error == "MissingError: no such file: '…/log.txt'"
+
+
+@pytest.mark.parametrize("heeded", [True, False])
+def test_status__of_a_task_that_was_to_be_cancelled(*, heeded: bool) -> None:
+    now = datetime.now(UTC)
+    task_id = history(new_task_id(), success=False).id
+    Cancellation.objects.create(task_id=task_id, by="bob", requested=now, heeded=now if heeded else None)
+    found = known(task_id)
+    assert found.state is (State.CANCELLED if heeded else State.FAILED)
+    assert found.cancel_requested_at == now
+    waits = queued()
+    Cancellation.objects.create(task_id=waits, by="bob", requested=now)
+    assert (known(waits).state, known(waits).cancel_requested_at) == (State.QUEUED, now)
+
+
+def test_status__of_a_success_that_was_to_be_cancelled() -> None:
+    task_id = history(new_task_id(), success=True).id
+    Cancellation.objects.create(task_id=task_id, by="bob", heeded=datetime.now(UTC))
+    assert known(task_id).state is State.SUCCEEDED
+
+
+def test_status__of_a_task_in_both_tables_is_where_it_is_now() -> None:
+    task_id = queued()
+    history(task_id, success=False)
+    assert known(task_id).state is State.QUEUED
+    assert statuses([task_id])[task_id].state is State.QUEUED
+
+
+@pytest.mark.parametrize("task_id", ["", "short", "x" * 32, "0" * 33, "\0" * 32, "ä" * 32, "%s" * 16, "0190" * 8])
+def test_status__of_no_known_task(task_id: str) -> None:
+    queued()
+    assert status_of(task_id) is None
+    assert statuses([task_id]) == {}
+    assert have_ended([task_id]) == {task_id}
+
+
+def test_status__of_ids_that_begin_alike() -> None:
+    first = new_task_id()
+    others = [first[:30] + end for end in ("aa", "bb", "cc") if first[30:] != end]
+    queued(id=first, name="first")
+    queued(id=others[0], name="second")
+    history(others[1], success=True)
+    found = statuses([first, *others])
+    assert {task_id: status.name for task_id, status in found.items()} == {
+        first: "first",
+        others[0]: "second",
+        others[1]: "a task",
+    }
+
+
+# What payloads hold.
+
+CALLS = tuple((path, (number,), {}) for number, path in enumerate((TAKE_ONE, PATIENT, TAKE_ONE)))
+
+
+def test_calls__of_a_task_that_goes_on_after_a_retry() -> None:
+    task_id = queued(func=IN_ORDER, args=with_progress(CALLS, [1]))
+    found = known(task_id)
+    assert (found.calls, found.calls_done) == (3, 1)
+    alice, (row,) = take()
+    named = {task_id: {"started": datetime.now(UTC).isoformat(), "calls_done": 2}}
+    Broker().settle_and_claim(alice, keep=True, named=named)
+    assert known(task_id).calls_done == 2
+    Broker().settle_and_claim(alice, [failing(row, worker=alice, retry=False)])
+    found = known(task_id)
+    assert (found.state, found.calls, found.calls_done) == (State.FAILED, 3, 1)
+
+
+def test_calls__of_a_success() -> None:
+    task_id = queued(func=IN_ORDER, args=CALLS)
+    alice, (row,) = take()
+    Broker().settle_and_claim(alice, [succeeding(row)])
+    assert (known(task_id).calls, known(task_id).calls_done) == (3, 3)
+
+
+def test_max_attempts__of_a_function_and_of_the_next_call() -> None:
+    assert known(queued()).max_attempts == DEFAULT.attempts
+    assert known(queued(func=PATIENT)).max_attempts == 1
+    assert known(queued(func=IN_ORDER, args=CALLS)).max_attempts == DEFAULT.attempts
+    assert known(queued(func=IN_ORDER, args=with_progress(CALLS, [1]))).max_attempts == 1
+    assert known(queued(ack_failure=True)).max_attempts == 1
+    assert known(queued(func="tests.support.raises_on_import.function")).max_attempts == DEFAULT.attempts, "it is not imported"
+
+
+GARBAGE: dict[str, Any] = {
+    "wrong signature": lambda payload: payload[:-1] + ("A" if payload[-1] != "A" else "B"),
+    "cut off": lambda payload: payload[:100],
+    "cut off in the id": lambda payload: payload[:72],
+}
+
+
+@pytest.mark.parametrize("spoil", GARBAGE.values(), ids=GARBAGE)
+def test_status__of_a_payload_that_can_not_be_read(spoil: Any) -> None:
+    task_id = queued()
+    OrmQ.objects.update(payload=spoil(OrmQ.objects.get().payload))
+    found = known(task_id)
+    assert (found.state, found.name, found.func, found.queue) == (State.QUEUED, "unreadable", "", "notifier")
+    assert (found.calls, found.calls_done) == (1, 0)
+
+
+ODD = {
+    "calls that are none": {"func": IN_ORDER, "args": (1, None, (), ("x",), [5])},
+    "arguments that are none": {"func": IN_ORDER, "args": 5},
+    "a name that is none": {"name": None},
+    "a function that is none": {"func": 5},
+    "a moment that is none": {"started": "yesterday"},
+    "a moment without a zone": {"started": datetime(2026, 1, 1)},  # noqa: DTZ001
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("make", [new_task_id, lambda: uuid.uuid4().hex], ids=["our id", "another id"])
+def test_status__of_odd_tasks(odd: dict[str, Any], make: Any) -> None:
+    assert known(queued(id=make(), **odd)).state is State.QUEUED
+
+
+def test_status__runs_nothing_that_a_payload_names() -> None:
+    """A function itself, as django-q2 lets one queue it, and a class that raises when it is made."""
+    from tests.test_lookup import RaisesWhenRead  # noqa: PLC0415
+
+    found = known(queued(func=packaging.enqueue, args=(RaisesWhenRead(SystemExit),)))
+    assert (found.func, found.max_attempts) == ("durable_queue.intake.packaging.enqueue", DEFAULT.attempts)
+
+
+@pytest.mark.parametrize("size", [LONGEST // 2, 3 * LONGEST])
+def test_status__of_a_long_payload(size: int) -> None:
+    found = known(queued(name="long ä", args=("x" * size, {"a": [1]})))
+    assert (found.state, found.name, found.func, found.calls) == (State.QUEUED, "long ä", TAKE_ONE, 1)
+
+
+def test_status__of_a_long_result() -> None:
+    task_id = queued()
+    alice, (row,) = take()
+    Broker().settle_and_claim(alice, [succeeding(row, list(range(500_000)))])
+    found = known(task_id)
+    assert found.stored_result is not None
+    assert len(found.stored_result) == LONGEST + 1
+    assert isinstance(result_of(found), Unreadable)
+
+
+def test_enqueued_at__of_ids_that_do_not_tell() -> None:
+    started = datetime(2026, 11, 1, tzinfo=UTC)
+    stock = uuid.uuid4().hex
+    queued(id=stock, started=started)
+    assert known(stock).enqueued_at == started
+    unknown = queued(id=uuid.uuid4().hex)
+    assert known(unknown).enqueued_at == known(unknown).due_at
+    alice, rows = take()
+    Broker().settle_and_claim(alice, [succeeding(row) for row in rows])
+    assert known(stock).enqueued_at is None, "as another program's worker leaves it"
+
+
+# Several, and the database.
+
+
+def test_have_ended__of_thousands_by_one_statement() -> None:
+    task_ids = [new_task_id() for _ in range(3000)]
+    waiting = set(random.sample(task_ids, 200))
+    Broker().enqueue_all([signing.dumps(package() | {"id": task_id}) for task_id in waiting])
+    history(task_ids[0], success=False)
+    with mock.patch.object(type(table_of(connection)), "run", autospec=True, side_effect=type(table_of(connection)).run) as run:
+        assert have_ended(task_ids) == set(task_ids) - waiting
+    assert run.call_count == 1
+    assert have_ended([]) == set()
+
+
+def test_statuses__while_a_task_goes_from_one_table_to_the_other() -> None:
+    task_id, done = new_task_id(), threading.Event()
+    payload = signing.dumps(package() | {"id": task_id})
+    Broker().enqueue(payload)
+
+    def fail_and_retry() -> None:
+        try:
+            while not done.is_set():
+                with transaction.atomic():
+                    OrmQ.objects.all().delete()
+                    history(task_id, success=False)
+                with transaction.atomic():
+                    Task.objects.all().delete()
+                    table_of(connection).insert("notifier", [payload])
+        finally:
+            connections.close_all()
+
+    seen = set()
+    with ThreadPoolExecutor() as another:
+        going = another.submit(fail_and_retry)
+        try:
+            for _ in range(1000):
+                seen.add(known(task_id).state)
+        finally:
+            done.set()
+        going.result(20)
+    assert seen == {State.QUEUED, State.FAILED}
+
+
+@pytest.fixture
+def full() -> Iterator[list[str]]:
+    """Long tables that the database has no statistics of; gives the ids of some tasks."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(f"TRUNCATE {QUEUE_TABLE}, {HISTORY_TABLE}")
+            for table in (QUEUE_TABLE, HISTORY_TABLE):
+                cursor.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+            made = "generate_series(1, 100000) AS number"
+            task_id = "'0190' || lpad(to_hex(number), 8, '0') || '7' || lpad(to_hex(number), 19, '0')"
+        else:
+            made = "(WITH RECURSIVE n(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM n LIMIT 100000) SELECT * FROM n)"
+            task_id = "printf('0190%08x7%019x', number, number)"
+        cursor.execute(
+            f"INSERT INTO {HISTORY_TABLE} (id, name, func, started, stopped, success, attempt_count) SELECT {task_id}, 'n', 'f', "
+            f"'2026-01-01 00:00:00+00:00', '2026-01-01 00:00:00+00:00', number % 50 > 0, 1 FROM {made}"
+        )
+    tasks = [package(number) for number in range(3000)]
+    Broker().enqueue_all([signing.dumps(task) for task in tasks])
+    yield [*(task["id"] for task in tasks[:200]), *Task.objects.order_by("?").values_list("id", flat=True)[:200]]
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            for table in (QUEUE_TABLE, HISTORY_TABLE):
+                cursor.execute(f"ALTER TABLE {table} RESET (autovacuum_enabled)")
+        else:
+            cursor.execute("DROP TABLE IF EXISTS sqlite_stat1")
+
+
+@pytest.mark.parametrize("analyzed", [False, True], ids=["without statistics", "with statistics"])
+def test_plans__look_up_by_indexes(full: list[str], *, analyzed: bool) -> None:
+    with connection.cursor() as cursor:
+        for table in (QUEUE_TABLE, HISTORY_TABLE) if analyzed else ():
+            cursor.execute(f"ANALYZE {table}")
+    table = table_of(connection)
+    for ids in (full[:1], full[-1:], full):
+        plan = plan_of(connection, lambda ids=ids: statuses(ids))  # type: ignore[misc]
+        assert "cluster_task" in plan
+        assert read_from_end_to_end(plan) == []
+        assert set(statuses(ids)) == set(ids)
+        plan = plan_of(connection, lambda ids=ids: have_ended(ids))  # type: ignore[misc]
+        assert "cluster_task" in plan
+        assert read_from_end_to_end(plan) == []
+    with own_connection() as own:
+        assert read_from_end_to_end(plan_of(own, lambda: statuses(full, using="default"))) == []
+    assert table.run(f"SELECT count(*) FROM {HISTORY_TABLE}")[0][0] == 100_000
