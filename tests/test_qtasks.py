@@ -206,9 +206,8 @@ def test_list__into_a_pipe_that_nobody_reads() -> None:
         post(str(number))
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        command("list"), cwd=PROJECT, env=env(), stdout=writer, stderr=subprocess.PIPE, text=True, check=False
-    )
+    words, said = command("list"), subprocess.PIPE
+    done = subprocess.run(words, cwd=PROJECT, env=env(), stdout=writer, stderr=said, text=True, check=False)
     os.close(writer)
     assert done.stderr.partition("There are more")[0] == ""
     assert done.returncode == 0
@@ -216,14 +215,8 @@ def test_list__into_a_pipe_that_nobody_reads() -> None:
 
 @selection.on_sqlite
 def test_database__that_is_not_there() -> None:
-    done = subprocess.run(
-        command("list"),
-        cwd=PROJECT,
-        env=os.environ | {"DATABASE_URL": "sqlite:////nowhere/db"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    nowhere = os.environ | {"DATABASE_URL": "sqlite:////nowhere/db"}
+    done = subprocess.run(command("list"), cwd=PROJECT, env=nowhere, capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "The database says" in done.stderr
     assert "Traceback" not in done.stderr

@@ -97,9 +97,9 @@ def test_selection__by_age() -> None:
 @pytest.mark.parametrize(
     ("state", "filters"),
     [
-        {"state": State.QUEUED, "function": "f"},
-        {"state": State.RUNNING, "error": "e"},
-        {"state": State.SUCCEEDED, "error": "e"},
+        (State.QUEUED, {"function": "f"}),
+        (State.RUNNING, {"error": "e"}),
+        (State.SUCCEEDED, {"error": "e"}),
     ],
     ids=["function of queued", "error of running", "error of succeeded"],
 )

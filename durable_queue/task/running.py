@@ -52,7 +52,6 @@ class RunningTask(Cancellable):
     # raise what keeps it from having been made.
     entered_call: Callable[[str, object], float] | None = None
     leaving_call: Callable[[], None] | None = None
-    began = 0.0  # when (monotonic) the worker began with it
     writes = 0  # how many the call in hand has made: which of them version 0.1 called which (notifications/log/legacy.py)
     _has_calls = False
     _told: frozenset[str] = frozenset()
