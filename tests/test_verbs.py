@@ -17,6 +17,7 @@ from durable_queue.store.broker import Broker
 from durable_queue.store.leases import Row, Settlement
 from durable_queue.task import preview, signing
 from durable_queue.task.identifiers import new_task_id
+from durable_queue.upkeep.ownerless import Ownerless
 from durable_queue.verbs import Came, cancel, delete, retry, run_now
 from durable_queue.work import outcomes
 from durable_queue.work.follow_ups import follow_up
@@ -211,6 +212,17 @@ def test_request__what_a_dead_worker_held_ends() -> None:
     assert broker_of_worker().free(worker)
     assert Task.objects.get().pk == task_id
     assert [preview.read(row.payload).id for row in OrmQ.objects.exclude(held())] == [other]
+
+
+def test_request__what_nobody_owns_any_more_ends() -> None:
+    task_id = post("alice")
+    worker = take(1)
+    cancel(task_id, by="bob")
+    worker.delete()
+    upkeep = Ownerless(broker_of_worker())
+    upkeep.free(), upkeep.free()
+    assert Task.objects.get().pk == task_id
+    assert not OrmQ.objects.exists()
 
 
 def test_request__what_ends_as_it_would_have_keeps_it_unheeded() -> None:

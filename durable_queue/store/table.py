@@ -49,6 +49,7 @@ class Table(ABC):
     by_failed: ClassVar[str]  # behind the history's name and alias: have it read by the index of what has not succeeded
     present_moment: ClassVar[str]  # the server's own time; NULL where it has none
     indexes_there: ClassVar[str]  # a query that takes the names of two tables; gives the indexes of each, as (table, index)
+    columns_there: ClassVar[str]  # a query that takes a table's name, and gives those of its columns
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection

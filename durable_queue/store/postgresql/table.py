@@ -73,6 +73,7 @@ class PostgreSQLTable(Table):
     asked = "SELECT id, part FROM unnest(%s::text[], %s::text[]) AS given(id, part)"
     by_failed = ""
     present_moment = "statement_timestamp()"
+    columns_there = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
     indexes_there = """
         SELECT tablename, indexname FROM pg_indexes
         WHERE tablename IN (%s, %s) AND schemaname = ANY(current_schemas(false))

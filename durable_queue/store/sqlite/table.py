@@ -48,6 +48,7 @@ class SQLiteTable(Table):
     asked = "SELECT key AS id, value AS part FROM json_each(%s)"
     by_failed = "INDEXED BY cluster_failed"
     present_moment = "NULL"
+    columns_there = "SELECT name FROM pragma_table_info(%s)"
     indexes_there = "SELECT tbl_name, name FROM sqlite_master WHERE tbl_name IN (%s, %s)"
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
