@@ -71,7 +71,7 @@ def _name_of(queue: str) -> str:
 def _say(alias: str, what: str, queue: str, by: str, why: str) -> None:
     """Log it once it is committed."""
     reason = f": {why}" if why else ""
-    transaction.on_commit(lambda: logger.info("The queue %r was %s by %s%s", queue, what, by, reason), using=alias)
+    transaction.on_commit(lambda: logger.warning("The queue %r was %s by %s%s", queue, what, by, reason), using=alias)
 
 
 def _wake(queue: str) -> None:
