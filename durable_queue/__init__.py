@@ -3,7 +3,7 @@
 `BackgroundTasks` enqueues the calls of a request. `retry` gives a function its own retry policy. `alone` has its tasks run
 in a process in which no other task runs. `current_task` tells a running function which task it belongs to. `run_in_order` is
 the function of a task that has several calls; `done` stands for one that an earlier attempt has made. `worker_started` is
-the signal that each new worker sends.
+the signal that each new worker sends. `Cancelled` is what a task raises that heeds a user's request to cancel it.
 """
 
 from importlib import import_module
@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from durable_queue.intake.background_tasks import BackgroundTasks
     from durable_queue.signals import worker_started
     from durable_queue.task.calls import done, run_in_order
+    from durable_queue.task.cancelled import Cancelled
     from durable_queue.task.policy import alone, retry
     from durable_queue.task.running import current_task
 
-__all__ = ["BackgroundTasks", "alone", "current_task", "done", "retry", "run_in_order", "worker_started"]
+__all__ = ["BackgroundTasks", "Cancelled", "alone", "current_task", "done", "retry", "run_in_order", "worker_started"]
 
 _HOMES = {
     "BackgroundTasks": "durable_queue.intake.background_tasks",
+    "Cancelled": "durable_queue.task.cancelled",
     "alone": "durable_queue.task.policy",
     "current_task": "durable_queue.task.running",
     "done": "durable_queue.task.calls",

@@ -21,12 +21,15 @@ from durable_queue.store import cancelling, task_row, wakeup
 from durable_queue.store.broker import Broker
 from durable_queue.store.leases import Row, home_queue
 from durable_queue.store.lock_waits import bound
+from durable_queue.store.pausing import pause, resume
 from durable_queue.store.task_row import TaskRow
 from durable_queue.task import preview, signing
 from durable_queue.task.identifiers import BadIdError, is_task_id
 from durable_queue.task.pickled import Pickled
 from durable_queue.task.text import storable
 from durable_queue.work.follow_ups import follow_up
+
+__all__ = ["Came", "NotKeptError", "cancel", "delete", "pause", "resume", "retry", "run_now"]
 
 logger = logging.getLogger("durable_queue.verbs")
 

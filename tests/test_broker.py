@@ -644,7 +644,7 @@ def test_claim__prepared_when_there_were_no_rows_goes_by_an_index(
         now = datetime.now(UTC)
         table_of(of_worker).claim_at_once(alice, Claim(limit=1, now=now, lease=now))
     broker.enqueue_all(["as long as a package " * 20] * 5000)
-    plan = plan_of(of_worker, "EXECUTE notifier_claim_1 ('notifier', now(), 1, NULL)")
+    plan = plan_of(of_worker, "EXECUTE notifier_claim_1 ('notifier', now(), 1, NULL, 'notifier')")
     scans = re.findall(rf"(\w+) Scan(?: using (\w+))? on {QUEUE_TABLE}\b", plan)
     assert sorted(scans) == [("Index", "cluster_claim"), ("Index", "cluster_claim"), ("Tid", ""), ("Tid", "")]
     assert "Index Cond: (((key)::text = $1) AND (lock < '1600-01-01" in plan

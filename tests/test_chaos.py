@@ -11,7 +11,7 @@ from tests.support.environment import DATABASE
 from tests.support.processes import PROJECT
 
 # Of those that take the least time, one; the others run with --slow.
-SCENARIOS = [pytest.param("chaos", marks=selection.slow_on_postgresql), "threads"]
+SCENARIOS = [pytest.param("chaos", marks=selection.slow_on_postgresql), "threads", "verbs_against_others"]
 if DATABASE == "postgresql":
     SCENARIOS += ["restarts", "hosts", "snapshot", "schedules"]
 else:  # no matter which database it is; `scripts/chaos` runs them on both

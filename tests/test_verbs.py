@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from durable_queue.store.broker import Broker
 from durable_queue.store.leases import Row, Settlement
 from durable_queue.task import preview, signing
 from durable_queue.task.identifiers import new_task_id
+from durable_queue.upkeep.ownerless import Ownerless
 from durable_queue.verbs import Came, cancel, delete, retry, run_now
 from durable_queue.work import outcomes
 from durable_queue.work.follow_ups import follow_up
@@ -212,6 +214,17 @@ def test_request__what_a_dead_worker_held_ends() -> None:
     assert [preview.read(row.payload).id for row in OrmQ.objects.exclude(held())] == [other]
 
 
+def test_request__what_nobody_owns_any_more_ends() -> None:
+    task_id = post("alice")
+    worker = take(1)
+    cancel(task_id, by="bob")
+    worker.delete()
+    upkeep = Ownerless(broker_of_worker())
+    upkeep.free(), upkeep.free()
+    assert Task.objects.get().pk == task_id
+    assert not OrmQ.objects.exists()
+
+
 def test_request__what_ends_as_it_would_have_keeps_it_unheeded() -> None:
     task_id = post("alice")
     worker = take(1)
@@ -360,7 +373,7 @@ def claim_one(worker: Worker) -> list[Row]:
 def test_race__cancel_against_claim() -> None:
     for number in range(RACES):
         task_id, worker = post("alice"), stored_worker(f"worker {number}")
-        came, rows = at_once(lambda task_id=task_id: cancel(task_id, by="bob"), lambda worker=worker: claim_one(worker))
+        came, rows = at_once(partial(cancel, task_id, by="bob"), partial(claim_one, worker))
         assert (came, len(rows)) in ((Came.DONE, 0), (Came.ASKED, 1))
         assert Task.objects.filter(pk=task_id).count() == (came is Came.DONE)
         OrmQ.objects.all().delete()
@@ -375,8 +388,8 @@ def test_race__cancel_against_what_goes_back() -> None:
         broker_of_worker().settle_and_claim(worker, claim=1)
         rows = held_by(worker)
         came, _ = at_once(
-            lambda task_id=task_id: cancel(task_id, by="bob"),
-            lambda worker=worker, rows=rows: broker_of_worker().settle_and_claim(worker, returned=rows),
+            partial(cancel, task_id, by="bob"),
+            partial(broker_of_worker().settle_and_claim, worker, returned=rows),
         )
         assert came in (Came.DONE, Came.ASKED)
         assert not OrmQ.objects.exists()
@@ -389,7 +402,7 @@ def test_race__run_now_against_claim() -> None:
     for number in range(RACES):
         task_id, worker = post("alice"), stored_worker(f"worker {number}")
         OrmQ.objects.update(lock=datetime.now(UTC) + timedelta(microseconds=500))
-        came, rows = at_once(lambda task_id=task_id: run_now(task_id, by="bob"), lambda worker=worker: claim_one(worker))
+        came, rows = at_once(partial(run_now, task_id, by="bob"), partial(claim_one, worker))
         assert came in ((Came.REFUSED, Came.DONE, Came.NOTHING) if rows else (Came.DONE, Came.NOTHING))
         assert is_held(OrmQ.objects.get().lock) == bool(rows)
         OrmQ.objects.all().delete()
@@ -405,7 +418,7 @@ def test_race__a_verb_against_itself(verb: Verb, first: str) -> None:
         task_id = post("alice")
         if first == "failed":
             settle(error="disk full")
-        came = at_once(*[lambda task_id=task_id: verb(task_id, by="bob")] * 4)
+        came = at_once(*[partial(verb, task_id, by="bob")] * 4)
         assert sorted(came).count(Came.DONE) == 1
         OrmQ.objects.all().delete()
         Task.objects.all().delete()

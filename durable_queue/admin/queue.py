@@ -14,7 +14,7 @@ from durable_queue.admin.pages import ReadOnlyAdmin, attempts_table, host_name, 
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.states import Present, State, due_since, held, is_held, rows_in, state_of_row
 from durable_queue.store.leases import home_queue
-from durable_queue.store.queues import is_served
+from durable_queue.store.queues import is_served, pause_of_row
 from durable_queue.task.identifiers import queued_at
 from durable_queue.task.preview import Preview, read, shown
 
@@ -74,6 +74,8 @@ class QueueAdmin(ReadOnlyAdmin):
                 holder_host=Subquery(holder.values("host")[:1]),
                 tried=Subquery(attempts.values("count")),
                 is_served=is_served(),
+                paused_by=Subquery(pause_of_row().values("by")),
+                paused_since=Subquery(pause_of_row().values("since")),
                 present=Present(),
             )
         )
@@ -184,7 +186,7 @@ class QueueAdmin(ReadOnlyAdmin):
 
     @admin.display(description="State")
     def state(self, row: Any) -> str:
-        """The state, in words that name the worker, the next attempt, or the queue that no worker serves."""
+        """The state, in words that name the worker, the next attempt, a pause, or the queue that no worker serves."""
         if row.is_served or is_held(row.lock):
             return self._state(row)
         return f"{self._state(row)}: no worker serves the queue {home_queue(row.key)}"
@@ -199,7 +201,8 @@ class QueueAdmin(ReadOnlyAdmin):
                 return f"Waits for attempt {row.tried + 1}"
             case State.SCHEDULED:
                 return "Due later"
-        return f"Due for attempt {row.tried + 1}" if row.tried else "Due"
+        due = f"Due for attempt {row.tried + 1}" if row.tried else "Due"
+        return due if row.paused_since is None else f"{due}: paused by {row.paused_by} since {moment(row.paused_since)}"
 
     @admin.display(description="Failed attempts")
     def attempts(self, row: Any) -> SafeString | None:

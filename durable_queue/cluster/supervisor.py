@@ -94,8 +94,11 @@ class Supervisor(Parent):
             if time.monotonic() > self._deadline:
                 for child in self._all_workers:
                     child.kill(Verdict.PARDONED)
+            if self._all_workers:
+                self._keep_upkeep()  # without heartbeats, other hosts would take them for dead
             return
         self._kill_stuck()
+        self._keep_upkeep()
         self._recycle()
         self._replace_retiring()
         self._start_missing()
@@ -152,10 +155,17 @@ class Supervisor(Parent):
             elif is_silent and (kernel.is_stopped(child.pid) or not (in_hand or child.progress.finished)):
                 logger.error("A worker (pid %d) gave no sign of life for %d s, and is killed", child.pid, STUCK)
                 child.kill()
-        if self.upkeep and (still := self._starter.signs.stands_still(now, self.upkeep.born)):
+
+    def _keep_upkeep(self) -> None:
+        """Start the upkeep process if there is none. One that stands still is killed, so that the next look finds none."""
+        if self.upkeep is None:
+            self.upkeep = self.try_start(self._starter.start_upkeep)
+            return
+        now = time.monotonic()
+        if still := self._starter.signs.stands_still(now, self.upkeep.born):
             logger.error("Upkeep (pid %d) stands still, and is replaced: %s", self.upkeep.pid, still)
             self.upkeep.kill()
-        elif self.upkeep and kernel.is_stopped(self.upkeep.pid):
+        elif kernel.is_stopped(self.upkeep.pid):
             self.upkeep.kill()
 
     def _replace_retiring(self) -> None:
@@ -165,8 +175,6 @@ class Supervisor(Parent):
             self.retiring.append(child)
 
     def _start_missing(self) -> None:
-        if self.upkeep is None:
-            self.upkeep = self.try_start(self._starter.start_upkeep)
         wanted = self._unfinished if self.run_once else self.size
         wanted = min(wanted, max(1, wanted - (len(self.retiring) - MOST_RETIRING * self.size)))
         while len(self.workers) < wanted and (child := self.try_start(lambda: self._starter.start_worker(self.restarts))):

@@ -114,8 +114,15 @@ class Broker(Counting):
     # Called by workers.
 
     def wait_until_due(self) -> float | None:
-        """Seconds until the next row is due, 0 when one is, None when none waits. Takes no lock."""
+        """Seconds until the next row is due: 0 when one is, infinite while its queue is paused; None when none waits.
+
+        Takes no lock.
+        """
         return self.table.until_due(self.queue)
+
+    def is_paused(self) -> bool:
+        """Whether the queue is paused (`durable_queue.store.pausing`). Takes no lock. Raises django.db.Error."""
+        return self.table.is_paused(self.queue)
 
     def fair_share(self, most: int) -> int:
         """How many of the rows that are due or held a worker has if all have as many; at most `most`. Takes no lock."""

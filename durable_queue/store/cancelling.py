@@ -5,6 +5,7 @@ looks for requests then: so none is missed, and nobody waits for one who waits f
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from django.utils import timezone
@@ -14,6 +15,8 @@ from durable_queue.store import lookup, task_row
 from durable_queue.store.leases import Row, Settlement, home_queue
 from durable_queue.task import preview
 from durable_queue.task.calls import path_today
+from durable_queue.task.identifiers import queued_at
+from durable_queue.task.pickled import part_of_payload
 from durable_queue.task.text import storable
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ def end_retried(broker: "Broker", settled: Sequence[Settlement]) -> list[Settlem
 
 def end_unrun(broker: "Broker", given_back: Iterable[Row]) -> list[Settlement]:
     """Of rows that this transaction has given back, end those that are to be cancelled. `broker`: of their queue."""
-    rows = {task_id: row for row in given_back if (task_id := lookup.id_in(row.payload))}
+    rows = {task_id: row for row in given_back if (task_id := lookup.id_in_place(row.payload))}
     asked = requests(rows, using=broker.using)
     ended = [(rows[task_id], request) for task_id, request in asked.items()]
     ended = [(row, request) for row, request in ended if task_row.take_out(broker.table, row.id)]
@@ -92,7 +95,9 @@ def cancelled(row: Row, request: Cancellation, *, queue: str) -> Settlement:
         "result": reason_of(request),
         "success": False,
     }
-    return Settlement(row=row, task=task, refused=bool(shown.problem), cancelled=True, begun=False)
+    queued = shown.options.get("started")
+    queued = None if queued_at(request.task_id) else queued if isinstance(queued, datetime) else row.due
+    return Settlement(row=row, task=task, refused=bool(shown.problem), cancelled=True, begun=False, queued=queued)
 
 
 def _read(payload: str, shown: preview.Preview) -> dict[str, object]:
@@ -102,8 +107,8 @@ def _read(payload: str, shown: preview.Preview) -> dict[str, object]:
     return options | {
         "name": shown.name,
         "path": path_today(shown.func),
-        "args": preview.kept(payload, "args", shown.args),
-        "kwargs": preview.kept(payload, "kwargs", shown.kwargs),
+        "args": part_of_payload(payload, "args", shown.args),
+        "kwargs": part_of_payload(payload, "kwargs", shown.kwargs),
     }
 
 

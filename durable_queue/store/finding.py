@@ -76,7 +76,7 @@ def find(table: Table, task_ids: Collection[str]) -> dict[str, Found]:
         task = _as_found(table, columns, now)
         if task.row is None:
             found.setdefault(task.id, task)
-        elif lookup.id_in(task.content or "") == task.id:  # the index compares the first 30 digits
+        elif lookup.id_in_place(task.content or "") == task.id:  # the index compares the first 30 digits
             found[task.id] = task
     return found
 

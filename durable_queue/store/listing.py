@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from durable_queue.models import Cancellation
 from durable_queue.states import FOR_NOW_UNTIL, State, due_since, held_from, state_of_ended, state_of_row
 from durable_queue.store.leases import alone_queue, home_queue
-from durable_queue.store.lookup import id_in
+from durable_queue.store.lookup import id_in_place
 from durable_queue.store.rows import ATTEMPTS_TABLE, HISTORY_TABLE, QUEUE_TABLE, WORKERS_TABLE
 from durable_queue.store.table import Table
 from durable_queue.task.identifiers import is_task_id, queued_at
@@ -198,7 +198,7 @@ def _queued(table: Table, rows: Sequence[tuple[Any, ...]], state: State | None, 
     queues = {home_queue(queue), alone_queue(queue)}
     for row, beginning, key, locked, present, _, tried in sorted(rows, key=lambda each: int(each[0])):
         lock = locked and table.aware(locked)
-        task_id = id_in(beginning) or ""
+        task_id = id_in_place(beginning) or ""
         is_listed = is_task_id(task_id) and (not queue or key in queues)
         if state and state_of_row(lock, tried, table.aware(present) if present else now) is not state:
             is_listed = False

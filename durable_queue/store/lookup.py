@@ -31,13 +31,13 @@ def has_id_in_place(payload: str) -> bool:
     return payload[12:28] == "AAB9lCiMAmlklIwg" and payload.startswith("gAWV")
 
 
-def id_in(payload: str) -> str | None:
-    """What stands at the id's place in a payload that the index finds; None if that is garbage. Nothing is unpickled."""
+def id_in_place(payload: str) -> str | None:
+    """The id of a payload's task, by the bytes at its place; None if there is none. The signature is not looked at."""
     if not has_id_in_place(payload):
         return None
     try:
         found = a2b_base64(payload[28:72].replace("-", "+").replace("_", "/"))[:32]  # the id's 32 bytes, and one more
-    except ValueError:
+    except ValueError:  # it is cut off, or garbage
         return None
     return found.decode("latin-1")
 
@@ -48,10 +48,10 @@ def with_id_in_place(payload: str) -> str:
     Raises BadIdError for a task whose id is none.
     """
     if has_id_in_place(payload):
-        task_id = id_in(payload)
+        task_id = id_in_place(payload)
         if task_id is not None and not is_task_id(task_id):
             raise BadIdError(task_id)
-        return payload  # if it is cut off, or garbage: for a worker to refuse
+        return payload  # one that is cut off, or garbage, is for a worker to refuse
     try:
         task = signing.loads(payload)
         if not isinstance(task, dict):

@@ -3,12 +3,12 @@
 import functools
 
 from django.conf import settings
-from django.db.models import Exists, OuterRef, Q, Value
+from django.db.models import Exists, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Replace
 from django_q.conf import Conf, logger
 from django_q.models import OrmQ
 
-from durable_queue.models import Worker
+from durable_queue.models import PausedQueue, Worker
 from durable_queue.store.leases import ALONE, home_queue
 
 MOST = 100  # queues that are looked at
@@ -35,10 +35,18 @@ def warn_if_unknown(queue: str) -> None:
         )
 
 
+def _home_of_row() -> Replace:
+    return Replace(OuterRef("key"), Value(ALONE), Value(""))
+
+
 def is_served() -> Exists:
     """Whether a worker takes rows from the queue of a row; those that run alone have workers when they are due."""
-    home = Replace(OuterRef("key"), Value(ALONE), Value(""))
-    return Exists(Worker.objects.filter(Q(queue=OuterRef("key")) | Q(queue=home)))
+    return Exists(Worker.objects.filter(Q(queue=OuterRef("key")) | Q(queue=_home_of_row())))
+
+
+def pause_of_row() -> QuerySet[PausedQueue]:
+    """The pause of the queue of a row, if it is paused, for a subquery."""
+    return PausedQueue.objects.filter(queue=_home_of_row())
 
 
 def unserved(using: str) -> dict[str, int]:

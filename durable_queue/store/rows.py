@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 from django_q.models import OrmQ, Task
 from django_q.utils import get_func_repr
 
-from durable_queue.models import FailedAttempt, Worker
+from durable_queue.models import FailedAttempt, PausedQueue, Worker
 from durable_queue.task.text import storable
 
 QUEUE_TABLE = OrmQ._meta.db_table
 HISTORY_TABLE = Task._meta.db_table
 ATTEMPTS_TABLE = FailedAttempt._meta.db_table
 WORKERS_TABLE = Worker._meta.db_table
+PAUSED_TABLE = PausedQueue._meta.db_table
 CLAIMED_BYTES = 8 << 20  # of payloads that a worker takes at a time, unless the first alone has more
 # A claimed row: its id, when it was due, its payload, the attempts at it so far, and how many of them were lost.
 Claimed = tuple[int, datetime, str, int, int]

@@ -19,12 +19,14 @@ from durable_queue.models import Worker
 from durable_queue.states import due_since, held_from
 from durable_queue.store.dialect import Dialect
 from durable_queue.store.keys import Request, Stored
+from durable_queue.store.leases import home_queue
 from durable_queue.store.own_columns import QUEUED, WORKER, with_own_columns
 from durable_queue.store.rows import (
     ATTEMPTS_TABLE,
     FIELDS,
     HISTORY_TABLE,
     LOST,
+    PAUSED_TABLE,
     QUEUE_TABLE,
     WORKERS_TABLE,
     Claim,
@@ -93,7 +95,7 @@ class Table(ABC):
 
     @abstractmethod
     def claim(self, queue: str, asked: Claim) -> list[Claimed]:
-        """Put the first due rows under a lease; return them."""
+        """Put the first due rows under a lease; return them. None if the queue is paused."""
 
     @abstractmethod
     def claim_at_once(self, worker: Worker, asked: Claim) -> list[Claimed]:
@@ -105,7 +107,10 @@ class Table(ABC):
 
     @abstractmethod
     def until_due(self, queue: str) -> float | None:
-        """Seconds until the first row is due, by the clock that all hosts share; None if none waits. Takes no lock."""
+        """Seconds until the first row is due, by the clock that all hosts share; None if none waits. Takes no lock.
+
+        Infinite where one waits while the queue is paused (`durable_queue.store.pausing`).
+        """
 
     @abstractmethod
     def let_commit_be_lost(self) -> None:
@@ -160,6 +165,10 @@ class Table(ABC):
     def present(self) -> datetime:
         """The present moment, by the clock that all hosts share."""
         return datetime.now(UTC) + self.clock_ahead()
+
+    def is_paused(self, queue: str) -> bool:
+        """Whether the queue is paused, or the one that it belongs to."""
+        return bool(self.run(f"SELECT 1 FROM {PAUSED_TABLE} WHERE queue = %s", (home_queue(queue),)))  # noqa: S608
 
     def fair_share(self, queue: str, most: int) -> int:
         """How many of the rows that are due or held each worker has, if all workers have as many; at most `most`."""

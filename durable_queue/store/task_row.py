@@ -44,7 +44,7 @@ def find(table: Table, task_id: str) -> Whereabouts:
     for number, lock, queue, payload, succeeded in table.run(sql, (lookup.part_of(task_id), task_id)):
         if number is None:
             success = bool(succeeded)
-        elif lookup.id_in(payload) == task_id:
+        elif lookup.id_in_place(payload) == task_id:
             row = TaskRow(number, lock and table.aware(lock), queue, payload)
     return Whereabouts(row, success)
 

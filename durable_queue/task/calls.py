@@ -13,6 +13,7 @@ from typing import Any
 
 from django_q.exceptions import TimeoutException
 
+from durable_queue.task.cancelled import Cancelled
 from durable_queue.task.coroutine_limit import run_coroutine
 from durable_queue.task.running import current_task
 
@@ -123,7 +124,7 @@ def _what_is_missing(names: Sequence[str], index: int, imported: int, holder: ob
 def run_in_order(*calls: Call) -> list[Any] | None:
     """Run the calls of a task one after the other. If a call raises, the later ones do not run.
 
-    The next attempt goes on with the call that raised.
+    The next attempt goes on with the call that raised. Raises Cancelled before a call if a user has asked to cancel the task.
 
     Returns the calls' results for the history, or None if all of them are None.
     """
@@ -135,6 +136,8 @@ def run_in_order(*calls: Call) -> list[Any] | None:
             results.append(args[0])
             continue
         if own:
+            if own.is_cancelled:
+                raise Cancelled
             own.come_to(index, path_today(path))
         func = resolve(path)
         seconds = own.begin_call(index, path_today(path), func) if own else 0.0

@@ -12,14 +12,12 @@ from binascii import a2b_base64
 from dataclasses import dataclass, field
 from importlib import import_module
 from pprint import pformat
-from types import NoneType
 from typing import Any, NoReturn
 
 from django_q import core_signing
 from django_q.conf import Conf
 from django_q.signing import BadSignature
 
-from durable_queue.task.pickled import PartOf
 from durable_queue.task.text import storable
 
 # Classes whose values are shown as they are: making such a value has no side effect.
@@ -27,8 +25,6 @@ PLAIN = frozenset(
     {("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")}
     | {("builtins", "set"), ("builtins", "frozenset"), ("decimal", "Decimal"), ("uuid", "UUID")}
 )
-
-BUILT_IN = frozenset({NoneType, bool, int, float, complex, str, bytes, bytearray})
 
 LONGEST = 20_000  # the most characters of a value that a page shows
 STORED = 1 << 20  # the most characters of a pickled value in the history that a page reads
@@ -82,48 +78,6 @@ def names_in(payload: str) -> list[str]:
 def path_of(value: object) -> str:
     """The dotted path that a value of a preview names, as text or as a function or class; empty for anything else."""
     return value if isinstance(value, str) else str(value) if isinstance(value, _Kind) else ""
-
-
-def kept(payload: str, name: str, value: object) -> object:
-    """The value that a preview has read from a payload under a name, for the history to pickle without running any of it.
-
-    A plain one is itself. Any other is the part of the pickled task, for whoever reads it to unpickle.
-    """
-    if _is_plain(value):
-        try:
-            pickle.dumps(value)
-        except Exception:  # it is nested too deeply
-            return PartOf(_content(payload), name)
-        return value
-    return PartOf(_content(payload), name)
-
-
-def _is_plain(value: object) -> bool:
-    waiting, seen = [value], set()
-    while waiting:
-        part = waiting.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        kind = type(part)
-        if isinstance(part, dict):
-            waiting += [*part.keys(), *part.values()]
-        elif isinstance(part, list | tuple | set | frozenset):
-            waiting += part
-        elif (kind.__module__, kind.__qualname__) not in PLAIN and kind not in BUILT_IN:
-            return False
-    return True
-
-
-def _content(payload: str) -> bytes:
-    """The pickled task of a signed payload."""
-
-    class Raw:
-        def loads(self, data: bytes) -> bytes:
-            return data
-
-    content: bytes = core_signing.loads(payload, key=Conf.SECRET_KEY, salt=Conf.PREFIX, serializer=Raw)
-    return content
 
 
 # The beginning of a pickled text: the protocol, a frame, and the opcode with the text's length (pickletools).

@@ -15,6 +15,8 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import Protocol
 
+from durable_queue.task.cancelled import Cancellable
+
 # Calls that are none of the task's own: the receivers of `pre_execute` and of `post_execute_in_worker`.
 BEFORE, AFTER = -2, -1
 
@@ -35,7 +37,7 @@ class Keeper(Protocol):
         """Keep a note of the task."""
 
 
-class RunningTask:
+class RunningTask(Cancellable):
     """One attempt at a task. Its id stays the same in every attempt, and when a failed task is retried."""
 
     call = 0  # the index of the call in hand among the task's calls

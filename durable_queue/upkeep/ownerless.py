@@ -24,7 +24,7 @@ class Ownerless:
         again = found & self._seen
         self._seen = found - again
         if again:
-            freed = sum(free_ownerless(self._broker.table, row, lease) for row, lease in sorted(again))
+            freed = sum(free_ownerless(self._broker, row, lease) for row, lease in sorted(again))
             logger.warning("%d rows were held by a worker whose own row is missing: they are due again", freed)
             for queue in queues:
                 wakeup.wake(queue)

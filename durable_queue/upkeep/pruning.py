@@ -14,7 +14,7 @@ from django_q.conf import Conf, logger
 from django_q.models import OrmQ, Success, Task
 
 from durable_queue.conf import cluster_conf
-from durable_queue.models import DeadLetter, FailedAttempt, IdempotencyKey, Note, Worker
+from durable_queue.models import Cancellation, DeadLetter, FailedAttempt, IdempotencyKey, Note, Worker
 from durable_queue.store import lookup
 from durable_queue.store.databases import table_of
 from durable_queue.task.identifiers import is_task_id
@@ -53,6 +53,7 @@ def prune(keep: timedelta, *, using: str) -> int:
         lambda: _delete_with_task(attempts, "stopped", before),
         lambda: _delete_with_task(DeadLetter.objects.using(using), "at", before),
         lambda: _delete_with_task(Note.objects.using(using), "at", before),
+        lambda: _delete_with_task(Cancellation.objects.using(using), "requested", before),
         lambda: _prune_to_save_limit(using),
         lambda: _prune_keys(using),
     ]

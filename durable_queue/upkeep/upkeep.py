@@ -18,6 +18,7 @@ from durable_queue.upkeep.figures import Backlog
 from durable_queue.upkeep.lane import Duty, Lane
 from durable_queue.upkeep.life import Life
 from durable_queue.upkeep.ownerless import Ownerless
+from durable_queue.upkeep.paused import Paused
 from durable_queue.upkeep.schedules import DueSchedules
 from durable_queue.upkeep.unserved import Unserved
 from durable_queue.work import kernel
@@ -36,6 +37,7 @@ class Upkeep:
         observer = Observer(has_heartbeat=True)
         lane = functools.partial(Lane, using=broker.using, life=signs)
         chores = [
+            Duty("paused queue", Paused(broker).look),
             Duty("ended schedules", Ended(broker, signs).delete, can_wait=True),
             Duty("pruning", functools.partial(pruning.prune_all, broker.using), can_wait=True),
             Duty("unserved queues", Unserved(broker.using).look),

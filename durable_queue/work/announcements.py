@@ -1,6 +1,7 @@
 """Announce that a task has ended: call its hook, send the signal, log a failed attempt."""
 
 import contextvars
+import logging
 import time
 from collections.abc import Callable
 
@@ -33,7 +34,9 @@ def announce(settlement: Settlement, slot: Slot) -> None:
     if has_ended and post_execute.receivers:
         _guard(f"A receiver of post_execute, told of {task['name']} ({task['path']}),", _send, settlement, slot)
     if settlement.attempt:
-        logger.error(
+        is_error = settlement.attempt.outcome != settlement.attempt.Outcome.CANCELLED
+        logger.log(
+            logging.ERROR if is_error else logging.INFO,
             "%s (%s): attempt %d %s, %s: %s",
             task["name"],
             task["path"],

@@ -28,7 +28,7 @@ from django_q.utils import get_func_repr
 from durable_queue.store.leases import Row, Settlement
 from durable_queue.task import limits, running
 from durable_queue.task.calls import run_in_order
-from durable_queue.task.coroutine_limit import run_coroutine, until_heeded
+from durable_queue.task.coroutine_limit import run_coroutine, until_cancelled, until_heeded
 from durable_queue.task.identifiers import queued_if_untold
 from durable_queue.task.limits import OverLimitError, over_limit
 from durable_queue.task.running import AFTER, BEFORE, RunningTask
@@ -133,7 +133,7 @@ class Attempt(Ending):
             except (Exception, TimeoutException) as error:
                 self._end_if_child()
                 self.was_interrupted = isinstance(error, TimeoutException)
-                result, success = describe(error), False
+                result, success = self._describe(error), False
             self._end_if_child()
             if task_connections.clean() and success:
                 result, success = LEFT_OPEN, False
@@ -198,13 +198,15 @@ class Attempt(Ending):
             limit = asyncio.timeout(self.timeout or None)
             try:
                 async with limit:
-                    result, success = await self.function.itself(*self.task["args"], **self.task["kwargs"]), True
+                    call = until_cancelled(self._running, self.function.itself, *self.task["args"], **self.task["kwargs"])
+                    result, success = await call, True
                 if await has_open_transaction():
                     result, success = LEFT_OPEN, False
             except Exception as error:
                 is_late = limit.expired() and isinstance(error, TimeoutError)
                 self.was_interrupted = is_late
-                result, success = describe(OverLimitError(over_limit("Task", self.timeout)) if is_late else error), False
+                error = OverLimitError(over_limit("Task", self.timeout)) if is_late else error
+                result, success = self._describe(error), False
             if post_execute_in_worker.receivers:
                 await sync_to_async(self._after)(result, success=success)
             else:

@@ -12,6 +12,7 @@ from django_q.exceptions import TimeoutException
 from durable_queue.store.leases import Row, Settlement
 from durable_queue.task import limits, running, signing
 from durable_queue.task.calls import with_progress, without_progress
+from durable_queue.task.cancelled import Cancelled
 from durable_queue.task.running import RunningTask
 from durable_queue.work import outcomes, results
 from durable_queue.work.slot import Slot
@@ -27,6 +28,7 @@ class Ending:
     task: dict[str, Any]
     function: outcomes.Function
     settlement: Settlement | None = None  # once it has ended
+    was_cancelled = False  # it has heeded a user's request
     was_interrupted = False  # at its limit: it may have left anything behind
     began: float  # monotonic
     _started: datetime
@@ -55,6 +57,13 @@ class Ending:
         except BaseException:
             self._fail(f"{type(error).__name__}, which can't be shown")
 
+    def _describe(self, error: BaseException) -> str:
+        """What the history says of what the task has raised. To heed a request to cancel it is no error."""
+        if self._running and self._running.is_cancelled and isinstance(error, Cancelled):
+            self.was_cancelled = True
+            return self._running.request
+        return describe(error)
+
     def _settle(self) -> Settlement:
         task = self.task
         task["started"] = self._started
@@ -62,6 +71,8 @@ class Ending:
             self._check_result()
         mine = self._running
         payload = self._note_progress(mine.results) if mine and mine.results else None
+        if self.was_cancelled:
+            return self._end(outcomes.settle_cancelled(self.row, task, self._worker))
         function = mine.function if mine and mine.function else (task["path"], self.function.itself)
         settlement = outcomes.settle_finished(self.row, task, self._worker, function)
         return self._end(settlement._replace(payload=payload) if payload and settlement.retry_at else settlement)

@@ -211,7 +211,7 @@ class Holdings:
         self._error_pause = min(self._error_pause * 2, DATABASE_PAUSE[1])
 
     def wait_until_due(self) -> float | None:
-        """Seconds until the next row is due, 0 when one is, None when none waits, and when the database does not answer."""
+        """As `Broker.wait_until_due`; 0 when the database does not answer."""
         try:
             with queue_connection.held():
                 due = self.broker.wait_until_due()

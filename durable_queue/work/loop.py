@@ -21,6 +21,7 @@ from durable_queue.work.crew import Crew, Member
 from durable_queue.work.holdings import DATABASE_PAUSE, Holdings
 from durable_queue.work.keeper import Keeper
 from durable_queue.work.pace import LINGER_FROM, OTHERS_FIRST, POLL, SLOW_CLAIM, Pace
+from durable_queue.work.pauses import LOOK, Pauses
 from durable_queue.work.progress import Progress
 from durable_queue.work.runner import Runner
 from durable_queue.work.spoilt import retire_if_spoilt
@@ -61,6 +62,7 @@ class Loop:
         self._hints: Sequence[int] = ()
         self._is_deaf = False
         self.pace = Pace(1 if birth.alone else cluster_conf.claim, threads=threads)
+        self._pauses = Pauses(broker)
         self._passes = 0  # how often the lead was passed on before the batch in hand
 
     def lead(self, member: Member) -> None:
@@ -130,6 +132,8 @@ class Loop:
 
     def _settle_and_claim_or_wait(self) -> None:
         holdings = self.holdings
+        if holdings.unstarted and self._pauses.has_begun_since(holdings.claimed):
+            holdings.return_unstarted()
         claim = self._room()
         if claim and self.pace.lets_grow(claim) and not self._run_once:
             time.sleep(LINGER)
@@ -141,17 +145,18 @@ class Loop:
         if holdings.finished and self.pace.last_claim < LINGER_FROM:
             os.sched_yield()  # a process that waits for the task's effect may need this processor: settling is less urgent
         # After a hint there is something to claim, most likely: to look first would only take time.
-        if holdings.has_news or (hints and claim):
+        if holdings.has_news or (hints and claim and not self._pauses.is_paused):
             self._settle_and_claim(claim, [number & ~PASSED_ON for number in hints if number & ~PASSED_ON])
         elif holdings.unstarted:
             return  # what there was to settle, the watch has settled meanwhile
         else:
             due = holdings.wait_until_due() if claim else None
+            self._pauses.note(due, hinted=bool(hints))
             if due is not None and due <= 0:
                 self._settle_and_claim(claim, ())
             elif not self._is_drained():
                 holdings.keep_notes()  # a task's threads and children may outlive it
-                longest = self.pace.pause if claim else OTHERS_FIRST
+                longest = LOOK if self._pauses.is_paused else self.pace.pause if claim else OTHERS_FIRST
                 self._wait(longest if due is None else min(due, longest))
 
     def _let_idle_workers_go_first(self, hints: Sequence[int]) -> None:

@@ -139,6 +139,12 @@ def settle_finished(row: Row, task: dict[str, Any], worker: str, function: tuple
     return _settle_failure(row, task, _attempt(row, task, worker, outcome, str(task["result"])), function)
 
 
+def settle_cancelled(row: Row, task: dict[str, Any], worker: str) -> Settlement:
+    """The settlement of a run that has heeded a user's request to cancel it."""
+    attempt = _attempt(row, task, worker, FailedAttempt.Outcome.CANCELLED, str(task["result"]))
+    return Settlement(row=row, task=task, attempt=attempt, cancelled=True)
+
+
 def settle_refused(row: Row, reason: str, worker: str, task: dict[str, Any] | None = None) -> Settlement:
     """The settlement of a row that can't be run at all: failed at once, its payload kept."""
     task = _complete(row, task or _seen(row), timezone.now(), reason)

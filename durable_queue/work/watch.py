@@ -23,6 +23,7 @@ from durable_queue.work.habits import QUICK
 from durable_queue.work.holdings import Holdings
 from durable_queue.work.pace import SLOW_AFTER
 from durable_queue.work.progress import Progress
+from durable_queue.work.requests import Requests
 from durable_queue.work.stop import Stop
 
 TICK = 0.25  # seconds between two looks
@@ -57,6 +58,7 @@ class Watch:
         self._crew = crew
         self._progress = progress
         self._stop = stop
+        self._requests = Requests()
         self._bell = threading.Lock()
         self._bell.acquire()
         self._close_until = 0.0
@@ -115,6 +117,7 @@ class Watch:
             self.look_at_coroutines(now)
         self._next_limit = limits.interrupt_all(now)
         self._retire_if_overdue(now)
+        self._requests.look(now)
         self._crew.write_lock.look(now)
 
     # Finished tasks and rows that were not started, while the leader is busy.

@@ -47,6 +47,7 @@ from tests.support import (
     chaos_schedules,
     chaos_snapshot,
     chaos_threads,
+    chaos_verbs,
     chaos_writes,
 )
 from tests.support.chaos_cluster import (
@@ -426,7 +427,7 @@ def _has_more_successes_than(count: int) -> bool:
 EVERYWHERE = [kills, chaos, writes, poison, stops, fairness, idle, paused]
 EVERYWHERE += [*chaos_threads.ALL, chaos_pools.threads_pools, chaos_schedules.schedules]
 EVERYWHERE += [chaos_over_http.posts, chaos_idempotency.idempotency, chaos_over_http.log_disk_full, chaos_faults.faults]
-EVERYWHERE += [chaos_identity.identity]
+EVERYWHERE += [chaos_identity.identity, chaos_verbs.verbs_against_others]
 ONLY_ON: dict[str, list[Callable[[bool], str]]] = {
     "sqlite": [chaos_over_http.data_disk_full, chaos_over_http.threads_in_transactions],
     "postgresql": [hosts, restarts, chaos_snapshot.snapshot],

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from durable_queue import states
 from durable_queue.store.postgresql import prepared
-from durable_queue.store.rows import ATTEMPTS_TABLE, CLAIMED_BYTES, QUEUE_TABLE, WORKERS_TABLE
+from durable_queue.store.rows import ATTEMPTS_TABLE, CLAIMED_BYTES, PAUSED_TABLE, QUEUE_TABLE, WORKERS_TABLE
 
 # Hours, not days: a day is longer or shorter where a session's time zone changes its clock.
 _BEHIND = f"interval '{states.FOR_NOW // timedelta(hours=1)} hours'"
@@ -18,8 +18,10 @@ _FOR_NOW = (f"greatest(lock, {_EARLIEST} - {_BEHIND}) + {_BEHIND}", f"lock < {_U
 _LATER = ("lock", f"lock >= {_UNTIL} AND lock <= statement_timestamp()")
 
 # In seconds. No row's moment is too far off for the difference: PostgreSQL also holds infinite ones.
+# Then whether the queue is paused. It takes the home queue's name, and the queue's.
 UNTIL_DUE = f"""
-    SELECT extract(epoch FROM least(greatest(lock, {_UNTIL}), timestamptz '9999-01-01') - statement_timestamp())::float8
+    SELECT extract(epoch FROM least(greatest(lock, {_UNTIL}), timestamptz '9999-01-01') - statement_timestamp())::float8,
+        EXISTS (SELECT FROM {PAUSED_TABLE} WHERE queue = %s)
     FROM {QUEUE_TABLE} WHERE key = %s AND lock IS NOT NULL ORDER BY lock, id LIMIT 1
 """  # noqa: S608
 
@@ -41,23 +43,26 @@ def _locked(limit: int, key: str, columns: str) -> str:
     return f"for_now AS MATERIALIZED ({for_now}), later AS MATERIALIZED ({later}), locked AS MATERIALIZED ({both})"
 
 
-def _bounded(rows: str) -> str:
-    """The first of these rows whose payloads together are not too long, one at least. It reads no payload."""
+def _bounded(rows: str, home: str) -> str:
+    """The first of these rows whose payloads together are not too long, one at least. It reads no payload.
+
+    None if the home queue is paused. That is the same for all rows: the server looks once, before it looks for rows.
+    """
     return f"""
         SELECT * FROM (
             SELECT *, sum(octet_length(payload)) OVER (ROWS UNBOUNDED PRECEDING) AS size,
                 row_number() OVER () AS place_in_batch
-            FROM {rows}
+            FROM {rows} WHERE NOT EXISTS (SELECT FROM {PAUSED_TABLE} WHERE queue = {home})
         ) AS measured WHERE size <= {CLAIMED_BYTES} OR place_in_batch = 1
     """  # noqa: S608
 
 
 @functools.cache
 def due(limit: int) -> str:
-    """Lock the first due rows. It takes the queue's name, twice."""
+    """Lock the first due rows. It takes the queue's name, twice, and the home queue's."""
     # The moment as text, which Python reads quicker than psycopg and Django do together.
     locked = _locked(limit, "%s", "")
-    return f"WITH {locked} SELECT id, due::text, payload FROM ({_bounded('locked')}) AS bounded"  # noqa: S608
+    return f"WITH {locked} SELECT id, due::text, payload FROM ({_bounded('locked', '%s')}) AS bounded"  # noqa: S608
 
 
 # `locked` locks the due rows in their newest version, but gives them as they were when the statement began. A row that
@@ -66,11 +71,11 @@ def due(limit: int) -> str:
 # need not be on the disk: after a crash of the server the rows are due again, and the worker finds its lease lost.
 @functools.cache
 def at_once(limit: int) -> prepared.Statement:
-    """Claim. It takes the queue's name, the new lease, the worker's id and its lease so far."""
+    """Claim. It takes the queue's name, the new lease, the worker's id, its lease so far, and the home queue's name."""
     was_tried = f"(SELECT count(*) FROM {ATTEMPTS_TABLE} WHERE row = {QUEUE_TABLE}.id) > 0 AS was_tried"  # noqa: S608
     sql = f"""
         WITH {_locked(limit, "$1", f", ctid AS place, {was_tried}")},
-        bounded AS MATERIALIZED ({_bounded("locked")}),
+        bounded AS MATERIALIZED ({_bounded("locked", "$5")}),
         due AS MATERIALIZED (SELECT * FROM bounded WHERE (SELECT true FROM {QUEUE_TABLE} seen WHERE seen.ctid = place)),
         me AS (
             UPDATE {WORKERS_TABLE} SET lease = $2, lease_due = (SELECT min(due) FROM due)

@@ -1,6 +1,7 @@
 """The statements on PostgreSQL, where workers claim at the same time, and skip each other's rows."""
 
 import functools
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +15,7 @@ from durable_queue.models import Worker
 from durable_queue.states import LEASES
 from durable_queue.store import own_columns, wakeup
 from durable_queue.store.keys import Request, Stored
+from durable_queue.store.leases import home_queue
 from durable_queue.store.postgresql import claims, ids, keys, prepared
 from durable_queue.store.postgresql.arrays import array
 from durable_queue.store.postgresql.dialect import PostgreSQLDialect
@@ -123,7 +125,7 @@ class PostgreSQLTable(Table):
 
         https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
         """
-        found = self.run(claims.due(asked.limit), (queue, queue))
+        found = self.run(claims.due(asked.limit), (queue, queue, home_queue(queue)))
         if found:
             among, ids = self.among([row for row, *_ in found])
             self.run(f"UPDATE {QUEUE_TABLE} SET lock = %s WHERE id {among}", (asked.lease, ids))  # noqa: S608
@@ -132,7 +134,7 @@ class PostgreSQLTable(Table):
     def claim_at_once(self, worker: Worker, asked: Claim) -> list[Claimed]:
         # One round trip, two transactions: the second sees the commit that the first waited for, and doesn't fail with it.
         before = [(AWAIT_ANNOUNCED, (array(asked.announced),))] if asked.announced else []
-        values = (worker.queue, asked.lease, worker.id, worker.lease)
+        values = (worker.queue, asked.lease, worker.id, worker.lease, home_queue(worker.queue))
         found = prepared.run(self.connection, claims.at_once(asked.limit), values, before=before)
         rows = [(int(row), datetime.fromisoformat(due.decode()), payload.decode()) for row, due, payload, _ in found]
         rows.sort(key=itemgetter(1, 0))
@@ -141,8 +143,10 @@ class PostgreSQLTable(Table):
         return [(*row, 0, 0) for row in rows]
 
     def until_due(self, queue: str) -> float | None:
-        rows = self.run(claims.UNTIL_DUE, (queue,))
-        return max(0.0, rows[0][0]) if rows and rows[0][0] < LEASES.total_seconds() / 2 else None
+        rows = self.run(claims.UNTIL_DUE, (home_queue(queue), queue))
+        if not rows or rows[0][0] >= LEASES.total_seconds() / 2:
+            return None
+        return math.inf if rows[0][1] else max(0.0, rows[0][0])
 
     def let_commit_be_lost(self) -> None:
         self.run("SET LOCAL synchronous_commit = off")

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -16,11 +17,13 @@ from durable_queue.models import Worker
 from durable_queue.states import FOR_NOW_UNTIL, for_now, is_held
 from durable_queue.store import wakeup
 from durable_queue.store.keys import Request, Stored, new_rows
+from durable_queue.store.leases import home_queue
 from durable_queue.store.rows import (
     ATTEMPTS_TABLE,
     CLAIMED_BYTES,
     HISTORY_TABLE,
     LOST,
+    PAUSED_TABLE,
     QUEUE_TABLE,
     WORKERS_TABLE,
     Claim,
@@ -32,7 +35,8 @@ from durable_queue.store.sqlite.turns import Turn, give_way
 from durable_queue.store.table import Table
 
 LOCK_WAIT = 30  # seconds that a task waits for the write lock; a web process, whose client waits, has less
-_FIRST = f"SELECT lock FROM {QUEUE_TABLE} WHERE key = ? AND lock IS NOT NULL ORDER BY lock, id LIMIT 1"  # noqa: S608
+_IS_PAUSED = f"EXISTS (SELECT 1 FROM {PAUSED_TABLE} WHERE queue = ?)"  # noqa: S608 - the same for all rows: SQLite looks once
+_FIRST = f"SELECT lock, {_IS_PAUSED} FROM {QUEUE_TABLE} WHERE key = ? AND lock IS NOT NULL ORDER BY lock, id LIMIT 1"  # noqa: S608
 _TAKE_LEASE = f"UPDATE {WORKERS_TABLE} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS ?"  # noqa: S608
 # What is due was read in this transaction, the only one that writes: it still is all that comes up to its last row.
 _HOLD = f"UPDATE {QUEUE_TABLE} SET lock = ? WHERE key = ? AND (lock, id) <= (?, ?)"  # noqa: S608
@@ -85,11 +89,14 @@ class SQLiteTable(Table):
             self.run(f"PRAGMA busy_timeout = {own}")
 
     def insert(self, queue: str, payloads: Sequence[str], due: datetime | None = None) -> int:
-        now = datetime.now(UTC)
-        moment = self.moment(due if due and due > now else for_now(due or now))
-        values = [value for payload in payloads for value in (queue, payload, moment)]
+        lock = self._lock_of(due)
+        values = [value for payload in payloads for value in (queue, payload, lock)]
         # Without RETURNING: with it, the commit would wait until the rows are fetched.
         return self._run(_insert(len(payloads)), values)[1]
+
+    def _lock_of(self, due: datetime | None) -> str:
+        now = datetime.now(UTC)
+        return self.moment(due if due and due > now else for_now(due or now))
 
     def insert_announced(self, queue: str, payload: str) -> int:
         """Insert one row, by an announced commit: the woken worker waits for its own turn, hence for this commit."""
@@ -106,8 +113,7 @@ class SQLiteTable(Table):
         with transaction.atomic(using=self.connection.alias):
             stored = keys.take_keys(self, requests)
             if rows := new_rows(requests, stored):
-                now = self._last_place(queue)
-                values = ((queue, payload, self._lock_of(due) if due else now) for payload, due in rows)
+                values = ((queue, payload, self._lock_of(due)) for payload, due in rows)
                 self._run(_insert(len(rows)), [*chain.from_iterable(values)])
         return stored
 
@@ -123,7 +129,7 @@ class SQLiteTable(Table):
     def _find(self, driver: Any, queue: str, asked: Claim) -> tuple[list[Claimed], tuple[str, Sequence[Any]]]:
         """The first due rows; and the statement, with its values, that puts them under the lease."""
         until, now, name = self.moment(FOR_NOW_UNTIL), self.moment(asked.now), self.moment(asked.lease)
-        with closing(driver.execute(_due(asked.limit), (LOST, queue, now))) as found:
+        with closing(driver.execute(_due(asked.limit), (LOST, queue, now, home_queue(queue)))) as found:
             rows, are_all = _bounded(found, asked.limit)
         if are_all:  # first those that are for now, then those whose delay is over
             last, last_lock = rows[-1][:2] if rows else (0, until)
@@ -131,7 +137,7 @@ class SQLiteTable(Table):
             if last_lock > until:
                 due.sort(key=itemgetter(1, 0))
             return due, (_HOLD, (name, queue, last_lock, last))
-        with closing(driver.execute(_due(asked.limit, later=True), (LOST, queue, until, now))) as found:
+        with closing(driver.execute(_due(asked.limit, later=True), (LOST, queue, until, now, home_queue(queue)))) as found:
             later, _ = _bounded(found, asked.limit)
         if later:  # each row has its place among those that were for now
             both = self.claimed([*(row for row in rows if row[1] < until), *later])
@@ -159,9 +165,11 @@ class SQLiteTable(Table):
         return rows
 
     def until_due(self, queue: str) -> float | None:
-        rows = self.run(_FIRST, (queue,))
+        rows = self.run(_FIRST, (home_queue(queue), queue))
         lock = self.aware(rows[0][0]) if rows else None
-        return None if lock is None or is_held(lock) else max(0.0, (lock - datetime.now(UTC)).total_seconds())
+        if lock is None or is_held(lock):
+            return None
+        return math.inf if rows[0][1] else max(0.0, (lock - datetime.now(UTC)).total_seconds())
 
     def let_commit_be_lost(self) -> None:
         """Nothing to do: a commit does not wait for the disk here, only a checkpoint does."""
@@ -245,4 +253,4 @@ def _due(limit: int, *, later: bool = False) -> str:
     made = f"SELECT count(*) FROM {ATTEMPTS_TABLE} WHERE row = {QUEUE_TABLE}.id"  # noqa: S608
     due = f"SELECT id, CAST(lock AS TEXT), payload, ({made}), ({made} AND outcome = ?) FROM {QUEUE_TABLE}"  # noqa: S608
     when = "lock >= ? AND lock <= ?" if later else "lock <= ?"
-    return f"{due} WHERE key = ? AND {when} ORDER BY lock, id LIMIT {limit:d}"
+    return f"{due} WHERE key = ? AND {when} AND NOT {_IS_PAUSED} ORDER BY lock, id LIMIT {limit:d}"
