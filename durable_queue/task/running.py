@@ -244,9 +244,14 @@ def prepare_worker() -> None:
     this_process.own = frozenset(this_process.alive)
 
 
+def tasks_in_hand() -> tuple[RunningTask, ...]:
+    """The tasks that this process runs."""
+    return tuple(this_process.in_hand)
+
+
 def paths_in_hand() -> list[str]:
     """The functions of the tasks that this process runs, by their dotted paths."""
-    return sorted({task.path for task in tuple(this_process.in_hand)})
+    return sorted({task.path for task in tasks_in_hand()})
 
 
 adopt_thread, release_thread = this_process.adopt, this_process.release
