@@ -5,8 +5,10 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
@@ -89,6 +91,19 @@ class ScheduleAdmin(CheckedAddresses, DjangoQScheduleAdmin):  # type: ignore[mis
         return super().changelist_view(request, {"title": "Scheduled tasks", **(extra_context or {})})
 
     # Changing.
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        """The page of one, or of a new one. What saving refuses though the form did not, others have changed meanwhile."""
+        try:
+            return super().changeform_view(request, object_id, form_url, extra_context)
+        except ValidationError as error:
+            self.message_user(request, f"It was not saved: {' '.join(error.messages)}", messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
+        except Schedule.DoesNotExist as error:
+            self.message_user(request, f"It was not saved: {error}", messages.ERROR)
+            return HttpResponseRedirect(reverse("admin:django_q_schedule_changelist"))
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Save it, and say when it runs if that is not what was typed, or at once."""
