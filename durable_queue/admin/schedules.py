@@ -40,6 +40,7 @@ class ScheduleList(ChangeList):
         states = states_of([schedule.pk for schedule in self.result_list], self.queryset.db)
         served = _served(self.queryset.db)
         for schedule in self.result_list:
+            schedule.func = str(schedule.func)  # which is its name: Django wants a text, and SQLite takes a blob
             schedule.kept = states.get(schedule.pk)
             schedule.is_served = _is_served(schedule, served)
 
@@ -76,6 +77,7 @@ class ScheduleAdmin(CheckedAddresses, DjangoQScheduleAdmin):  # type: ignore[mis
         """The schedule of this page, with its state."""
         schedule = super().get_object(request, object_id, from_field)
         if schedule is not None:
+            schedule.func = str(schedule.func)
             loaded.remember(set_next_run(schedule))
             schedule.kept = state_of(schedule.pk, schedule._state.db)
             schedule.is_served = _is_served(schedule, _served(schedule._state.db))

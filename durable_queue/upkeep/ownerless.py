@@ -21,9 +21,9 @@ class Ownerless:
         self._seen: set[tuple[int, str]] = set()  # the ids of rows, with their leases
 
     def free(self) -> float:
-        """Free the rows that were ownerless at the last look too, and those without a moment; return the seconds until the next.
+        """Free the rows that were ownerless at the last look too, and those without a moment.
 
-        Raises django.db.Error.
+        Returns the seconds until the next look. Raises django.db.Error.
         """
         queues = (home_queue(self._broker.queue), alone_queue(self._broker.queue))
         found = set(ownerless(self._broker.table, queues))
