@@ -9,7 +9,7 @@ from durable_queue.status import TaskStatus, result_of
 from durable_queue.task import preview
 
 LONGEST = 64 * 1024  # characters of a result's JSON; of a longer one, its beginning is shown, as Python text
-LONGEST_IN_LIST = 8 * 1024  # characters of a result as it is stored: reading a hundred longer ones would take seconds
+QUICK, LONGEST_IN_LIST = 1024, 8 * 1024  # characters of a result as it is stored: a hundred longer ones would take seconds
 
 IN_LIST = "It is too long for a list. Ask for the task alone."
 
@@ -41,7 +41,7 @@ def as_json(status: TaskStatus, *, in_list: bool = False) -> dict[str, Any]:
 
 def is_quick(status: TaskStatus) -> bool:
     """Whether `as_json` takes microseconds: else it is not for the event loop."""
-    return len(status.stored_result or "") <= LONGEST_IN_LIST
+    return len(status.stored_result or "") <= QUICK
 
 
 def moment(value: datetime | None) -> str | None:
@@ -59,7 +59,7 @@ def shown_result(status: TaskStatus, *, in_list: bool = False) -> tuple[Any, boo
 
     None of a result's code is run: what is no plain value is shown with the name of its class (durable_queue/task/preview.py).
     """
-    if in_list and not is_quick(status):
+    if in_list and len(status.stored_result or "") > LONGEST_IN_LIST:
         return IN_LIST, True
     value = result_of(status)
     return (value, False) if is_json(value) else (preview.shown(value), True)

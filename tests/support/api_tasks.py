@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from durable_queue import current_task, retry
+from durable_queue import retry
 
 
 def hold(go: str, result: Any = None) -> Any:
@@ -15,14 +15,6 @@ def hold(go: str, result: Any = None) -> Any:
     while not Path(go).exists():
         time.sleep(0.005)
     return result
-
-
-def heed(go: str) -> None:
-    """Begin, and end when somebody asks for it, or the file `go` is there."""
-    Path(go).with_suffix(".begun").touch()
-    task = current_task.get()
-    while not Path(go).exists() and not (task and task.is_cancelled):
-        time.sleep(0.005)
 
 
 def give(value: Any = None) -> Any:
