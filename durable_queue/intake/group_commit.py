@@ -83,6 +83,7 @@ def commit(put: Put[T, R], broker: Broker, entries: list[T]) -> Sequence[R]:
 
     An error is logged, and raised: then nothing is known to be queued.
     """
+    _begin_checkpoints(broker.using)
     try:
         return _commit(put, broker, entries)
     except Exception as error:
@@ -163,7 +164,6 @@ async def together(put: Put[T, R], broker: Broker, entry: T) -> R:
     batch = _open.batches.get(put)
     if batch is None or not batch.takes_more(broker, loop):
         batch = _open.batches[put] = _Batch(put, broker, loop)
-        _begin_checkpoints(broker.using)
         if _open.pause:
             loop.call_later(_open.pause, batch.commit)
         else:
