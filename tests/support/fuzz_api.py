@@ -25,6 +25,7 @@ CHECKS = [
     checks.response_schema_conformance,
 ]
 AT_A_TIME = 500  # requests that are made up before they are sent: what makes them up is not for threads
+ALONE = {"Connection": "close"}  # else one that was idle for 5 s may be closed just when the next request goes out on it
 SECONDS = 60.0  # that an answer may take, on a machine that does many other things
 
 
@@ -60,13 +61,12 @@ def fuzz(url: str, token: str, *, cases: int, at_once: int, start: int) -> Resul
     strategies = [operation.as_strategy(mode) for operation in operations for mode in modes]
     result, chance = Result(), random.Random(start)
     with ThreadPoolExecutor(at_once) as clients, requests.Session() as session:
-        session.mount(url, requests.adapters.HTTPAdapter(pool_maxsize=at_once))
         while result.cases < cases:
             made_up = make_up(strategies, min(AT_A_TIME, cases - result.cases), chance)
             for case in made_up:
                 aim(case, result, chance)
-            keys = [{"Authorization": f"Bearer {token}"} if chance.random() < 0.95 else {} for _ in made_up]
-            list(clients.map(lambda case, key: ask(url, session, case, key, result), made_up, keys))
+            headers = [ALONE | ({"Authorization": f"Bearer {token}"} if chance.random() < 0.95 else {}) for _ in made_up]
+            list(clients.map(lambda case, more: ask(url, session, case, more, result), made_up, headers))
     return result
 
 
