@@ -109,18 +109,19 @@ def test_newest__a_retried_task_is_among_the_first_and_keeps_nobody_back() -> No
     assert flat(pages(2)) == [retried, *ids[::-1]]
 
 
-def test_newest__a_task_that_ends_between_two_pages_is_listed_once() -> None:
+@pytest.mark.parametrize("limit", [3, 4])
+def test_newest__a_task_that_ends_between_two_pages_is_listed_once(limit: int) -> None:
     ids = [id_of(number) for number in range(10)]
     for task_id in ids:
         (queue if int(task_id, 16) % 2 else end)(task_id)
-    listed, cursor = newest(limit=4)
+    listed, cursor = newest(limit=limit)
     seen = [each.id for each in listed]
     OrmQ.objects.all().delete()
     for task_id in ids:
         if int(task_id, 16) % 2:
             end(task_id)
     while cursor:
-        listed, cursor = newest(limit=4, before=cursor)
+        listed, cursor = newest(limit=limit, before=cursor)
         seen += [each.id for each in listed]
     assert seen == ids[::-1]
 
