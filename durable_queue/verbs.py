@@ -128,6 +128,8 @@ def delete(task_id: str, *, by: str, why: str = "", using: str | None = None) ->
 
 def _delete(broker: Broker, task_id: str) -> Came:
     using = broker.using
+    if storable(task_id) != task_id:
+        return Came.UNKNOWN
     with broker.table.turn(), transaction.atomic(using=using):
         bound(broker.table)
         if Task.objects.using(using).filter(pk=task_id).delete()[0]:
@@ -149,6 +151,8 @@ def retry(task_id: str, *, by: str, why: str = "", using: str | None = None) -> 
 
 def _retry(broker: Broker, task_id: str) -> Came:
     using = broker.using
+    if storable(task_id) != task_id:
+        return Came.UNKNOWN
     failures = Failure.objects.using(using).filter(pk=task_id)
     letters = DeadLetter.objects.using(using).filter(task_id=task_id)
     with transaction.atomic(using=using):
