@@ -4,8 +4,8 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db import router, transaction
-from django.db.models import QuerySet, TextField
-from django.db.models.functions import Cast, Left
+from django.db.models import QuerySet
+from django.db.models.functions import Left
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -15,6 +15,7 @@ from durable_queue.admin.pages import ReadOnlyAdmin, attempts_table, duration, m
 from durable_queue.models import DeadLetter, FailedAttempt, Note
 from durable_queue.task.identifiers import queued_at
 from durable_queue.task.preview import STORED, read_stored, shown
+from durable_queue.task.stored_text import AsText
 from durable_queue.task.text import storable
 from durable_queue.verbs import NotKeptError, submit_again
 
@@ -25,7 +26,7 @@ ERROR_LENGTH = 80  # characters of an error that a list shows
 
 def _beginning(column: str) -> Left:
     """The first characters of a pickled column, as text: one more than a page reads."""
-    return Left(Cast(column, TextField()), STORED + 1)
+    return Left(AsText(column), STORED + 1)
 
 
 def _as_text(stored: str | None) -> str:
@@ -84,7 +85,7 @@ class HistoryAdmin(ReadOnlyAdmin):
     @admin.display(description="Function")
     def function(self, task: Any) -> str:
         """The function's name, without its module."""
-        return str(task.func.rpartition(".")[2])
+        return str(task.func).rpartition(".")[2]
 
     @admin.display(description="Arguments")
     def arguments(self, task: Any) -> SafeString | None:

@@ -117,6 +117,6 @@ def duration(started: datetime, stopped: datetime) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def host_name(host: str) -> str:
+def host_name(host: object) -> str:
     """The host's name, without the part that tells its boots and containers apart."""
-    return host.partition(" ")[0]
+    return str(host).partition(" ")[0]

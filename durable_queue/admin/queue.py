@@ -1,5 +1,6 @@
 """The page of queued tasks."""
 
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin, messages
@@ -12,11 +13,13 @@ from django_q.models import OrmQ
 
 from durable_queue.admin.pages import ReadOnlyAdmin, attempts_table, host_name, moment, notes_list, preformatted
 from durable_queue.models import FailedAttempt, Worker
+from durable_queue.schedule.moments import read as moment_in
 from durable_queue.states import Present, State, due_since, held, is_held, rows_in, state_of_row
 from durable_queue.store.leases import home_queue
 from durable_queue.store.queues import is_served, pause_of_row
 from durable_queue.task.identifiers import queued_at
 from durable_queue.task.preview import Preview, read, shown
+from durable_queue.task.stored_text import AsText
 
 
 class HeldError(Exception):
@@ -69,7 +72,9 @@ class QueueAdmin(ReadOnlyAdmin):
         rows: QuerySet[Any] = (
             super()
             .get_queryset(request)
+            .defer("lock")
             .annotate(
+                lock_text=AsText("lock"),
                 holder_pid=Subquery(holder.values("pid")[:1]),
                 holder_host=Subquery(holder.values("host")[:1]),
                 tried=Subquery(attempts.values("count")),
@@ -90,7 +95,7 @@ class QueueAdmin(ReadOnlyAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Not while a worker holds the row: the task would run, and leave no trace."""
-        return super().has_delete_permission(request, obj) and (obj is None or not is_held(obj.lock))
+        return super().has_delete_permission(request, obj) and (obj is None or not is_held(lock_of(obj)))
 
     @admin.action(description="Delete selected queued tasks", permissions=["delete"])
     def delete_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
@@ -182,17 +187,20 @@ class QueueAdmin(ReadOnlyAdmin):
     @admin.display(description="Due at")
     def due(self, row: Any) -> str | None:
         """When the row is or was due. None for a row that is taken: its `lock` holds the name of the lease instead."""
-        return None if row.lock is None or is_held(row.lock) else moment(due_since(row.lock))
+        lock = lock_of(row)
+        if lock is None:
+            return row.lock_text and f"can't be read: {row.lock_text}"
+        return None if is_held(lock) else moment(due_since(lock))
 
     @admin.display(description="State")
     def state(self, row: Any) -> str:
         """The state, in words that name the worker, the next attempt, a pause, or the queue that no worker serves."""
-        if row.is_served or is_held(row.lock):
+        if row.is_served or is_held(lock_of(row)):
             return self._state(row)
-        return f"{self._state(row)}: no worker serves the queue {home_queue(row.key)}"
+        return f"{self._state(row)}: no worker serves the queue {home_queue(str(row.key))}"
 
     def _state(self, row: Any) -> str:
-        match state_of_row(row.lock, row.tried or 0, row.present):
+        match state_of_row(lock_of(row), row.tried or 0, row.present):
             case State.RUNNING if row.holder_pid is None:
                 return "Taken by a worker that is gone"
             case State.RUNNING:
@@ -214,6 +222,11 @@ class QueueAdmin(ReadOnlyAdmin):
     def notes(self, row: Any) -> SafeString | None:
         """The notes on the task so far."""
         return notes_list(preview(row).id)
+
+
+def lock_of(row: Any) -> datetime | None:
+    """The row's `lock`, aware; None if there is none, or none that Python has."""
+    return moment_in(row.lock_text)
 
 
 def preview(row: Any) -> Preview:

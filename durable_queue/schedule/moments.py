@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
-from django.db.models import QuerySet, TextField
-from django.db.models.functions import Cast
+from django.db.models import QuerySet
 from django.utils import timezone
 from django_q.models import Schedule
+
+from durable_queue.task.stored_text import AsText
 
 _default = timezone.get_default_timezone  # whose times naive ones are
 
@@ -22,7 +23,7 @@ _FIELD = Schedule._meta.get_field("next_run")
 
 def with_text(schedules: QuerySet[Any]) -> QuerySet[Any]:
     """The schedules, each with its `next_run` as text too: `readable` sets the field."""
-    found: QuerySet[Any] = schedules.defer("next_run").annotate(next_run_text=Cast("next_run", TextField()))
+    found: QuerySet[Any] = schedules.defer("next_run").annotate(next_run_text=AsText("next_run"))
     return found
 
 

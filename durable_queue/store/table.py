@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from durable_queue.models import Worker
-from durable_queue.states import due_since, held_from
+from durable_queue.states import EARLIEST, due_since, held_from
 from durable_queue.store.leases import home_queue
 from durable_queue.store.rows import (
     ATTEMPTS_TABLE,
@@ -243,7 +243,14 @@ class Table(ABC):
 
     def claimed(self, rows: Iterable[Any]) -> list[Any]:
         """The found rows, with when they were due in the place of their `lock`."""
-        return [(row, due_since(self.aware(lock)), *rest) for row, lock, *rest in rows]
+        return [(row, due_since(self.read(lock) or EARLIEST), *rest) for row, lock, *rest in rows]
+
+    def read(self, lock: datetime | str) -> datetime | None:
+        """The moment in a `lock`; None for garbage, which somebody has written by hand on SQLite: it is for now."""
+        try:
+            return self.aware(lock)
+        except ValueError:
+            return None
 
     def aware(self, moment: datetime | str) -> datetime:
         """A moment that the driver gave, as an aware datetime."""

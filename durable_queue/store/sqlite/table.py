@@ -30,7 +30,11 @@ from durable_queue.store.table import Table
 
 LOCK_WAIT = 30  # seconds that a task waits for the write lock; a web process, whose client waits, has less
 _IS_PAUSED = f"EXISTS (SELECT 1 FROM {PAUSED_TABLE} WHERE queue = ?)"  # noqa: S608 - the same for all rows: SQLite looks once
-_FIRST = f"SELECT lock, {_IS_PAUSED} FROM {QUEUE_TABLE} WHERE key = ? AND lock IS NOT NULL ORDER BY lock, id LIMIT 1"  # noqa: S608
+# Before x'' there is no blob: like NULL, it is no moment (`durable_queue.store.ownerless`).
+_FIRST = f"""
+    SELECT CAST(lock AS TEXT), lock <= ?, {_IS_PAUSED} FROM {QUEUE_TABLE}
+    WHERE key = ? AND lock < x'' ORDER BY lock, id LIMIT 1
+"""  # noqa: S608
 _LAST = f"SELECT CAST(lock AS TEXT) FROM {QUEUE_TABLE} WHERE key = ? AND lock < ? ORDER BY lock DESC LIMIT 1"  # noqa: S608
 _INSERT_LAST = f"INSERT INTO {QUEUE_TABLE} (key, payload, lock) VALUES (?, ?, max(?, ifnull(({_LAST}), '')))"  # noqa: S608
 _TAKE_LEASE = f"UPDATE {WORKERS_TABLE} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS ?"  # noqa: S608
@@ -125,19 +129,17 @@ class SQLiteTable(Table):
         with closing(driver.execute(_due(asked.limit), (LOST, queue, now, home_queue(queue)))) as found:
             rows, are_all = _bounded(found, asked.limit)
         if are_all:  # first those that are for now, then those whose delay is over
-            last, last_lock = rows[-1][:2] if rows else (0, until)
             due = self.claimed(rows)
-            if last_lock > until:
+            if rows and rows[-1][1] > until:
                 due.sort(key=itemgetter(1, 0))
-            return due, (_HOLD, (name, queue, last_lock, last))
+            return due, _hold(name, queue, rows)
         with closing(driver.execute(_due(asked.limit, later=True), (LOST, queue, until, now, home_queue(queue)))) as found:
             later, _ = _bounded(found, asked.limit)
         if later:  # each row has its place among those that were for now
             both = self.claimed([*(row for row in rows if row[1] < until), *later])
             due, _ = _bounded(sorted(both, key=itemgetter(1, 0))[: asked.limit], asked.limit)
-            return due, (_HOLD_THESE, (name, str([row for row, *_ in due])))
-        last, last_lock = rows[-1][:2]
-        return self.claimed(rows), (_HOLD, (name, queue, last_lock, last))
+            return due, _hold_these(name, due)
+        return self.claimed(rows), _hold(name, queue, rows)
 
     def claim_at_once(self, worker: Worker, asked: Claim) -> list[Claimed]:
         with self.turn() as is_ours:
@@ -158,11 +160,12 @@ class SQLiteTable(Table):
         return rows
 
     def until_due(self, queue: str) -> float | None:
-        rows = self.run(_FIRST, (home_queue(queue), queue))
-        lock = self.aware(rows[0][0]) if rows else None
-        if lock is None or is_held(lock):
-            return None
-        return math.inf if rows[0][1] else max(0.0, (lock - datetime.now(UTC)).total_seconds())
+        now = datetime.now(UTC)
+        for lock, is_due, is_paused in self.run(_FIRST, (self.moment(now), home_queue(queue), queue)):
+            due = now if is_due else self.read(lock)
+            if due and not is_held(due):
+                return math.inf if is_paused else max(0.0, (due - now).total_seconds())
+        return None
 
     def let_commit_be_lost(self) -> None:
         """Nothing to do: a commit does not wait for the disk here, only a checkpoint does."""
@@ -215,6 +218,18 @@ class SQLiteTable(Table):
 
     def has_open_transaction(self) -> bool:
         return bool(self.connection.connection.in_transaction)
+
+
+def _hold_these(lease: str, rows: Iterable[Any]) -> tuple[str, Sequence[Any]]:
+    return _HOLD_THESE, (lease, str([row for row, *_ in rows]))
+
+
+def _hold(lease: str, queue: str, rows: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    """Hold all rows up to the last of these. A number, which is no moment, may be another one as text: then, each by its id."""
+    if not rows or rows[-1][1][4:5] != "-":
+        return _hold_these(lease, rows)
+    last, last_lock = rows[-1][:2]
+    return _HOLD, (lease, queue, last_lock, last)
 
 
 @functools.cache
