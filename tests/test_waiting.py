@@ -45,7 +45,7 @@ from durable_queue.store.leases import Settlement
 from durable_queue.task import signing
 from durable_queue.task.identifiers import new_task_id
 from durable_queue.task.originals import original
-from durable_queue.waiting import database, looks, queued_here
+from durable_queue.waiting import database, ends, looks, queued_here
 from durable_queue.waiting.database import fragments
 from durable_queue.work.follow_ups import follow_up
 from durable_queue.work.outcomes import read
@@ -306,6 +306,60 @@ def test_group__that_is_not_kept(run: Run, wait: int) -> None:
         async_task(ADD, number, group=group, save=number == 0)
     with soon(lambda: run(most=2), 0.05), soon(run, 0.2):
         assert list(result_group(group, count=3, wait=wait)) == ["done"]
+
+
+@pytest.mark.parametrize("group", [7, 2.5, ("a", 1), UUID(int=3), "g" * 300], ids=["number", "float", "tuple", "UUID", "long"])
+def test_group__whose_name_can_not_be_searched_for(run: Run, group: Any) -> None:
+    for number in range(3):
+        async_task(ADD, number, group=group, save=number == 0)
+    with soon(lambda: run(most=2), 0.05), soon(run, 0.2):
+        began = time.monotonic()
+        assert list(result_group(group, count=3, wait=-1)) == ["done"]
+        assert time.monotonic() - began >= 0.2
+    delete_group(group)
+    assert result_group(group, wait=50) is None
+
+
+def test_group__whose_name_can_not_be_searched_for_of_a_chain() -> None:
+    async_chain([(ADD, (1,)), (ADD, (2,))], group=7)
+    OrmQ.objects.all().delete()
+    chain = Chain(group=7)
+    chain.append(ADD, 1)
+    chain.run()
+    with pytest.raises(LookupError, match="name groups by text"):
+        chain.result(wait=-1)
+
+
+@pytest.fixture
+def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process remembers one thing of each kind, and nobody is patient."""
+    for name in ("_tasks", "_names", "_groups"):
+        monkeypatch.setattr(queued_here, name, OrderedDict())
+    monkeypatch.setattr(queued_here, "_forgotten", {})
+    monkeypatch.setattr(queued_here, "MOST", 1)
+    monkeypatch.setattr(ends, "PATIENCE", 0.3)
+
+
+@pytest.mark.usefixtures("short_memory")
+def test_wait__for_what_this_process_has_forgotten(run: Run) -> None:
+    first = async_task(NOTHING, task_name="first", group="one", save=False)
+    run()
+    second = async_task(NOTHING, task_name="second", group="two", save=False)
+    assert result(first, wait=-1) is None
+    assert result("first", wait=-1) is None
+    assert result_group("one", wait=-1) is None
+    with soon(run, 0.5):
+        began = time.monotonic()
+        assert result(second, wait=-1) is None
+        assert time.monotonic() - began > 0.4, "it is in the queue"
+
+
+@pytest.mark.usefixtures("short_memory")
+def test_group__that_is_forgotten_and_can_not_be_searched_for() -> None:
+    async_task(NOTHING, group=7)
+    async_task(NOTHING, group="two")
+    with pytest.raises(LookupError, match="name groups by text"):
+        result_group(7, wait=-1)
 
 
 def test_group__whose_task_is_deleted(run: Run) -> None:

@@ -70,7 +70,7 @@ def delete_group(group_id: str, tasks: bool = False, cached: Any = Conf.CACHED) 
 
     Nothing happens to a group that has no tasks. Raises django.db.Error.
     """
-    queued_here.forget(group_id)
+    queued_here.forget(queued_here.name_of(group_id) or "")
     if cached:
         return delete_group_cached(group_id)
     found = of_group(group_id)

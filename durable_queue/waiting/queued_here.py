@@ -8,14 +8,15 @@ import functools
 import os
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from django.db import connections, transaction
 
+from durable_queue.store.rows import LENGTHS, text_of
 from durable_queue.waiting.database import alias
 
-MOST = 4096  # tasks, names and groups that are remembered, the latest of each
+MOST = 4096  # tasks, names and groups that are remembered, the latest of each; and tasks of a group, the first ones
 LONGEST = 255  # characters of a name that is remembered
 
 
@@ -23,12 +24,14 @@ LONGEST = 255  # characters of a name that is remembered
 class _Group:
     tasks: int = 0
     is_chain: bool = False
+    ids: list[str] = field(default_factory=list)  # of its tasks, if its name can't be searched for
 
 
 _lock = threading.Lock()
 _tasks: OrderedDict[str, None] = OrderedDict()
 _names: OrderedDict[str, str] = OrderedDict()
-_groups: OrderedDict[str, _Group] = OrderedDict()
+_groups: OrderedDict[str, _Group] = OrderedDict()  # by their names in the history
+_forgotten: dict[str, str] = {}  # of tasks, names and groups each: the greatest key that was forgotten
 
 
 def note(task: dict[str, Any]) -> None:
@@ -40,8 +43,9 @@ def note(task: dict[str, Any]) -> None:
         _note,
         task["id"],
         name if _is_text(name) else None,
-        group if _is_text(group) else None,
+        name_of(group),
         is_chain=bool(task.get("chain")),
+        is_searchable=is_searchable(group),
     )
     if connections[alias()].in_atomic_block:
         transaction.on_commit(noted, using=alias())
@@ -53,7 +57,17 @@ def _is_text(name: object) -> TypeGuard[str]:
     return isinstance(name, str) and len(name) <= LONGEST
 
 
-def _note(task_id: str, name: str | None, group: str | None, *, is_chain: bool) -> None:
+def is_searchable(group: object) -> bool:
+    """Whether the queue can be searched for a group: any other one is known by the ids of its tasks."""
+    return isinstance(group, str) and len(group.encode("utf-8", "surrogatepass")) <= LONGEST
+
+
+def name_of(group: object) -> str | None:
+    """A group's name as the history keeps it, whatever it was when its tasks were queued."""
+    return None if group is None else text_of(group, LENGTHS["group"])
+
+
+def _note(task_id: str, name: str | None, group: str | None, *, is_chain: bool, is_searchable: bool) -> None:
     with _lock:
         _tasks[task_id] = None
         if name is not None:
@@ -63,9 +77,12 @@ def _note(task_id: str, name: str | None, group: str | None, *, is_chain: bool) 
             _groups.move_to_end(group)
             known.tasks += 1
             known.is_chain = known.is_chain or is_chain
-        for noted in (_tasks, _names, _groups):
+            if not is_searchable and len(known.ids) < MOST:
+                known.ids.append(task_id)
+        for what, noted in (("tasks", _tasks), ("names", _names), ("groups", _groups)):
             while len(noted) > MOST:
-                noted.popitem(last=False)
+                key, _ = noted.popitem(last=False)
+                _forgotten[what] = max(_forgotten.get(what, ""), key)
 
 
 def _after_fork() -> None:
@@ -88,6 +105,27 @@ def is_uncommitted(name: str) -> bool:
 def has_queued(task_id: str) -> bool:
     """Whether this process has queued the task with this id."""
     return task_id in _tasks
+
+
+def may_have_forgotten(task_id: str) -> bool:
+    """Whether this process may have queued the task with this id so long ago that it has forgotten it: ids tell their time."""
+    return task_id <= _forgotten.get("tasks", "")
+
+
+def has_forgotten_names() -> bool:
+    """Whether this process has queued tasks whose names it has forgotten."""
+    return "names" in _forgotten
+
+
+def has_forgotten_groups() -> bool:
+    """The same of groups."""
+    return "groups" in _forgotten
+
+
+def ids_of(group: str) -> list[str]:
+    """The ids of the tasks that this process has queued in a group that can't be searched for."""
+    known = _groups.get(group)
+    return list(known.ids) if known else []
 
 
 def id_of(name: str) -> str | None:
