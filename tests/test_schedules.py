@@ -9,7 +9,9 @@ from html import unescape
 from typing import Any
 
 import pytest
+from django.core.exceptions import ValidationError
 from django.db import connection
+from django.db.models.signals import pre_save
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -18,6 +20,7 @@ from django_q.scheduler import scheduler
 from pytest_django import Settings
 
 from durable_queue.admin import queue
+from durable_queue.admin.schedules import ScheduleAdmin
 from durable_queue.models import ScheduleState
 from durable_queue.schedule.due import fingerprint
 from durable_queue.store.broker import Broker
@@ -256,6 +259,50 @@ def test_page__an_hour_old_puts_nothing_back(admin_client: Client) -> None:
     assert Schedule.objects.values_list("name", "next_run", "repeats", "task").get() == ("renamed", following, 2, "b" * 32)
     send(admin_client, pk, sent | {"repeats": "9"})
     assert Schedule.objects.values_list("next_run", "repeats").get() == (following, 9)
+
+
+def test_page__an_hour_old_puts_nothing_of_others_back(admin_client: Client) -> None:
+    pk = row(name="before", args="'a'", kwargs="", minutes=3).pk
+    sent = opened(admin_client, pk)
+    others = {"func": "math.hypot", "args": "3, 4", "hook": "math.sqrt", "schedule_type": "I", "minutes": 5, "cluster": None}
+    Schedule.objects.update(**others)
+    ScheduleState.objects.update_or_create(schedule_id=pk, defaults={"zone": "Asia/Tokyo"})
+    assert "adminform" not in (send(admin_client, pk, sent | {"name": "renamed"}).context or {})
+    assert Schedule.objects.values("name", *others).get() == others | {"name": "renamed"}
+    assert ScheduleState.objects.get().zone == "Asia/Tokyo"
+
+
+@pytest.mark.parametrize("pk", [True, False], ids=["changed", "new"])
+def test_page__what_only_saving_refuses_is_said(admin_client: Client, *, pk: bool) -> None:
+    """By a receiver of the project's own, or since somebody else has changed the row in between."""
+
+    def refuse(**_: object) -> None:
+        raise ValidationError({"func": "Not on Sundays."})
+
+    there = row().pk
+    url = reverse("admin:django_q_schedule_change", args=[there]) if pk else reverse("admin:django_q_schedule_add")
+    sent = opened(admin_client, there) | {"name": "renamed"} if pk else schedule_form()
+    pre_save.connect(refuse, sender=Schedule)
+    try:
+        response = admin_client.post(url, sent, follow=True)
+    finally:
+        pre_save.disconnect(refuse, sender=Schedule)
+    assert response.status_code == 200
+    assert "It was not saved: Not on Sundays." in response.content.decode()
+    assert list(Schedule.objects.values_list("name", flat=True)) == [None]
+
+
+def test_page__of_one_that_has_run_while_it_is_saved(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    pk = row(schedule_type="O").pk
+    sent = opened(admin_client, pk) | {"name": "renamed"}
+    save = ScheduleAdmin.save_model
+
+    def run_and_save(*args: Any, **kwargs: Any) -> None:
+        Schedule.objects.all().delete()
+        save(*args, **kwargs)
+
+    monkeypatch.setattr(ScheduleAdmin, "save_model", run_and_save)
+    assert "It was not saved: It has run, or was deleted" in send(admin_client, pk, sent).content.decode()
 
 
 def test_page__a_move_is_one(admin_client: Client) -> None:

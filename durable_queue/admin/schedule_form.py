@@ -9,7 +9,7 @@ from django.utils.functional import cached_property
 from django_q.conf import Conf
 from django_q.models import Schedule, validate_kwarg
 
-from durable_queue.schedule import doubts, loaded
+from durable_queue.schedule import doubts
 from durable_queue.schedule.due import zone_name
 from durable_queue.schedule.stored import state_of
 from durable_queue.schedule.zones import zone_names
@@ -40,7 +40,7 @@ class ScheduleForm(ModelForm):
         own = state.zone if state else ""
         for name, field in self.fields.items():
             field.help_text = HELP.get(name, field.help_text)
-            field.show_hidden_initial = name in loaded.RUN_FIELDS  # a run may change it while the page is open
+            field.show_hidden_initial = is_there  # a run, or somebody else, may change it while the page is open
             if is_there and self.initial.get(name) in (None, ""):
                 field.required = False
         if "next_run" in self.fields:
@@ -62,7 +62,9 @@ class ScheduleForm(ModelForm):
         return [name for name in super().changed_data if not self._is_same_text(name)]
 
     def _is_same_text(self, name: str) -> bool:
-        was, sent = self.initial.get(name), self.data.get(self.add_prefix(name))
+        """Whether a text is the one that the page has shown, or that there is now if the request does not say."""
+        was = self.data.get(self.add_initial_prefix(name), self.initial.get(name))
+        sent = self.data.get(self.add_prefix(name))
         return isinstance(was, str) and isinstance(sent, str) and was.strip().splitlines() == sent.strip().splitlines()
 
     def clean_func(self) -> str:
@@ -97,7 +99,8 @@ class ScheduleForm(ModelForm):
         if self.instance.pk is None:
             changed |= set(self.fields)
         else:  # what was not touched stays as it is by now: the page may have been open for an hour
-            fields |= {name: getattr(self.instance, name) for name in fields.keys() - changed - {"zone"}}
+            kept = fields.keys() - changed
+            fields |= {name: self.initial["zone"] if name == "zone" else getattr(self.instance, name) for name in kept}
         if kind == Schedule.MINUTES and {"schedule_type", "minutes"} & changed and not self.errors and not fields["minutes"]:
             self.add_error("minutes", "Write how many minutes lie between two runs: 1 or more.")
         if self.instance.pk is None and kind != Schedule.CRON and "next_run" in fields and not fields["next_run"]:

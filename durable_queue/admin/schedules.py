@@ -5,8 +5,10 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
@@ -38,6 +40,7 @@ class ScheduleList(ChangeList):
         states = states_of([schedule.pk for schedule in self.result_list], self.queryset.db)
         served = _served(self.queryset.db)
         for schedule in self.result_list:
+            schedule.func = str(schedule.func)  # which is its name: Django wants a text, and SQLite takes a blob
             schedule.kept = states.get(schedule.pk)
             schedule.is_served = _is_served(schedule, served)
 
@@ -74,6 +77,7 @@ class ScheduleAdmin(CheckedAddresses, DjangoQScheduleAdmin):  # type: ignore[mis
         """The schedule of this page, with its state."""
         schedule = super().get_object(request, object_id, from_field)
         if schedule is not None:
+            schedule.func = str(schedule.func)
             loaded.remember(set_next_run(schedule))
             schedule.kept = state_of(schedule.pk, schedule._state.db)
             schedule.is_served = _is_served(schedule, _served(schedule._state.db))
@@ -89,6 +93,19 @@ class ScheduleAdmin(CheckedAddresses, DjangoQScheduleAdmin):  # type: ignore[mis
         return super().changelist_view(request, {"title": "Scheduled tasks", **(extra_context or {})})
 
     # Changing.
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        """The page of one, or of a new one. What saving refuses though the form did not, others have changed meanwhile."""
+        try:
+            return super().changeform_view(request, object_id, form_url, extra_context)
+        except ValidationError as error:
+            self.message_user(request, f"It was not saved: {' '.join(error.messages)}", messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
+        except Schedule.DoesNotExist as error:
+            self.message_user(request, f"It was not saved: {error}", messages.ERROR)
+            return HttpResponseRedirect(reverse("admin:django_q_schedule_changelist"))
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Save it, and say when it runs if that is not what was typed, or at once."""
