@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 import psycopg
 import pytest
-from django.db import IntegrityError, OperationalError, connection, connections, transaction
+from django.apps import apps
+from django.db import IntegrityError, OperationalError, connection, connections, models, transaction
 from django.db.models.signals import post_delete, pre_delete
 from django.utils import timezone
 from django_q.conf import Conf
@@ -361,6 +362,54 @@ def test_deletion__that_a_receiver_refuses(error: BaseException, caplog: pytest.
     assert groups() == ["bad", "good"], "each ran once"
     Ended(Broker(), Life()).delete()
     assert not Schedule.objects.exists()
+
+
+@contextmanager
+def reminders(on_delete: Any) -> Iterator[Any]:
+    """A table of the project's own, with a foreign key to schedules."""
+
+    class Reminder(models.Model):  # noqa: DJ008 - nobody shows it
+        schedule = models.ForeignKey(Schedule, on_delete, related_name="+")
+
+        class Meta:
+            app_label = "notifications"
+
+    with connection.schema_editor() as editor:
+        editor.create_model(Reminder)
+    try:
+        yield Reminder
+    finally:
+        Reminder.objects.all().delete()  # type: ignore[attr-defined]
+        with connection.schema_editor() as editor:
+            editor.delete_model(Reminder)
+        del apps.all_models["notifications"]["reminder"]
+        apps.clear_cache()
+
+
+@real
+@pytest.mark.parametrize("on_delete", [models.PROTECT, models.CASCADE, models.DO_NOTHING], ids=lambda each: each.__name__)
+def test_deletion__of_one_that_a_foreign_key_names(on_delete: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with reminders(on_delete) as reminder:
+        named = once("named")
+        once("good")
+        reminder.objects.create(schedule_id=named)
+        run_all()
+        ended = Ended(Broker(), Life())
+        ended.delete()
+        ended.delete()
+        add("later")
+        run_all()
+        ended.delete()
+        is_kept = on_delete is not models.CASCADE
+        assert sorted(groups()) == ["good", "later", "named"], "each ran once"
+        assert Schedule.objects.filter(name="named").exists() == is_kept
+        assert not Schedule.objects.filter(name="good").exists()
+        assert reminder.objects.count() == is_kept
+        assert len(errors_of(caplog)) == is_kept
+        assert not is_kept or "Error" in state(named).problem
+        reminder.objects.all().delete()
+        Ended(Broker(), Life()).delete()
+        assert not Schedule.objects.filter(name="named").exists()
 
 
 @real
