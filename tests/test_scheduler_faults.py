@@ -368,7 +368,7 @@ def test_deletion__that_a_receiver_refuses(error: BaseException, caplog: pytest.
 def reminders(on_delete: Any) -> Iterator[Any]:
     """A table of the project's own, with a foreign key to schedules."""
 
-    class Reminder(models.Model):
+    class Reminder(models.Model):  # noqa: DJ008 - nobody shows it
         schedule = models.ForeignKey(Schedule, on_delete, related_name="+")
 
         class Meta:

@@ -321,9 +321,9 @@ def test_group__whose_name_can_not_be_searched_for(run: Run, group: Any) -> None
 
 
 def test_group__whose_name_can_not_be_searched_for_of_a_chain() -> None:
-    async_chain([(ADD, (1,)), (ADD, (2,))], group=7)  # type: ignore[arg-type]
+    async_chain([(ADD, (1,)), (ADD, (2,))], group=7)
     OrmQ.objects.all().delete()
-    chain = Chain(group=7)  # type: ignore[arg-type]
+    chain = Chain(group=7)
     chain.append(ADD, 1)
     chain.run()
     with pytest.raises(LookupError, match="name groups by text"):
