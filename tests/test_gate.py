@@ -266,11 +266,11 @@ def test_backlog__beyond_it(installation: dict[str, str], tmp_path: Path) -> Non
         for _ in range(9):
             execute(installation, later)
         with queue_workers(env=installation | limit | one_at_a_time, output=tmp_path / "output"):
-            wait_until(lambda: execute(installation, published) == [(0,)], what="upkeep publishes")
+            wait_until(lambda: execute(installation, published) == [(0,)], timeout=60, what="upkeep publishes")
             assert post() == 200
             task = f"async_task('tests.support.fault_tasks.write_when_told', {str(go)!r})"
             manage("shell", "-c", f"from django_q.tasks import async_task\nfor _ in range(9): {task}", env=installation)
-            wait_until(lambda: post() == 503, what="it is noticed")
+            wait_until(lambda: post() == 503, timeout=60, what="it is noticed")
             for method, target in (("POST", "/basic/send-notification/a"), ("POST", "/tasks"), ("POST", "/tasks/bulk")):
                 answer = web.ask(method, target)
                 assert (answer.status, answer.headers["retry-after"]) == (503, "5")
