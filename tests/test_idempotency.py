@@ -16,7 +16,7 @@ from django_q.models import OrmQ
 
 from durable_queue import BackgroundTasks
 from durable_queue.conf import cluster_conf
-from durable_queue.intake import idempotency
+from durable_queue.intake import group_commit, idempotency
 from durable_queue.intake.idempotency import KeyReusedError, key_of
 from durable_queue.models import IdempotencyKey
 from durable_queue.store.broker import Broker
@@ -30,6 +30,13 @@ from tests.support import environment, selection
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take long to answer."""
+    monkeypatch.setattr(group_commit, "ANSWER", 20.0)
+    monkeypatch.setattr(group_commit, "AGAIN", 20.0)
 
 
 def key(name: str = "one", *, request: str = "the same", scope: str = "") -> Key:
@@ -149,10 +156,12 @@ def test_key__that_another_request_uses_at_the_same_moment() -> None:
 # What was not queued.
 
 
-def test_key__is_kept_with_the_tasks_or_not_at_all() -> None:
+def test_key__is_kept_with_the_tasks_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """On PostgreSQL the answer comes too late, and nobody knows what came of it."""
+    monkeypatch.setattr(group_commit, "ANSWER", 1.0)
     with pytest.raises(DatabaseError), locked_queue():
         post()
+    monkeypatch.setattr(group_commit, "ANSWER", 20.0)
     connection.close()
     wait_until(lambda: IdempotencyKey.objects.count() == OrmQ.objects.count(), what="both or none")
     first = post()

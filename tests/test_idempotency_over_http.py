@@ -13,9 +13,10 @@ import pytest
 from tests.support import selection
 from tests.support.installations import QueueTable, execute, queue_table
 from tests.support.processes import free_port, is_listening, manage, running, wait_until, web
-from tests.support.raw_http import Answer, Request, ask
+from tests.support.raw_http import Answer, Connection, Request, ask
 
 ALICE = "/send-notification/alice?q=a"
+PATIENCE = 40.0  # seconds for an answer, on a busy machine
 
 
 @dataclass
@@ -30,7 +31,8 @@ class Service:
         """The answer of one of them to a POST."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         own = {} if key is None else {"Idempotency-Key": key}
-        return ask(self.ports[process], Request(target=target, headers=own | named))
+        with Connection(self.ports[process], timeout=PATIENCE) as connection:
+            return connection.ask(Request(target=target, headers=own | named))
 
     def queued(self) -> list[str]:
         """The ids of what is queued under a key."""
