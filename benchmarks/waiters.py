@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.client import HTTPConnection
@@ -74,19 +73,27 @@ class Waiters:
             time.sleep(0.05)
 
     def _read(self) -> None:
+        parts = dict.fromkeys(self._asking, b"")
         while not self._is_over.is_set():
             for descriptor, _ in self._poll.poll(0.1):
                 connection, task_id = self._asking[descriptor]
-                body = connection.recv(LARGEST).partition(b"\r\n\r\n")[2]
-                task = {}
-                with suppress(ValueError):
-                    task = json.loads(body)
-                if task.get("status") in ENDED:
-                    self.late.append(time.time() - datetime.fromisoformat(task["finished_at"]).timestamp())
-                else:
-                    self.early += 1
-                    if self.again:
-                        connection.sendall(_request(task_id))
+                received = connection.recv(LARGEST)
+                answer = parts[descriptor] + received
+                is_whole = answer.endswith(b"}")  # answers are JSON objects
+                parts[descriptor] = b"" if is_whole else answer
+                if not received:  # the web server has ended
+                    self._poll.unregister(connection)
+                elif is_whole and not self._note(answer) and self.again:
+                    connection.sendall(_request(task_id))
+
+    def _note(self, answer: bytes) -> bool:
+        """Whether the task has ended."""
+        task = json.loads(answer.partition(b"\r\n\r\n")[2])
+        if task.get("status") in ENDED:
+            self.late.append(time.time() - datetime.fromisoformat(task["finished_at"]).timestamp())
+            return True
+        self.early += 1
+        return False
 
 
 def _request(task_id: str) -> bytes:
