@@ -192,7 +192,7 @@ def test_proxy__trusted(installation: dict[str, str], tmp_path: Path) -> None:
 
 @selection.once
 def test_proxy__stranger(installation: dict[str, str], tmp_path: Path) -> None:
-    with gate(installation, tmp_path, migrated=False, NOTIFIER_TRUSTED_PROXIES="10.0.0.2", NOTIFIER_HTTPS="true") as web:
+    with gate(installation, tmp_path, NOTIFIER_TRUSTED_PROXIES="10.0.0.2", NOTIFIER_HTTPS="true") as web:
         for target in ("/tasks/tell", "/tell"):
             told = web.told(target, **EVIL)
             assert (told["client"], told["scheme"], told["host"]) == ("127.0.0.1", "http", "127.0.0.1")
