@@ -119,11 +119,11 @@ def check_sqlite(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list
 def check_indexes(
     app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """Without its indexes the queue works, but reads whole tables for each task."""
+    """Without its indexes the queue works, but reads whole tables for each task; without its columns it tells less."""
     remedy = "`manage.py migrate` makes them again, even where there is nothing to migrate."
     lost = {using: ", ".join(indexes.missing(connections[using])) for using in filter(is_supported, databases or ())}
     return [
-        Warning(f"The database {using!r} has lost indexes: {names}.", hint=remedy, id="durable_queue.W002")
+        Warning(f"The database {using!r} has lost indexes or columns: {names}.", hint=remedy, id="durable_queue.W002")
         for using, names in lost.items()
         if names
     ]

@@ -17,6 +17,7 @@ from durable_queue.store.finding import LONGEST, Found
 from durable_queue.store.leases import home_queue
 from durable_queue.store.table import Table
 from durable_queue.task import preview
+from durable_queue.task.beginning import read_beginning
 from durable_queue.task.calls import DONE, IN_ORDER, already_imported, path_today
 from durable_queue.task.errors import one_line
 from durable_queue.task.identifiers import is_task_id, queued_at
@@ -159,7 +160,7 @@ def _of_ended(task: Found) -> TaskStatus:
 
 
 def _preview(payload: str) -> Preview:
-    return preview.read(payload) if len(payload) <= LONGEST else preview.read_beginning(payload)
+    return preview.read(payload) if len(payload) <= LONGEST else read_beginning(payload)
 
 
 def _calls(path: str, args: Any) -> tuple[int, int]:

@@ -358,7 +358,7 @@ def plan_of(connection: BaseDatabaseWrapper, ask: Callable[[], object]) -> str:
 def read_from_end_to_end(plan: str) -> list[str]:
     """The scans in a plan that look no value up."""
     if environment.DATABASE == "sqlite":
-        return re.findall(r"SCAN (?:django_q_\w+|done)\b.*", plan)
+        return re.findall(r"SCAN (?:django_q_\w+|done|[acqh])\b.*", plan)
     nodes = re.split(r"->|\bSubPlan\b", plan)
     by_value = ("Index Cond", "Recheck Cond")  # the latter of a scan of what an index has found
     return [node for node in nodes if " Scan " in node and "django_q_" in node and not any(each in node for each in by_value)]

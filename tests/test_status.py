@@ -6,18 +6,22 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
-from django.db import connection, connections, transaction
+from django.core.management import call_command
+from django.db import DatabaseError, connection, connections, transaction
 from django_q.models import OrmQ, Task
-from django_q.tasks import async_task
+from django_q.tasks import async_task, fetch, result
 
+from durable_queue import checks
 from durable_queue.intake import packaging
-from durable_queue.models import Cancellation, Worker
+from durable_queue.models import Cancellation, DeadLetter, Worker
 from durable_queue.states import State
-from durable_queue.status import have_ended, result_of, status_of, statuses
+from durable_queue.status import have_ended, newest, result_of, status_of, statuses
+from durable_queue.store import indexes, listing, own_columns
 from durable_queue.store.broker import Broker
 from durable_queue.store.databases import table_of
 from durable_queue.store.finding import LONGEST
@@ -26,17 +30,20 @@ from durable_queue.store.queue_connection import own_connection
 from durable_queue.store.rows import HISTORY_TABLE, QUEUE_TABLE
 from durable_queue.task import signing
 from durable_queue.task.calls import IN_ORDER, with_progress
-from durable_queue.task.identifiers import new_task_id
+from durable_queue.task.identifiers import new_task_id, queued_at
 from durable_queue.task.policy import DEFAULT
 from durable_queue.task.preview import Unreadable
 from durable_queue.work import outcomes
+from tests.support import selection
+from tests.support.here import run_due
 from tests.support.queue_rows import worker
-from tests.test_lookup import history, package, plan_of, read_from_end_to_end
+from tests.support.stored_tasks import succeed_once
+from tests.test_lookup import RaisesWhenRead, history, package, plan_of, read_from_end_to_end
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 TAKE_ONE, FAIL = "tests.support.cluster_tasks.take_one", "tests.support.cluster_tasks.fail"
-PATIENT = "tests.support.stored_tasks.succeed_once"  # one attempt, by its decorator
+PATIENT = f"{succeed_once.__module__}.succeed_once"  # one attempt, by its decorator
 ERROR = """no such file: '/srv/data/log.txt' : Traceback (most recent call last):
   File "/srv/app/tasks.py", line 7, in write
     raise FileNotFoundError(2)
@@ -148,7 +155,7 @@ def test_status__of_a_success(result: object) -> None:
     assert (found.state, found.name, found.func, found.queue) == (State.SUCCEEDED, "one", TAKE_ONE, "notifier")
     assert (found.attempts, found.worker, found.error, found.due_at) == (1, str(alice), "", None)
     assert (found.calls, found.calls_done) == (1, 1)
-    assert found.enqueued_at is not None and found.started_at is not None and found.finished_at is not None
+    assert None not in (found.enqueued_at, found.started_at, found.finished_at)
     assert result_of(found) == result
 
 
@@ -211,7 +218,7 @@ def test_status__of_ids_that_begin_alike() -> None:
 
 # What payloads hold.
 
-CALLS = tuple((path, (number,), {}) for number, path in enumerate((TAKE_ONE, PATIENT, TAKE_ONE)))
+CALLS: tuple[Any, ...] = tuple((path, (number,), {}) for number, path in enumerate((TAKE_ONE, PATIENT, TAKE_ONE)))
 
 
 def test_calls__of_a_task_that_goes_on_after_a_retry() -> None:
@@ -277,8 +284,6 @@ def test_status__of_odd_tasks(odd: dict[str, Any], make: Any) -> None:
 
 def test_status__runs_nothing_that_a_payload_names() -> None:
     """A function itself, as django-q2 lets one queue it, and a class that raises when it is made."""
-    from tests.test_lookup import RaisesWhenRead  # noqa: PLC0415
-
     found = known(queued(func=packaging.enqueue, args=(RaisesWhenRead(SystemExit),)))
     assert (found.func, found.max_attempts) == ("durable_queue.intake.packaging.enqueue", DEFAULT.attempts)
 
@@ -309,6 +314,94 @@ def test_enqueued_at__of_ids_that_do_not_tell() -> None:
     alice, rows = take()
     Broker().settle_and_claim(alice, [succeeding(row) for row in rows])
     assert known(stock).enqueued_at is None, "as another program's worker leaves it"
+
+
+def test_worker_and_enqueued_at__of_ended_tasks(tmp_path: Path) -> None:
+    """As attempts leave them, whatever becomes of them."""
+    started = datetime(2026, 11, 1, tzinfo=UTC)
+    stock, ours, fails = (
+        queued(id=task_id, started=started, func=func)
+        for task_id, func in ((uuid.uuid4().hex, TAKE_ONE), (new_task_id(), TAKE_ONE), (uuid.uuid4().hex, PATIENT))
+    )
+    run_due(tmp_path)
+    assert (known(stock).enqueued_at, known(stock).worker) == (started, "alice")
+    assert known(ours).worker == "alice"
+    assert known(ours).enqueued_at == queued_at(ours)
+    assert (known(fails).state, known(fails).enqueued_at, known(fails).worker) == (State.FAILED, started, "alice")
+
+
+def test_worker__of_a_task_that_ran_again() -> None:
+    task_id = queued()
+    alice, (row,) = take()
+    Broker().settle_and_claim(alice, [succeeding(row, None, "1 on a")])
+    queued(id=task_id)
+    (row,) = Broker().settle_and_claim(alice, claim=1).rows
+    Broker().settle_and_claim(alice, [succeeding(row, None, "2 on b")])
+    assert known(task_id).worker == "2 on b"
+
+
+def test_refused__keeps_the_id_the_name_and_the_function(tmp_path: Path) -> None:
+    task_id = queued(name="poison", args=(RaisesWhenRead(ValueError),), hook="math.hypot")
+    run_due(tmp_path)
+    assert DeadLetter.objects.get().task_id == task_id
+    found = known(task_id)
+    assert (found.state, found.name, found.func, found.worker) == (State.FAILED, "poison", TAKE_ONE, "alice")
+    assert found.error.startswith("The payload can't be unpickled: ValueError")
+    task = fetch(task_id)
+    assert task
+    assert (task.name, task.hook, result(task_id)) == ("poison", "math.hypot", task.result)
+
+
+# Our own columns, without which the history goes on.
+
+
+@pytest.fixture
+def rebuilt() -> Iterator[None]:
+    """django-q2's table, as a migration of django-q2 leaves it on SQLite: without our columns."""
+    with connection.cursor() as cursor:
+        for name in own_columns.NAMES:
+            cursor.execute(f"ALTER TABLE {HISTORY_TABLE} DROP COLUMN {name}")
+    yield
+    indexes.restore_missing("default")
+
+
+def settle_one() -> str:
+    """Have a task succeed; return its id."""
+    task_id = queued()
+    alice, (row,) = take(uuid.uuid4().hex)
+    try:
+        Broker().settle_and_claim(alice, [succeeding(row)])
+    except DatabaseError:  # as a worker does: it tries again
+        assert connection.vendor == "postgresql"
+        Broker().settle_and_claim(alice, [succeeding(row)])
+    return task_id
+
+
+@pytest.mark.usefixtures("rebuilt")
+def test_own_columns__while_they_are_missing() -> None:
+    for _ in range(2):
+        found = known(settle_one())
+        assert (found.state, found.worker) == (State.SUCCEEDED, "")
+    (warning,) = checks.check_indexes(None, databases=["default"])
+    assert "cluster_worker, cluster_queued" in str(warning.msg)
+    call_command("migrate", verbosity=0, skip_checks=True)
+    assert checks.check_indexes(None, databases=["default"]) == []
+    assert known(settle_one()).worker == "7 on here"
+
+
+@pytest.mark.usefixtures("rebuilt")
+def test_own_columns__a_reader_that_finds_them_missing() -> None:
+    assert known(history(new_task_id(), success=True).id).worker == ""
+
+
+@selection.on_sqlite
+def test_own_columns__are_lost_to_a_rebuild_and_restored() -> None:
+    task_id = settle_one()
+    with connection.schema_editor() as editor:
+        editor._remake_table(Task)  # type: ignore[attr-defined]
+    assert known(task_id).state is State.SUCCEEDED
+    call_command("migrate", verbosity=0, skip_checks=True)
+    assert (known(task_id).worker, known(settle_one()).worker) == ("", "7 on here")
 
 
 # Several, and the database.
@@ -359,7 +452,7 @@ def full() -> Iterator[list[str]]:
     """Long tables that the database has no statistics of; gives the ids of some tasks."""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            cursor.execute(f"TRUNCATE {QUEUE_TABLE}, {HISTORY_TABLE}")
+            cursor.execute(f"SET statement_timeout = 0; TRUNCATE {QUEUE_TABLE}, {HISTORY_TABLE}")
             for table in (QUEUE_TABLE, HISTORY_TABLE):
                 cursor.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
             made = "generate_series(1, 100000) AS number"
@@ -367,9 +460,10 @@ def full() -> Iterator[list[str]]:
         else:
             made = "(WITH RECURSIVE n(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM n LIMIT 100000) SELECT * FROM n)"
             task_id = "printf('0190%08x7%019x', number, number)"
+        at = "'2026-01-01 00:00:00+00:00'"
         cursor.execute(
-            f"INSERT INTO {HISTORY_TABLE} (id, name, func, started, stopped, success, attempt_count) SELECT {task_id}, 'n', 'f', "
-            f"'2026-01-01 00:00:00+00:00', '2026-01-01 00:00:00+00:00', number % 50 > 0, 1 FROM {made}"
+            f"INSERT INTO {HISTORY_TABLE} (id, name, func, started, stopped, success, attempt_count) "  # noqa: S608
+            f"SELECT {task_id}, 'n', 'f', {at}, {at}, number % 50 > 0, 1 FROM {made}"
         )
     tasks = [package(number) for number in range(3000)]
     Broker().enqueue_all([signing.dumps(task) for task in tasks])
@@ -378,16 +472,21 @@ def full() -> Iterator[list[str]]:
         if connection.vendor == "postgresql":
             for table in (QUEUE_TABLE, HISTORY_TABLE):
                 cursor.execute(f"ALTER TABLE {table} RESET (autovacuum_enabled)")
+            cursor.execute("RESET statement_timeout")
         else:
             cursor.execute("DROP TABLE IF EXISTS sqlite_stat1")
 
 
 @pytest.mark.parametrize("analyzed", [False, True], ids=["without statistics", "with statistics"])
-def test_plans__look_up_by_indexes(full: list[str], *, analyzed: bool) -> None:
+def test_plans__look_up_by_indexes(full: list[str], monkeypatch: pytest.MonkeyPatch, *, analyzed: bool) -> None:
+    monkeypatch.setattr(listing, "SCANNED", 100)  # of a queue that is no longer than this, all is read
     with connection.cursor() as cursor:
         for table in (QUEUE_TABLE, HISTORY_TABLE) if analyzed else ():
             cursor.execute(f"ANALYZE {table}")
-    table = table_of(connection)
+    for state in (None, *State):
+        for queue in ("", "notifier"):
+            plan = plan_of(connection, lambda s=state, q=queue: newest(limit=5, state=s, queue=q))  # type: ignore[misc]
+            assert read_from_end_to_end(plan) == []
     for ids in (full[:1], full[-1:], full):
         plan = plan_of(connection, lambda ids=ids: statuses(ids))  # type: ignore[misc]
         assert "cluster_task" in plan
@@ -398,4 +497,3 @@ def test_plans__look_up_by_indexes(full: list[str], *, analyzed: bool) -> None:
         assert read_from_end_to_end(plan) == []
     with own_connection() as own:
         assert read_from_end_to_end(plan_of(own, lambda: statuses(full, using="default"))) == []
-    assert table.run(f"SELECT count(*) FROM {HISTORY_TABLE}")[0][0] == 100_000

@@ -13,6 +13,7 @@ from django.utils.text import Truncator
 
 from durable_queue.admin.pages import ReadOnlyAdmin, attempts_table, duration, moment, notes_list, preformatted
 from durable_queue.models import Cancellation, DeadLetter, FailedAttempt, Note
+from durable_queue.status import status_of
 from durable_queue.task.identifiers import queued_at
 from durable_queue.task.preview import STORED, read_stored, shown
 from durable_queue.task.text import storable
@@ -118,6 +119,12 @@ class HistoryAdmin(ReadOnlyAdmin):
         """How long the last attempt took."""
         return duration(task.started, task.stopped)
 
+    @admin.display(description="Worker")
+    def worker(self, task: Any) -> str:
+        """The worker of the last attempt."""
+        status = status_of(task.id, using=type(task)._default_manager.db)
+        return status.worker if status else ""
+
     @admin.display(description="Failed attempts")
     def attempts(self, task: Any) -> SafeString | None:
         """The attempts that failed, with their errors."""
@@ -135,7 +142,7 @@ class SuccessAdmin(HistoryAdmin):
     list_display = ("name", "function", "ended", "took")
     fields = (
         *("name", "id", "func", "arguments", "keyword_arguments", "returned"),
-        *("queued", "began", "ended", "took", "attempt_count", "attempts", "notes", "group", "hook", "cluster"),
+        *("queued", "began", "ended", "took", "worker", "attempt_count", "attempts", "notes", "group", "hook", "cluster"),
     )
     readonly_fields = fields
 

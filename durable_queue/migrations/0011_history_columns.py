@@ -12,13 +12,16 @@ from durable_queue.store import own_columns
 
 def add_columns(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
     """Add them, empty: on both databases that takes no time, however long the table is."""
-    for name in (own_columns.WORKER, own_columns.QUEUED):
+    for name in own_columns.NAMES:
         schema_editor.execute(own_columns.addition(schema_editor.connection.vendor, name))
 
 
 def drop_columns(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
     """The reverse. SQLite writes the table anew."""
-    for name in (own_columns.QUEUED, own_columns.WORKER):
+    connection = schema_editor.connection
+    with connection.cursor() as cursor:
+        there = {column.name for column in connection.introspection.get_table_description(cursor, "django_q_task")}
+    for name in there & set(own_columns.NAMES):
         schema_editor.execute(f'ALTER TABLE "django_q_task" DROP COLUMN "{name}"')
 
 

@@ -68,11 +68,12 @@ def find(table: Table, task_ids: Collection[str]) -> dict[str, Found]:
     if not task_ids:
         return {}
     parts = {task_id: lookup.part_of(task_id) for task_id in sorted(task_ids)}  # neighbours stand on the same pages
-    rows = with_own_columns(lambda has_own: table.run(_statement(type(table), has_own=has_own), table.asked_values(parts)))
+    values = table.dialect.asked_values(parts)
+    rows = with_own_columns(lambda has_own: table.run(_statement(type(table), has_own=has_own), values))
     found: dict[str, Found] = {}
     now = datetime.now(UTC)
-    for values in rows:
-        task = _as_found(table, values, now)
+    for columns in rows:
+        task = _as_found(table, columns, now)
         if task.row is None:
             found.setdefault(task.id, task)
         elif lookup.id_in(task.content or "") == task.id:  # the index compares the first 30 digits
@@ -98,28 +99,29 @@ def queued_among(table: Table, task_ids: Collection[str]) -> set[str]:
         return set()
     parts = {task_id: lookup.part_of(task_id) for task_id in sorted(task_ids)}
     sql = (
-        f"SELECT asked.id FROM ({table.asked}) AS asked "  # noqa: S608
+        f"SELECT asked.id FROM ({table.dialect.asked}) AS asked "  # noqa: S608
         f"WHERE (SELECT count(*) FROM {QUEUE_TABLE} WHERE {table.part} = asked.part) > 0"
     )
-    return {task_id for (task_id,) in table.run(sql, table.asked_values(parts))}
+    return {task_id for (task_id,) in table.run(sql, table.dialect.asked_values(parts))}
 
 
 @cache
 def _statement(table: type[Table], *, has_own: bool) -> str:
     """Each of the joins looks a few rows up by an index, whatever the planner thinks of the tables."""
+    words = table.dialect
     own = f"h.{WORKER}, h.{QUEUED}" if has_own else "NULL, NULL"
     failure = f"a.worker, a.started, a.stopped, substr(a.error, 1, {LONGEST + 1})"
-    cancelled = f"c.requested, c.heeded, {table.present_moment}"
+    cancelled = f"c.requested, c.heeded, {words.present}"
     last = f"SELECT id FROM {ATTEMPTS_TABLE} WHERE {{}} ORDER BY id DESC LIMIT 1"  # noqa: S608
     tried = f"SELECT count(*) FROM {ATTEMPTS_TABLE} WHERE row = q.id"  # noqa: S608
-    cancellation = table.look_up(CANCELLATIONS_TABLE, "c", "c.task_id = asked.id", outer=True)
+    cancellation = words.look_up(CANCELLATIONS_TABLE, "c", "c.task_id = asked.id", outer=True)
     return f"""
-        WITH asked AS MATERIALIZED ({table.asked})
+        WITH asked AS MATERIALIZED ({words.asked})
         SELECT asked.id, q.id, q.key, q.lock, substr(q.payload, 1, {LONGEST + 1}), NULL, NULL, NULL, NULL, NULL,
-            ({tried}), NULL, NULL, NULL, {failure}, w.pid, w.host, {table.entry_of("w.in_hand", "asked.id")}, {cancelled}
+            ({tried}), NULL, NULL, NULL, {failure}, w.pid, w.host, {words.entry_of("w.in_hand", "asked.id")}, {cancelled}
         FROM asked
-        {table.look_up(QUEUE_TABLE, "q", f"{table.part} = asked.part")}
-        {table.look_up(ATTEMPTS_TABLE, "a", f"a.id = ({last.format('row = q.id')})", outer=True)}
+        {words.look_up(QUEUE_TABLE, "q", f"{table.part} = asked.part")}
+        {words.look_up(ATTEMPTS_TABLE, "a", f"a.id = ({last.format('row = q.id')})", outer=True)}
         LEFT JOIN {WORKERS_TABLE} AS w ON w.lease = q.lock
         {cancellation}
         UNION ALL
@@ -127,7 +129,7 @@ def _statement(table: type[Table], *, has_own: bool) -> str:
             CASE WHEN h.func = '{IN_ORDER}' THEN substr(h.args, 1, {LONGEST + 1}) END, h.name, h.func, h.started, h.stopped,
             h.success, h.attempt_count, substr(h.result, 1, {LONGEST + 1}), {own}, {failure}, NULL, NULL, NULL, {cancelled}
         FROM asked
-        {table.look_up(HISTORY_TABLE, "h", "h.id = asked.id")}
-        {table.look_up(ATTEMPTS_TABLE, "a", f"a.id = ({last.format('task_id = asked.id')})", outer=True)}
+        {words.look_up(HISTORY_TABLE, "h", "h.id = asked.id")}
+        {words.look_up(ATTEMPTS_TABLE, "a", f"a.id = ({last.format('task_id = asked.id')})", outer=True)}
         {cancellation}
     """  # noqa: S608

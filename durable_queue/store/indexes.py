@@ -1,7 +1,7 @@
-"""The indexes that this app keeps on django-q2's tables, and how it restores them.
+"""The indexes that this app keeps on django-q2's tables, and how it restores them; its columns there too (`own_columns`).
 
-django-q2's models don't know of these indexes. When a migration of django-q2 changes a table on SQLite, Django makes a new
-table with the indexes of the model only (`_remake_table` in its backends/sqlite3/schema.py), and drops the others silently.
+django-q2's models don't know of these. When a migration of django-q2 changes a table on SQLite, Django makes a new table with
+the indexes and columns of the model only (`_remake_table` in its backends/sqlite3/schema.py), and drops the others silently.
 """
 
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.recorder import MigrationRecorder
 
+from durable_queue.store import own_columns
 from durable_queue.store.databases import is_supported, table_of
 from durable_queue.store.rows import HISTORY_TABLE, QUEUE_TABLE
 
@@ -40,28 +41,36 @@ INDEXES = {
 
 
 def missing(connection: BaseDatabaseWrapper) -> list[str]:
-    """The names of the indexes that the database lacks, by its applied migrations. Raises django.db.Error."""
+    """The names of the indexes and columns that the database lacks, by its applied migrations. Raises django.db.Error."""
     # Django's introspection would take 11 ms, and `post_migrate` follows each test that flushes its database.
     table = table_of(connection)
     found = table.run(table.indexes_there, (QUEUE_TABLE, HISTORY_TABLE))
     tables, there = {on for on, _ in found}, {name for _, name in found}
-    absent = [name for name, index in INDEXES.items() if index.table in tables and name not in there]
+    absent = {name: index.migration for name, index in INDEXES.items() if index.table in tables and name not in there}
+    if columns := {name for (name,) in table.run(table.columns_there, (HISTORY_TABLE,))}:
+        absent |= {name: own_columns.MIGRATION for name in own_columns.NAMES if name not in columns}
     applied = MigrationRecorder(connection).applied_migrations() if absent else {}
-    return [name for name in absent if ("durable_queue", INDEXES[name].migration) in applied]
+    return [name for name, migration in absent.items() if ("durable_queue", migration) in applied]
 
 
 def restore_missing(using: str) -> list[str]:
-    """Make the indexes that the database with this alias lacks; return their names. Raises django.db.Error."""
+    """Make what the database with this alias lacks, columns empty; return the names. Raises django.db.Error."""
     connection = connections[using]
     names = missing(connection)
     if names:
         with transaction.atomic(using=using), connection.cursor() as cursor:
             for name in names:
-                cursor.execute(INDEXES[name].sql(name, table_of(connection).part))
+                is_column = name in own_columns.NAMES
+                cursor.execute(
+                    own_columns.addition(connection.vendor, name)
+                    if is_column
+                    else INDEXES[name].sql(name, table_of(connection).part)
+                )
+    own_columns.note_restored()
     return names
 
 
 def restore_after_migrate(sender: AppConfig, using: str, **kwargs: Any) -> None:
-    """Restore lost indexes: a receiver of `post_migrate`."""
+    """Restore lost indexes and columns: a receiver of `post_migrate`."""
     if is_supported(using):
         restore_missing(using)

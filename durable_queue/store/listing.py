@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from durable_queue.models import Cancellation
-from durable_queue.states import FOR_NOW_UNTIL, State, due_since, state_of_ended, state_of_row
+from durable_queue.states import FOR_NOW_UNTIL, State, due_since, held_from, state_of_ended, state_of_row
 from durable_queue.store.leases import alone_queue, home_queue
 from durable_queue.store.lookup import id_in
 from durable_queue.store.rows import ATTEMPTS_TABLE, HISTORY_TABLE, QUEUE_TABLE, WORKERS_TABLE
@@ -165,11 +165,15 @@ def _branches(table: Table, place: _Place, state: State | None, most: int) -> It
 
 def _queue_branch(table: Table, row: int, state: State | None, most: int) -> tuple[str, list[Any]]:
     tried = f"SELECT count(*) FROM {ATTEMPTS_TABLE} WHERE row = q.id"  # noqa: S608
-    # In all streams: the place, the payload's beginning, the queue, `lock`, `success`, a count, the present moment.
-    columns = f"0, CAST(q.id AS text), substr(q.payload, 1, 72), q.key, q.lock, NULL, ({tried}), {table.present_moment}"
+    # In all streams: the place, the payload's beginning, the queue, `lock`, the present moment, `success`, a count.
+    # Each of one type: PostgreSQL takes a NULL in a subquery for text.
+    moments = f"CAST(q.lock AS text), CAST({table.dialect.present} AS text)"
+    columns = f"0, CAST(q.id AS text), substr(q.payload, 1, 72), q.key, {moments}, 0, ({tried})"
     if state is State.RUNNING:  # by the workers' leases, however long the queue is
-        held = table.look_up(QUEUE_TABLE, "q", "q.key = w.queue AND q.lock = w.lease AND q.id < %s")
-        return f"SELECT {columns} FROM {WORKERS_TABLE} AS w {held} ORDER BY q.id DESC LIMIT {most}", [row]  # noqa: S608
+        # That a lease is later than all else tells the planner that few rows have one, where many have the same `lock`.
+        held = table.dialect.look_up(QUEUE_TABLE, "q", "q.key = w.queue AND q.lock = w.lease AND q.lock > %s AND q.id < %s")
+        values = [table.moment(held_from()), row]
+        return f"SELECT {columns} FROM {WORKERS_TABLE} AS w {held} ORDER BY q.id DESC LIMIT {most}", values  # noqa: S608
     return f"SELECT {columns} FROM {QUEUE_TABLE} AS q WHERE q.id < %s ORDER BY q.id DESC LIMIT {most}", [row]  # noqa: S608
 
 
@@ -178,12 +182,12 @@ def _history_branch(
 ) -> tuple[str, list[Any]]:
     condition, values = span
     heeded = f"SELECT count(*) FROM {CANCELLATIONS_TABLE} AS c WHERE c.task_id = h.id AND c.heeded IS NOT NULL"  # noqa: S608
-    columns = f"{number}, h.id, NULL, h.cluster, NULL, h.success, ({heeded}), NULL"
+    columns = f"{number}, h.id, NULL, h.cluster, NULL, NULL, CASE WHEN h.success THEN 1 ELSE 0 END, ({heeded})"
     if state is State.CANCELLED:  # they are few
         some = f"c.heeded IS NOT NULL AND c.task_id {condition.format('c.task_id')}"
-        source = f"{CANCELLATIONS_TABLE} AS c {table.look_up(HISTORY_TABLE, 'h', 'h.id = c.task_id')} WHERE {some}"
+        source = f"{CANCELLATIONS_TABLE} AS c {table.dialect.look_up(HISTORY_TABLE, 'h', 'h.id = c.task_id')} WHERE {some}"
         return f"SELECT {columns} FROM {source} ORDER BY c.task_id DESC LIMIT {most}", values  # noqa: S608
-    failed = f" {table.by_failed} WHERE NOT h.success AND" if state is State.FAILED else " WHERE"
+    failed = f" {table.dialect.by_failed} WHERE NOT h.success AND" if state is State.FAILED else " WHERE"
     source = f"{HISTORY_TABLE} AS h{failed} h.id {condition.format('h.id')}"
     return f"SELECT {columns} FROM {source} ORDER BY h.id DESC LIMIT {most}", values  # noqa: S608
 
@@ -192,11 +196,11 @@ def _queued(table: Table, rows: Sequence[tuple[Any, ...]], state: State | None, 
     """The stream of queued tasks. The moment of each is no earlier than that of any task below it."""
     now, latest, items = datetime.now(UTC), 0, list[_Item]()
     queues = {home_queue(queue), alone_queue(queue)}
-    for row, beginning, key, locked, _, tried, present in sorted(rows, key=lambda each: int(each[0])):
+    for row, beginning, key, locked, present, _, tried in sorted(rows, key=lambda each: int(each[0])):
         lock = locked and table.aware(locked)
         task_id = id_in(beginning) or ""
         is_listed = is_task_id(task_id) and (not queue or key in queues)
-        if state and state_of_row(lock, tried, present or now) is not state:
+        if state and state_of_row(lock, tried, table.aware(present) if present else now) is not state:
             is_listed = False
         at = [moment for moment in (queued_at(task_id), lock and lock < FOR_NOW_UNTIL and due_since(lock)) if moment]
         latest = max([latest, *(int(moment.timestamp() * 1000) for moment in at if moment < now + AHEAD)])
@@ -207,7 +211,7 @@ def _queued(table: Table, rows: Sequence[tuple[Any, ...]], state: State | None, 
 def _ended(rows: Sequence[tuple[Any, ...]], state: State | None, queue: str) -> list[_Item]:
     """The stream of tasks that have ended."""
     items = []
-    for task_id, _, cluster, _, success, heeded, _ in sorted(rows, key=lambda each: str(each[0]), reverse=True):
+    for task_id, _, cluster, _, _, success, heeded in sorted(rows, key=lambda each: str(each[0]), reverse=True):
         is_listed = is_task_id(task_id) and (not queue or home_queue(cluster or "") == home_queue(queue))
         if state and state_of_ended(success=bool(success), is_cancelled=bool(heeded)) is not state:
             is_listed = False

@@ -10,14 +10,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from django.db import Error as DatabaseError
-from django.db import connections, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.migrations.recorder import MigrationRecorder
 from django_q.models import Task
 
 MIGRATION = "0011_history_columns"  # makes them; while it is not applied, they should not exist
 WORKER = "cluster_worker"  # the worker of the successful attempt: `str(worker)`
 QUEUED = "cluster_queued"  # when the task was queued, if its id doesn't tell
+NAMES = (WORKER, QUEUED)
 TYPES = {
     "sqlite": {WORKER: "varchar(300)", QUEUED: "datetime"},
     "postgresql": {WORKER: "varchar(300)", QUEUED: "timestamp with time zone"},
@@ -51,28 +49,9 @@ def with_own_columns(run: Callable[[bool], T]) -> T:
             raise error from None
 
 
-def missing(connection: BaseDatabaseWrapper) -> list[str]:
-    """The names of the columns that the database lacks, by its applied migrations. Raises django.db.Error."""
-    table = Task._meta.db_table
-    with connection.cursor() as cursor:
-        if table not in connection.introspection.table_names(cursor):
-            return []
-        there = {column.name for column in connection.introspection.get_table_description(cursor, table)}
-    absent = [name for name in (WORKER, QUEUED) if name not in there]
-    is_applied = absent and ("durable_queue", MIGRATION) in MigrationRecorder(connection).applied_migrations()
-    return absent if is_applied else []
-
-
-def restore_missing(using: str) -> list[str]:
-    """Make the columns that the database with this alias lacks, empty; return their names. Raises django.db.Error."""
-    connection = connections[using]
-    names = missing(connection)
-    if names:
-        with transaction.atomic(using=using), connection.cursor() as cursor:
-            for name in names:
-                cursor.execute(addition(connection.vendor, name))
+def note_restored() -> None:
+    """They are there again."""
     _Process.missing_until = 0.0
-    return names
 
 
 def addition(vendor: str, name: str) -> str:

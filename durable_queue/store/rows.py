@@ -2,7 +2,7 @@
 
 import pickle
 from binascii import b2a_base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -57,6 +57,26 @@ class HistoryRow(NamedTuple):
     attempt_count: int
     worker: str | None = None
     queued: datetime | None = None
+
+    def storable(self, moment: Callable[[datetime], Any]) -> tuple[Any, ...]:
+        """The values in their order, as both databases can store them. `moment`: makes what the driver takes."""
+        return (
+            self.id,
+            text_of(self.name, LENGTHS["name"]),
+            text_of(self.func, LENGTHS["func"]),
+            text_of(self.hook, LENGTHS["hook"]),
+            pickled(self.args),
+            pickled(self.kwargs),
+            pickled(self.result),
+            text_of(self.group, LENGTHS["group"]),
+            text_of(self.cluster, LENGTHS["cluster"]),
+            moment(self.started),
+            moment(self.stopped),
+            self.success,
+            self.attempt_count,
+            self.worker,
+            self.queued and moment(self.queued),
+        )
 
     def as_task(self) -> Task:
         """The model's object."""

@@ -17,21 +17,19 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from durable_queue.models import Worker
 from durable_queue.states import due_since, held_from
+from durable_queue.store.dialect import Dialect
 from durable_queue.store.keys import Request, Stored
 from durable_queue.store.own_columns import QUEUED, WORKER, with_own_columns
 from durable_queue.store.rows import (
     ATTEMPTS_TABLE,
     FIELDS,
     HISTORY_TABLE,
-    LENGTHS,
     LOST,
     QUEUE_TABLE,
     WORKERS_TABLE,
     Claim,
     Claimed,
     HistoryRow,
-    pickled,
-    text_of,
 )
 
 HISTORY_COLUMNS = (*(f'"{field.column}"' for field in FIELDS), WORKER, QUEUED)
@@ -44,10 +42,9 @@ class Table(ABC):
     has_one_writer: ClassVar[bool]  # whether only one connection at a time may be in a transaction that writes
     skip_locked: ClassVar[str]  # the end of a query for rows that are to be changed, and that nobody is about to change
     part: ClassVar[str]  # the part of a payload that the index on tasks' ids holds; queries must use the same expression
-    asked: ClassVar[str]  # a query that gives the ids, and the parts, of `asked_values`
-    by_failed: ClassVar[str]  # behind the history's name and alias: have it read by the index of what has not succeeded
-    present_moment: ClassVar[str]  # the server's own time; NULL where it has none
+    dialect: ClassVar[Dialect]
     indexes_there: ClassVar[str]  # a query that takes the names of two tables; gives the indexes of each, as (table, index)
+    columns_there: ClassVar[str]  # a query that takes a table's name, and gives those of its columns
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
@@ -121,25 +118,6 @@ class Table(ABC):
     @abstractmethod
     def ended(self, parts: Mapping[str, str]) -> list[str]:
         """The ids of the tasks that are neither queued nor failed, by one snapshot. `parts`: each id's `lookup.part_of`."""
-
-    @staticmethod
-    @abstractmethod
-    def asked_values(parts: Mapping[str, str]) -> list[str]:
-        """The values of `asked`. `parts`: each id's `lookup.part_of`."""
-
-    @staticmethod
-    @abstractmethod
-    def look_up(table: str, alias: str, condition: str, *, outer: bool = False) -> str:
-        """The join with the rows of another table that meet the condition, looked up for each row before it.
-
-        `outer`: the row before it stays where there is none. No other table of the statement may have the columns that the
-        condition names without an alias.
-        """
-
-    @staticmethod
-    @abstractmethod
-    def entry_of(column: str, key: str) -> str:
-        """The expression for an entry of a JSON object, as text in JSON; `key`: an expression without double quotes in it."""
 
     @abstractmethod
     def lock_group(self, name: str) -> None:
@@ -256,7 +234,7 @@ class Table(ABC):
 
     def save_history(self, history: Iterable[HistoryRow]) -> None:
         """Insert history rows. The row of a task that was retried overwrites the earlier one."""
-        rows = [self._storable(row) for row in history]
+        rows = [row.storable(self.moment) for row in history]
         if rows:
             with_own_columns(lambda has_own: self._insert_history(rows if has_own else [row[: len(FIELDS)] for row in rows]))
 
@@ -265,26 +243,6 @@ class Table(ABC):
         update = ", ".join(f"{name} = excluded.{name}" for name in names)
         insert = f"INSERT INTO {HISTORY_TABLE} ({', '.join(names)}) {{}} ON CONFLICT (id) DO UPDATE SET {update}"
         self.insert_history(insert, rows)
-
-    def _storable(self, row: HistoryRow) -> tuple[Any, ...]:
-        """The row's values in their order, as both databases can store them."""
-        return (
-            row.id,
-            text_of(row.name, LENGTHS["name"]),
-            text_of(row.func, LENGTHS["func"]),
-            text_of(row.hook, LENGTHS["hook"]),
-            pickled(row.args),
-            pickled(row.kwargs),
-            pickled(row.result),
-            text_of(row.group, LENGTHS["group"]),
-            text_of(row.cluster, LENGTHS["cluster"]),
-            self.moment(row.started),
-            self.moment(row.stopped),
-            row.success,
-            row.attempt_count,
-            row.worker,
-            row.queued and self.moment(row.queued),
-        )
 
     def claimed(self, rows: Iterable[Any]) -> list[Any]:
         """The found rows, with when they were due in the place of their `lock`."""

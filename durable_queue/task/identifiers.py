@@ -8,6 +8,7 @@ import os
 import re
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 _IS_ID = re.compile("[0-9a-fA-F]{32}").fullmatch
 
@@ -48,3 +49,9 @@ def queued_at(task_id: str) -> datetime | None:
         return datetime.fromtimestamp(int(task_id[:12], 16) / 1000, UTC)
     except (ValueError, OverflowError):
         return None
+
+
+def queued_if_untold(task: dict[str, Any]) -> datetime | None:
+    """When a task, as its payload has it, was queued, if its id doesn't tell."""
+    started = task["started"]
+    return started if not is_time_ordered(task["id"]) and isinstance(started, datetime) and started.tzinfo else None

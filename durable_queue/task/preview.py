@@ -8,9 +8,7 @@ every class but a few plain ones.
 import io
 import pickle
 import re
-from base64 import urlsafe_b64decode
 from binascii import a2b_base64
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pprint import pformat
@@ -67,25 +65,6 @@ def read(payload: str) -> Preview:
         return Preview(problem="Its signature is wrong. Therefore it was not unpickled.")
     except Exception as error:
         return Preview(problem=storable(f"It holds no readable task ({type(error).__name__}: {error})."))
-
-
-def read_beginning(payload: str) -> Preview:
-    """The id, name and function of a long payload, by its beginning. Its signature can't be checked. Never raises.
-
-    These three come first in what `async_task` and `new_task` make. Python's own unpickler reads them, which takes no more
-    memory than the text says.
-    """
-    try:
-        unpickler = _SafeUnpickler(io.BytesIO(urlsafe_b64decode(payload[: len(payload) // 4 * 4])))
-        with suppress(Exception):  # it ends in the middle
-            unpickler.load()
-        # What it has made so far, and not put into the dict yet.
-        read_so_far = [*unpickler.metastack, unpickler.stack][1]  # type: ignore[attr-defined]
-        task = dict(zip(read_so_far[::2], read_so_far[1::2], strict=False))
-        id_, name, func = (storable(str(task[key])) for key in ("id", "name", "func"))
-    except Exception as error:
-        return Preview(problem=storable(f"It is long, and its beginning can't be read ({type(error).__name__}: {error})."))
-    return Preview(id=id_, name=name, func=func, problem="It is too long to be read.")
 
 
 def names_in(payload: str) -> list[str]:
@@ -277,7 +256,7 @@ def _refuse_bytearray(_: object) -> NoReturn:
 
 
 def _read_nested(data: bytes) -> Any:
-    return _SafeUnpickler(io.BytesIO(data)).load()
+    return SafeUnpickler(io.BytesIO(data)).load()
 
 
 class _Unpickler(pickle.Unpickler):
@@ -299,8 +278,8 @@ class _NotingUnpickler(pickle.Unpickler):
         return _find_class(module, name)
 
 
-class _SafeUnpickler(pickle._Unpickler):
-    """Python's own. The one in C reserves memory for as many values as a pickle claims to have."""
+class SafeUnpickler(pickle._Unpickler):
+    """Unpickles stand-ins. Python's own. The one in C reserves memory for as many values as a pickle claims to have."""
 
     dispatch = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: _refuse_bytearray}  # it would reserve any length
 

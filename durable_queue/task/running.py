@@ -12,12 +12,11 @@ import weakref
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Protocol
 
 # Calls that are none of the task's own: the receivers of `pre_execute` and of `post_execute_in_worker`.
 BEFORE, AFTER = -2, -1
-EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class Keeper(Protocol):
@@ -43,7 +42,7 @@ class RunningTask:
     era = 0  # when it began: see `_Process`
     begun = 0  # how many tasks its worker had begun by then, itself included
     began = 0.0  # when (monotonic)
-    started = EPOCH  # the same moment by the clock
+    started: datetime  # the same moment by the clock
     began_next_to_others = False  # whether other tasks were in hand when it began
     function: tuple[str, object] | None = None  # the call's function, by its dotted path: its retry policy holds
     # Told of each of the task's calls, its path and function; gives the seconds that it may take. And asked at its end, to
@@ -243,14 +242,9 @@ def prepare_worker() -> None:
     this_process.own = frozenset(this_process.alive)
 
 
-def tasks_in_hand() -> tuple[RunningTask, ...]:
-    """The tasks that this process runs."""
-    return tuple(this_process.in_hand)
-
-
 def paths_in_hand() -> list[str]:
     """The functions of the tasks that this process runs, by their dotted paths."""
-    return sorted({task.path for task in tasks_in_hand()})
+    return sorted({task.path for task in tuple(this_process.in_hand)})
 
 
 adopt_thread, release_thread = this_process.adopt, this_process.release

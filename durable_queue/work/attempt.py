@@ -29,6 +29,7 @@ from durable_queue.store.leases import Row, Settlement
 from durable_queue.task import limits, running
 from durable_queue.task.calls import run_in_order
 from durable_queue.task.coroutine_limit import run_coroutine, until_heeded
+from durable_queue.task.identifiers import queued_if_untold
 from durable_queue.task.limits import OverLimitError, over_limit
 from durable_queue.task.running import AFTER, BEFORE, RunningTask
 from durable_queue.work import outcomes, task_connections
@@ -71,7 +72,7 @@ class Attempt(Ending):
         try:
             self.task = task = outcomes.read(self.row)
             self._own_timeout = task.get("timeout")
-            self._queued = outcomes.queued_if_untold(task)
+            self._queued = queued_if_untold(task)
             self.slot.run(task["id"])
             self._running = RunningTask(task["id"], task["path"], row=self.row.id, claimed=self._claimed, keeper=self._keeper)
             self._running.entered_call, self._running.leaving_call = self._begin_call, self._end_call

@@ -4,7 +4,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
 
 from django.db import Error as DatabaseError
 from django_q.conf import logger
@@ -16,25 +15,12 @@ from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlem
 from durable_queue.store.notes import keep_notes
 from durable_queue.work import outcomes
 from durable_queue.work.announcements import is_heard
+from durable_queue.work.change import Change
 from durable_queue.work.long_tasks import LongTasks
 from durable_queue.work.notes import Notes
 from durable_queue.work.slot import Slot
 
 DATABASE_PAUSE = (0.1, 2.0)  # first and longest pause (seconds) after a database error
-
-
-class _Change(NamedTuple):
-    """What a transaction is to do."""
-
-    settled: list[Settlement]
-    returned: list[Row]
-    kept: set[int]  # ids of the rows that the worker goes on holding
-    named: dict[str, dict[str, Any]] | None  # the tasks that its row is to name from now on; None: as before
-
-    @property
-    def left(self) -> set[int]:
-        """The ids of the rows that it holds no more."""
-        return {settlement.row.id for settlement in self.settled} | {row.id for row in self.returned}
 
 
 class Holdings:
@@ -51,7 +37,7 @@ class Holdings:
         self.oldest_finish = 0.0  # when (monotonic) the first of the finished ones finished, or a moment before
         self.claiming = 0.0  # the moment (monotonic) before the last claim
         self.claimed = 0.0  # the moment after it
-        self._unsure: _Change | None = None  # what was asked of the database, while it is not known whether that was committed
+        self._unsure: Change | None = None  # what was asked of the database, while it is not known whether that was committed
         self._returning: list[Row] = []  # given back, but the database may not know it yet
         self.long_tasks = LongTasks()
         self.announcing = 0  # how many of the settled ones are being announced
@@ -124,13 +110,6 @@ class Holdings:
 
     # Transactions.
 
-    def name_long_tasks(self) -> None:
-        """Have the worker's row name the tasks that take long, unless it says so already. Raises LeaseLostError."""
-        with self._lock:
-            is_right = self.long_tasks.to_store(self.in_hand) is None
-        if not is_right:
-            self.settle_and_claim(patient=False, names_tasks=True)
-
     def settle_and_claim(
         self, claim: int = 0, announced: Sequence[int] = (), *, patient: bool = True, names_tasks: bool = False
     ) -> LeaseChange | None:
@@ -161,7 +140,7 @@ class Holdings:
     def _change_lease(self, claim: int, announced: Sequence[int], *, names_tasks: bool = False) -> LeaseChange:
         with self._lock:
             kept = self.in_hand | {row.id for row in self.unstarted}
-            asked = _Change(list(self.finished), list(self._returning), kept, None)
+            asked = Change(list(self.finished), list(self._returning), kept, None)
             kept -= asked.left  # a thread that finishes a row at this moment has not taken it from those in hand yet
             if names_tasks or (self.long_tasks.are_named and asked.left):
                 asked = asked._replace(named=self.long_tasks.to_store(kept))

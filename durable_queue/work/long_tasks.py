@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from durable_queue.task import running
+from durable_queue.task.running import this_process
 from durable_queue.work.pace import SLOW_AFTER
 
 NAMED_FROM = SLOW_AFTER / 2  # seconds: when one is named, so are the others that run for so long; soon they would be
@@ -24,12 +24,12 @@ class LongTasks:
 
     def are_there(self, now: float) -> bool:
         """Whether any task in hand takes long. `now`: monotonic."""
-        return any(now - task.began >= SLOW_AFTER for task in running.tasks_in_hand())
+        return any(now - task.began >= SLOW_AFTER for task in tuple(this_process.in_hand))
 
     def to_store(self, kept: Collection[int]) -> dict[str, dict[str, Any]] | None:
         """What the worker's row should say, if that is not what it says. `kept`: ids of the rows that it goes on holding."""
         now = time.monotonic()
-        tasks = [task for task in running.tasks_in_hand() if task.row in kept and now - task.began >= NAMED_FROM]
+        tasks = [task for task in tuple(this_process.in_hand) if task.row in kept and now - task.began >= NAMED_FROM]
         # One that has returned a moment ago is held still, until it is settled.
         named = {task_id: said for task_id, said in self._stored.items() if self._rows[task_id] in kept}
         named |= {task.id: {"started": task.started.isoformat(), "calls_done": len(task.results)} for task in tasks}

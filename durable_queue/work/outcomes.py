@@ -18,7 +18,7 @@ from durable_queue.models import FailedAttempt
 from durable_queue.store.leases import LeaseLostError, Row, Settlement
 from durable_queue.task import hooks, preview, signing
 from durable_queue.task.calls import MissingError, find, path_today, resolve, run_in_order
-from durable_queue.task.identifiers import is_task_id, is_time_ordered, new_task_id, queued_at
+from durable_queue.task.identifiers import is_task_id, new_task_id, queued_at, queued_if_untold
 from durable_queue.task.policy import policy_for, runs_alone
 from durable_queue.task.text import storable
 from durable_queue.work.slot import InHand, Stage
@@ -73,12 +73,6 @@ def read(row: Row) -> dict[str, Any]:
     task["cluster"] = Conf.CLUSTER_NAME
     task["ack_id"] = row.id
     return task
-
-
-def queued_if_untold(task: dict[str, Any]) -> datetime | None:
-    """When a task that was just read was queued, if its id doesn't tell."""
-    started = task["started"]
-    return started if not is_time_ordered(task["id"]) and isinstance(started, datetime) and started.tzinfo else None
 
 
 def _lacks(payload: str) -> str:
@@ -175,16 +169,15 @@ def settle_lost(row: Row, in_hand: InHand, worker: str, *, is_overdue: bool) -> 
     if in_hand.stage is Stage.FINISHED:
         reason = "The worker was killed before it was on record what it came to."
     task: dict[str, Any] = {"id": in_hand.task_id}
-    queued = None
     if in_hand.stage in (Stage.RUNNING, Stage.HELD_UP, Stage.FINISHED):  # so it was unpickled, and that did no harm
         try:
             task = read(row)
-            queued = queued_if_untold(task)
         except RefusedError as error:
             return settle_refused(row, str(error), worker)
     else:
         reason = "The worker was killed while it unpickled the payload."
         task |= _seen(row)
+    queued = queued_if_untold(task) if "started" in task else None
     task = _complete(row, task, datetime.fromtimestamp(in_hand.started, UTC), reason)
     outcome = FailedAttempt.Outcome.OVERDUE if is_overdue else FailedAttempt.Outcome.LOST
     settlement = _settle_failure(row, task, _attempt(row, task, worker, outcome, reason))._replace(queued=queued)

@@ -140,7 +140,8 @@ class Watch:
         long_tasks = self._holdings.long_tasks
         if now >= self._next_naming and (long_tasks.are_named or long_tasks.are_there(now)):
             self._next_naming = now + NAMING
-            self._holdings.name_long_tasks()
+            if long_tasks.to_store(self._holdings.in_hand) is not None:
+                self._holdings.settle_and_claim(patient=False, names_tasks=True)
 
     # What is over its limit.
 

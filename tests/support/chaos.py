@@ -41,6 +41,7 @@ from durable_queue.work import kernel
 from tests.support import (
     chaos_faults,
     chaos_idempotency,
+    chaos_identity,
     chaos_over_http,
     chaos_pools,
     chaos_schedules,
@@ -425,6 +426,7 @@ def _has_more_successes_than(count: int) -> bool:
 EVERYWHERE = [kills, chaos, writes, poison, stops, fairness, idle, paused]
 EVERYWHERE += [*chaos_threads.ALL, chaos_pools.threads_pools, chaos_schedules.schedules]
 EVERYWHERE += [chaos_over_http.posts, chaos_idempotency.idempotency, chaos_over_http.log_disk_full, chaos_faults.faults]
+EVERYWHERE += [chaos_identity.identity]
 ONLY_ON: dict[str, list[Callable[[bool], str]]] = {
     "sqlite": [chaos_over_http.data_disk_full, chaos_over_http.threads_in_transactions],
     "postgresql": [hosts, restarts, chaos_snapshot.snapshot],

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
@@ -15,6 +15,8 @@ from durable_queue.states import LEASES
 from durable_queue.store import own_columns, wakeup
 from durable_queue.store.keys import Request, Stored
 from durable_queue.store.postgresql import claims, ids, keys, prepared
+from durable_queue.store.postgresql.arrays import array
+from durable_queue.store.postgresql.dialect import PostgreSQLDialect
 from durable_queue.store.rows import FIELDS, HISTORY_TABLE, QUEUE_TABLE, Claim, Claimed
 from durable_queue.store.table import SAME_CLOCK, Table
 
@@ -69,9 +71,8 @@ class PostgreSQLTable(Table):
     skip_locked = "FOR UPDATE SKIP LOCKED"
     # "C" compares bytes: the index stays valid when the server's locales are updated.
     part = 'substr("payload", 29, 40) COLLATE "C"'
-    asked = "SELECT id, part FROM unnest(%s::text[], %s::text[]) AS given(id, part)"
-    by_failed = ""
-    present_moment = "statement_timestamp()"
+    dialect = PostgreSQLDialect()
+    columns_there = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
     indexes_there = """
         SELECT tablename, indexname FROM pg_indexes
         WHERE tablename IN (%s, %s) AND schemaname = ANY(current_schemas(false))
@@ -158,20 +159,6 @@ class PostgreSQLTable(Table):
         """  # noqa: S608
         return [task_id for (task_id,) in self.run(sql, [array(parts), array(parts.values())])]
 
-    @staticmethod
-    def asked_values(parts: Mapping[str, str]) -> list[str]:
-        return [array(parts), array(parts.values())]
-
-    @staticmethod
-    def look_up(table: str, alias: str, condition: str, *, outer: bool = False) -> str:
-        # OFFSET 0 keeps the planner from making a join of it, for which it may read the table from end to end.
-        rows = f"SELECT * FROM {table} AS {alias} WHERE {condition} OFFSET 0"  # noqa: S608
-        return f"{'LEFT' if outer else 'INNER'} JOIN LATERAL ({rows}) AS {alias} ON true"
-
-    @staticmethod
-    def entry_of(column: str, key: str) -> str:
-        return f"({column} -> {key})::text"
-
     def lock_group(self, name: str) -> None:
         self.run("SELECT pg_advisory_xact_lock(hashtext(%s))", [name])
 
@@ -223,14 +210,3 @@ def _insert(rows: int) -> str:
     given = f"(VALUES {', '.join(['(%s::text, %s::text, %s::timestamptz)'] * rows)}) AS given(key, payload, due)"
     lock = claims.lock_of("due")
     return f"INSERT INTO {QUEUE_TABLE} (key, payload, lock) SELECT key, payload, {lock} FROM {given} RETURNING id"  # noqa: S608
-
-
-def array(values: Iterable[object]) -> str:
-    """One or more values as a PostgreSQL array literal (https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO).
-
-    psycopg builds the literal item by item in Python, which takes five times as long. Here the character NUL, which no text
-    in PostgreSQL can hold, marks the place between two values, and a value that is NULL.
-    """
-    texts = ["\0N" if value is None else value if isinstance(value, str) else str(value) for value in values]
-    quoted = "\0,".join(texts).replace("\\", r"\\").replace('"', r"\"").replace("\0,", '","')
-    return f'{{"{quoted}"}}'.replace('"\0N"', "NULL")

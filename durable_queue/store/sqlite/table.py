@@ -27,6 +27,7 @@ from durable_queue.store.rows import (
     Claimed,
 )
 from durable_queue.store.sqlite import keys
+from durable_queue.store.sqlite.dialect import SQLiteDialect
 from durable_queue.store.sqlite.turns import Turn, give_way
 from durable_queue.store.table import Table
 
@@ -46,9 +47,8 @@ class SQLiteTable(Table):
     has_one_writer = True
     skip_locked = ""
     part = 'substr("payload", 29, 40)'
-    asked = "SELECT key AS id, value AS part FROM json_each(%s)"
-    by_failed = "INDEXED BY cluster_failed"
-    present_moment = "NULL"
+    dialect = SQLiteDialect()
+    columns_there = "SELECT name FROM pragma_table_info(%s)"
     indexes_there = "SELECT tbl_name, name FROM sqlite_master WHERE tbl_name IN (%s, %s)"
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -192,19 +192,6 @@ class SQLiteTable(Table):
             ) = 0
         """  # noqa: S608
         return [task_id for (task_id,) in self.run(sql, [json.dumps(parts)])]
-
-    @staticmethod
-    def asked_values(parts: Mapping[str, str]) -> list[str]:
-        return [json.dumps(parts)]
-
-    @staticmethod
-    def look_up(table: str, alias: str, condition: str, *, outer: bool = False) -> str:
-        # The tables of a CROSS JOIN stay in their order (https://www.sqlite.org/optoverview.html#crossjoin).
-        return f"{'LEFT' if outer else 'CROSS'} JOIN {table} AS {alias} ON {condition}"
-
-    @staticmethod
-    def entry_of(column: str, key: str) -> str:
-        return f"""json_extract({column}, '$."' || {key} || '"')"""
 
     def lock_group(self, name: str) -> None:
         """Nothing to lock: the current transaction is the only one that writes."""

@@ -1,0 +1,19 @@
+"""What one transaction is to do to the rows that a worker holds."""
+
+from typing import Any, NamedTuple
+
+from durable_queue.store.leases import Row, Settlement
+
+
+class Change(NamedTuple):
+    """What a transaction is to do."""
+
+    settled: list[Settlement]
+    returned: list[Row]
+    kept: set[int]  # ids of the rows that the worker goes on holding
+    named: dict[str, dict[str, Any]] | None  # the tasks that its row is to name from now on; None: as before
+
+    @property
+    def left(self) -> set[int]:
+        """The ids of the rows that it holds no more."""
+        return {settlement.row.id for settlement in self.settled} | {row.id for row in self.returned}
