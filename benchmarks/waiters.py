@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.client import HTTPConnection
@@ -47,12 +48,10 @@ class Waiters:
         if files < FILES:
             resource.setrlimit(resource.RLIMIT_NOFILE, (FILES if most < 0 else min(FILES, most), most))
         self._poll = select.epoll()
+        self._told: set[str] = set()
         self._asking: dict[int, tuple[socket.socket, str]] = {}
         for task_id in self.ids:
-            connection = socket.create_connection(("127.0.0.1", self.port))
-            self._asking[connection.fileno()] = (connection, task_id)
-            self._poll.register(connection, select.EPOLLIN)
-            connection.sendall(_request(task_id))
+            self._ask(task_id)
             time.sleep(PAUSE)
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._read)
@@ -72,24 +71,39 @@ class Waiters:
         while len(self.late) < len(self.ids) and time.monotonic() < until:
             time.sleep(0.05)
 
+    def _ask(self, task_id: str) -> None:
+        """Ask over another connection."""
+        connection = socket.create_connection(("127.0.0.1", self.port))
+        self._asking[connection.fileno()] = (connection, task_id)
+        self._poll.register(connection, select.EPOLLIN)
+        connection.sendall(_request(task_id))
+
     def _read(self) -> None:
-        parts = dict.fromkeys(self._asking, b"")
+        parts: dict[int, bytes] = {}
         while not self._is_over.is_set():
             for descriptor, _ in self._poll.poll(0.1):
                 connection, task_id = self._asking[descriptor]
-                received = connection.recv(LARGEST)
-                answer = parts[descriptor] + received
+                received = b""
+                with suppress(ConnectionError):
+                    received = connection.recv(LARGEST)
+                answer = parts.get(descriptor, b"") + received
                 is_whole = answer.endswith(b"}")  # answers are JSON objects
                 parts[descriptor] = b"" if is_whole else answer
-                if not received:  # the web server has ended
-                    self._poll.unregister(connection)
-                elif is_whole and not self._note(answer) and self.again:
-                    connection.sendall(_request(task_id))
+                with suppress(ConnectionError):  # then the next look finds the connection closed
+                    if not received:  # the server keeps no connection for long that is idle
+                        parts[descriptor] = b""
+                        self._poll.unregister(connection)
+                        connection.close()
+                        if self.again and task_id not in self._told:
+                            self._ask(task_id)
+                    elif is_whole and not self._note(answer, task_id) and self.again:
+                        connection.sendall(_request(task_id))
 
-    def _note(self, answer: bytes) -> bool:
+    def _note(self, answer: bytes, task_id: str) -> bool:
         """Whether the task has ended."""
         task = json.loads(answer.partition(b"\r\n\r\n")[2])
         if task.get("status") in ENDED:
+            self._told.add(task_id)
             self.late.append(time.time() - datetime.fromisoformat(task["finished_at"]).timestamp())
             return True
         self.early += 1
