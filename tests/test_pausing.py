@@ -57,8 +57,8 @@ def resume(queue: str = "notifier") -> bool:
 def test_pause__says_who_and_why_and_which_call_did_it(said: pytest.LogCaptureFixture) -> None:
     assert (resume(), pause(), pause(), resume(), resume()) == (False, True, False, True, False)
     assert [record.getMessage() for record in said.records] == [
-        "The queue 'notifier' was paused by alice: the mail server is down",
-        "The queue 'notifier' was resumed by bob",
+        "The queue 'notifier' was paused by 'alice' ('the mail server is down')",
+        "The queue 'notifier' was resumed by 'bob'",
     ]
 
 
@@ -188,7 +188,7 @@ def test_cluster__begins_nothing_while_its_queue_is_paused(cluster: Cluster) -> 
         async_task(WAIT, 0)
         left = OrmQ.objects.count()
         assert left > 1
-        wait_until(lambda: "'notifier' is paused by alice" in output.read_text(), what="the cluster says so")
+        wait_until(lambda: "'notifier' is paused by 'alice'" in output.read_text(), what="the cluster says so")
         assert OrmQ.objects.count() == left
         resumed = time.time()
         resume()
@@ -231,12 +231,12 @@ def test_cluster__killed_while_its_queue_is_paused(cluster: Cluster) -> None:
             process.kill()
     with cluster() as output:
         idle = wait_until_idle()
-        wait_until(lambda: "'notifier' is paused by alice" in output.read_text(), what="the cluster says so")
+        wait_until(lambda: "'notifier' is paused by 'alice'" in output.read_text(), what="the cluster says so")
         assert OrmQ.objects.count() == 60, "lost tasks wait, too"
         resumed = time.time()
         resume()
         all_end()
-    assert output.read_text().count("is paused by alice") == 1
+    assert output.read_text().count("is paused by 'alice'") == 1
     assert not [began for began in moments() if idle < began < resumed]
     assert Success.objects.count() == 60
 
@@ -297,13 +297,13 @@ def test_upkeep__says_it_once(said: pytest.LogCaptureFixture) -> None:
         if verb:
             verb()
         duty.look()
-    lines = [record.getMessage() for record in said.records if record.levelno == logging.WARNING]
+    lines = [record.getMessage() for record in said.records if record.module == "paused"]
     assert [line.partition(" since")[0] for line in lines] == [
-        "The queue 'notifier' is paused by alice",
+        "The queue 'notifier' is paused by 'alice'",
         "The queue 'notifier' is paused no more",
-        "The queue 'notifier' is paused by alice",
+        "The queue 'notifier' is paused by 'alice'",
     ]
-    assert lines[0].endswith(" UTC (the mail server is down): its tasks wait")
+    assert lines[0].endswith(" UTC ('the mail server is down'): its tasks wait")
 
 
 def test_admin__says_who_paused_what_is_due(admin_client: Client) -> None:

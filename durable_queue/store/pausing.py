@@ -35,8 +35,8 @@ def pause(queue: str, *, by: str, why: str = "", using: str | None = None) -> bo
     queue = _name_of(queue)
     alias = using or Conf.ORM or "default"
     table = table_of(connections[alias])
-    values = (queue, storable(by)[:BY_LENGTH], storable(why), table.moment(datetime.now(UTC)))
-    is_ours = bool(table.run(_PAUSE, values))
+    by, why = storable(by)[:BY_LENGTH], storable(why)
+    is_ours = bool(table.run(_PAUSE, (queue, by, why, table.moment(datetime.now(UTC)))))
     if is_ours:
         _say(alias, "paused", queue, by, why)
     return is_ours
@@ -51,7 +51,7 @@ def resume(queue: str, *, by: str, why: str = "", using: str | None = None) -> b
     alias = using or Conf.ORM or "default"
     is_ours = bool(table_of(connections[alias]).run(_RESUME, (queue,)))
     if is_ours:
-        _say(alias, "resumed", queue, by, why)
+        _say(alias, "resumed", queue, storable(by)[:BY_LENGTH], storable(why))
         transaction.on_commit(lambda: _wake(queue), using=alias)
     return is_ours
 
@@ -69,9 +69,9 @@ def _name_of(queue: str) -> str:
 
 
 def _say(alias: str, what: str, queue: str, by: str, why: str) -> None:
-    """Log it once it is committed."""
-    reason = f": {why}" if why else ""
-    transaction.on_commit(lambda: logger.warning("The queue %r was %s by %s%s", queue, what, by, reason), using=alias)
+    """Log it once it is committed. Quoted: what somebody gives as a reason must not look like a line of its own."""
+    reason = f" ({why!r})" if why else ""
+    transaction.on_commit(lambda: logger.warning("The queue %r was %s by %r%s", queue, what, by, reason), using=alias)
 
 
 def _wake(queue: str) -> None:

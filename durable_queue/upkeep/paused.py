@@ -20,9 +20,9 @@ class Paused:
         """Say what has changed; return the seconds until the next look. Raises django.db.Error."""
         paused = PausedQueue.objects.using(self._using).filter(pk=self._queue).first()
         if paused and (self._said is None or self._said.since != paused.since):
-            reason = f" ({paused.why})" if paused.why else ""
+            reason = f" ({paused.why!r})" if paused.why else ""
             since = f"{paused.since:%Y-%m-%d %H:%M:%S} UTC"
-            logger.warning("The queue %r is paused by %s since %s%s: its tasks wait", self._queue, paused.by, since, reason)
+            logger.warning("The queue %r is paused by %r since %s%s: its tasks wait", self._queue, paused.by, since, reason)
         elif self._said and not paused:
             logger.warning("The queue %r is paused no more", self._queue)
         self._said = paused
