@@ -626,12 +626,12 @@ def test_transaction__that_a_task_leaves_open(cluster: Cluster, threads: int) ->
 def test_write_lock__tasks_wait_for_it_and_are_named(cluster: Cluster) -> None:
     with cluster(max_attempts=1) as output:
         with transaction.atomic():
-            first = async_task(path("hold_write_lock"), 3.5, "first", task_name="holds it for long")
+            first = async_task(path("hold_write_lock"), 5, "first", task_name="holds it for long")
             second = async_task(path("hold_write_lock"), 0, "second")
         wait_until(lambda: fetch(second), timeout=20, what="it has written")
         assert fetch(first).success
         assert fetch(second).success
-    assert output.read_text().count("'holds it for long' has held SQLite's write lock for 1.") == 1
+    assert output.read_text().count("'holds it for long' has held SQLite's write lock for ") == 1
 
 
 @selection.on_postgresql
