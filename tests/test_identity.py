@@ -22,6 +22,7 @@ from durable_queue.store.broker import Broker
 from durable_queue.store.databases import table_of
 from durable_queue.store.leases import Settlement
 from durable_queue.task import running
+from durable_queue.task.process import this_process
 from durable_queue.task.running import RunningTask
 from durable_queue.work import outcomes
 from durable_queue.work.holdings import Holdings
@@ -130,7 +131,7 @@ def finish(holdings: Holdings, task: RunningTask, tmp_path: Path) -> None:
 
 def test_long_tasks__are_named_and_kept_right(tmp_path: Path) -> None:
     with holding(tmp_path, 2) as holdings:
-        first, second = sorted(running.this_process.in_hand, key=lambda task: task.row)
+        first, second = sorted(this_process.in_hand, key=lambda task: task.row)
         assert holdings.long_tasks.are_there(first.began + SLOW_AFTER)
         name(holdings)
         assert in_hand() == {task.id: {"started": task.started.isoformat(), "calls_done": 0} for task in (first, second)}
@@ -153,7 +154,7 @@ def test_long_tasks__are_named_and_kept_right(tmp_path: Path) -> None:
 
 def test_long_tasks__go_with_their_worker(tmp_path: Path) -> None:
     with holding(tmp_path) as holdings:
-        (task,) = running.this_process.in_hand
+        (task,) = this_process.in_hand
         name(holdings)
         assert known(task.id).started_at == task.started
         Broker().free(holdings.me)
@@ -180,7 +181,7 @@ def statements(holdings: Holdings, tmp_path: Path) -> list[str]:
         return run(self, sql, values)
 
     with mock.patch.object(kind, "run", note):
-        for task in tuple(running.this_process.in_hand):
+        for task in tuple(this_process.in_hand):
             finish(holdings, task, tmp_path)
         async_task(REST, 1)
         said.clear()
