@@ -20,6 +20,7 @@ from durable_queue.status import status_of
 from durable_queue.store import queue_connection
 from durable_queue.store.broker import Broker
 from durable_queue.store.databases import table_of
+from durable_queue.store.freeing import free, rows_in_hand
 from durable_queue.store.leases import Settlement
 from durable_queue.task import running
 from durable_queue.task.process import this_process
@@ -123,7 +124,7 @@ def name(holdings: Holdings) -> None:
 def finish(holdings: Holdings, task: RunningTask, tmp_path: Path) -> None:
     """Have a task in hand succeed."""
     running.end(task)
-    (row,) = Broker().rows_in_hand(holdings.me, [task.row])
+    (row,) = rows_in_hand(Broker(), holdings.me, [task.row])
     now = datetime.now(UTC)
     ended = outcomes.read(row) | {"started": now, "stopped": now, "result": None, "success": True}
     holdings.finish(Settlement(row, ended), Progress(tmp_path / "alice.progress").slot(0))
@@ -157,7 +158,7 @@ def test_long_tasks__go_with_their_worker(tmp_path: Path) -> None:
         (task,) = this_process.in_hand
         name(holdings)
         assert known(task.id).started_at == task.started
-        Broker().free(holdings.me)
+        free(Broker(), holdings.me)
         assert (known(task.id).state, known(task.id).started_at) == (State.QUEUED, None)
 
 
