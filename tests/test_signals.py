@@ -37,7 +37,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 def cluster(env: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A cluster whose two workers work."""
     with running(COMMAND, env=env, output=tmp_path / "output") as process:
-        wait_until(lambda: Worker.objects.count() == 2, what="the workers work")
+        wait_until(lambda: Worker.objects.count() == 2, timeout=60, what="the workers work")
         yield process
 
 
