@@ -157,7 +157,7 @@ def test_supervisor_killed__takes_its_children_along(env: dict[str, str], tmp_pa
         assert not left
 
 
-@selection.slow_on_postgresql
+@selection.slow
 def test_worker_stopped_for_long__is_killed_and_replaced(env: dict[str, str], tmp_path: Path) -> None:
     with cluster(env, tmp_path):
         victim = Worker.objects.earliest("pk").pid
