@@ -188,6 +188,9 @@ def test_queue__locked_for_clients_that_keep_coming(installation: dict[str, str]
         asyncio.run(keep_coming(), debug=False)  # the clients' own time counts too, and watched ones are slow
     assert len(waits) == 800
     assert max(waits) < 2 * PATIENCE
+    if environment.DATABASE == "postgresql":  # one batch waits for an answer, and those that follow are refused at once
+        assert min(waits) < 1.5
+        return
     told = [line for line in (tmp_path / "web-output").read_text().splitlines() if "Tasks could not be enqueued" in line]
     given_up = [datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").replace(tzinfo=UTC) for line in told]
     quickest = min(later - earlier for earlier, later in pairwise(given_up))
