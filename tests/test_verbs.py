@@ -1,6 +1,7 @@
 """What a user can do to a task: cancel it, retry it, run it now, delete it; and who wins when a worker wants it as well."""
 
 import logging
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,6 +24,7 @@ from durable_queue.upkeep.pruning import prune
 from durable_queue.verbs import Came, cancel, delete, retry, run_now
 from durable_queue.work import outcomes
 from durable_queue.work.follow_ups import follow_up
+from durable_queue.work.slot import InHand, Stage
 from tests.support import selection
 from tests.support.admin_site import act, held_by, post, refuse, settle, take
 from tests.support.cluster_tasks import KillsWhenUnpickled
@@ -203,6 +205,35 @@ def test_request__what_fails_is_not_tried_again() -> None:
     assert FailedAttempt.objects.get().error == "disk full"
     assert Cancellation.objects.get().heeded
     assert not OrmQ.objects.exists()
+
+
+def lacking(row: Row) -> Settlement:
+    """Its payload names what this worker lacks."""
+    return outcomes.settle_lacking(row, "There is no module nowhere", "alice")
+
+
+def lost(row: Row) -> Settlement:
+    """Its worker was killed while it unpickled the payload."""
+    in_hand = InHand(row.id, Stage.READING, preview.read(row.payload).id, time.time(), 0.0)
+    return outcomes.settle_lost(row, in_hand, "alice", is_overdue=False)
+
+
+def unstorable(row: Row) -> Settlement:
+    """What came of it can't be stored."""
+    return outcomes.settle_unstorable(failed(row, retry_at=datetime.now(UTC) + LATER), TypeError("not me"))
+
+
+@pytest.mark.parametrize("came", [lacking, lost, unstorable], ids=lambda came: came.__name__)
+def test_request__what_could_not_be_read_or_stored_keeps_its_payload(came: Callable[[Row], Settlement]) -> None:
+    task_id = post("alice", chain=[("math.floor", (1.5,))])
+    payload = OrmQ.objects.get().payload
+    worker = take(1)
+    cancel(task_id, by="bob")
+    (row,) = held_by(worker)
+    broker_of_worker().settle_and_claim(worker, [came(row)])
+    assert Task.objects.get(pk=task_id).result == "Cancelled by bob"
+    assert retry(task_id, by="bob") is Came.DONE
+    assert OrmQ.objects.get().payload == payload
 
 
 def test_request__what_a_dead_worker_held_ends() -> None:

@@ -49,7 +49,10 @@ def end_retried(broker: "Broker", settled: Sequence[Settlement]) -> list[Settlem
         request = asked.get(settlement.task["id"]) if settlement.retry_at else None
         if request and task_row.take_out(broker.table, settlement.row.id):
             task = settlement.task | {"result": reason_of(request)}
-            settlement = settlement._replace(task=task, retry_at=None, payload=None, refused=False, cancelled=True)  # noqa: PLW2901
+            # Without a function it was not read, and the history lacks its arguments: then its payload is kept.
+            settlement = settlement._replace(  # noqa: PLW2901
+                task=task, retry_at=None, payload=None, refused="func" not in task, cancelled=True
+            )
         ended.append(settlement)
     return ended
 
