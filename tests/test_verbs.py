@@ -8,16 +8,20 @@ from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.test import Client
 from django_q.models import OrmQ, Task
 from django_q.tasks import Iter, async_task, fetch, result, result_group
 
 from durable_queue.models import Cancellation, DeadLetter, FailedAttempt, Note, Worker
 from durable_queue.states import State, held, is_held, state_of_row
+from durable_queue.store import task_row, wakeup
 from durable_queue.store.broker import Broker
-from durable_queue.store.leases import Row, Settlement
+from durable_queue.store.leases import Row, Settlement, alone_queue
+from durable_queue.store.table import Table
 from durable_queue.task import preview, signing
+from durable_queue.task.calls import DONE
 from durable_queue.task.identifiers import new_task_id
 from durable_queue.upkeep.ownerless import Ownerless
 from durable_queue.upkeep.pruning import prune
@@ -125,6 +129,63 @@ def test_cancel__unpickles_nothing_and_keeps_everything() -> None:
     assert "_kill_with_argument" in repr(after.args)
     arguments = signing.loads(OrmQ.objects.get().payload)["args"]  # here it does no harm: tests/support/cluster_tasks.py
     assert arguments == (None,)
+
+
+def finding_late(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
+    """Have something happen once a task was found, before it is changed."""
+    find = task_row.find
+
+    def find_late(table: Table, task_id: str) -> task_row.Whereabouts:
+        found = find(table, task_id)
+        meanwhile()
+        return found
+
+    monkeypatch.setattr(task_row, "find", find_late)
+
+
+def test_cancel__ends_the_row_as_it_is_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile a worker has run it: it has made its first call, and gives it back to those that run alone."""
+    task_id = post("alice")
+    task = signing.loads(OrmQ.objects.get().payload)
+    payload = signing.dumps(task | {"args": ((DONE, (), {}), *task["args"])})
+    finding_late(monkeypatch, lambda: OrmQ.objects.update(payload=payload, key=alone_queue("notifier")))
+    assert cancel(task_id, by="bob") is Came.DONE
+    ended = Task.objects.get(pk=task_id)
+    assert ended.args == ((DONE, (), {}), *task["args"])
+    assert ended.cluster == "notifier"
+
+
+def test_run_now__wakes_those_who_serve_the_row_then(
+    monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    task_id = post("alice")
+    later()
+    finding_late(monkeypatch, lambda: OrmQ.objects.update(key=alone_queue("notifier")))
+    woken: list[str] = []
+    monkeypatch.setattr(wakeup, "wake", woken.append)
+    with django_capture_on_commit_callbacks(execute=True):
+        assert run_now(task_id, by="bob") is Came.DONE
+    assert woken == [alone_queue("notifier")]
+
+
+@pytest.mark.django_db(transaction=True)
+@selection.on_postgresql
+def test_retry__locks_what_it_has_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can retry it meanwhile, so that it fails again and what is deleted is not what was read."""
+    task_id = post("alice")
+    settle(error="disk full")
+    dumps, locked = signing.dumps, Task.objects.filter(pk=task_id).select_for_update(skip_locked=True)
+
+    def look(task: dict[str, Any]) -> str:
+        assert at_once(lambda: take_one(locked)) == [None]
+        return dumps(task)
+
+    def take_one(tasks: QuerySet[Task]) -> Task | None:
+        with transaction.atomic():
+            return tasks.first()
+
+    monkeypatch.setattr(signing, "dumps", look)
+    assert retry(task_id, by="bob") is Came.DONE
 
 
 @pytest.mark.parametrize("is_tampered", [True, False], ids=["tampered", "signed"])
