@@ -142,8 +142,8 @@ def retry(task_id: str, *, by: str, why: str = "", using: str | None = None) -> 
     """Move a failed or cancelled task from the history back into its queue. REFUSED: it is neither, or not any more.
 
     The task keeps its id, name, function, arguments, group and hook: no write is made twice. The history has no columns for
-    its other options (its own timeout, `save`, a chain): the configured ones apply. The payload of a refused task goes back as
-    it was. Raises NotKeptError.
+    its other options (its own timeout, `save`, a chain): the configured ones apply. A task that was refused, or cancelled
+    before it began, goes back with its payload as it was. Raises NotKeptError.
     """
     return _logged("retry", task_id, _retry(Broker(using=using), task_id), by, why)
 

@@ -188,6 +188,23 @@ def test_retry__locks_what_it_has_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert retry(task_id, by="bob") is Came.DONE
 
 
+def test_cancel__and_retry_again_and_again_keep_the_payload() -> None:
+    task_id = async_task(
+        "tests.support.cluster_tasks.take_one", KillsWhenUnpickled(), chain=[("math.floor", (1.5,))], timeout=7, save=False
+    )
+    payload = OrmQ.objects.get().payload
+    for _ in range(3):
+        assert cancel(task_id, by="bob") is Came.DONE
+        assert retry(task_id, by="bob") is Came.DONE
+        assert OrmQ.objects.get().payload == payload
+    assert not DeadLetter.objects.exists()
+
+
+def test_cancel__what_no_history_keeps_leaves_no_payload() -> None:
+    cancel(post("alice", cached=True), by="bob")
+    assert not DeadLetter.objects.exists()
+
+
 @pytest.mark.parametrize("is_tampered", [True, False], ids=["tampered", "signed"])
 def test_cancel__what_cannot_be_read_goes_back_as_it_was(*, is_tampered: bool) -> None:
     task_id = new_task_id()

@@ -67,12 +67,16 @@ def end_unrun(broker: "Broker", given_back: Iterable[Row]) -> list[Settlement]:
 
 
 def settle_unrun(broker: "Broker", ended: list[Settlement]) -> list[Settlement]:
-    """Write the history of tasks that have ended without an attempt, and whose rows are gone; do what follows."""
+    """Write the history of tasks that have ended without an attempt, and whose rows are gone; do what follows.
+
+    Their payloads are kept: so each goes back as it was if somebody retries it. The history lacks some of its options, and what
+    would be made of that again and again would grow each time.
+    """
     if ended:
-        broker.table.save_history([settlement.history() for settlement in ended if settlement.saves_result])
-        for settlement in ended:
-            if settlement.refused:
-                keep_dead_letter(broker, settlement)
+        kept = [settlement for settlement in ended if settlement.saves_result]
+        broker.table.save_history([settlement.history() for settlement in kept])
+        for settlement in kept:
+            keep_dead_letter(broker, settlement)
         note_heeded([settlement.task["id"] for settlement in ended], using=broker.using)
         if broker.follow_up:
             broker.follow_up(broker, ended)
@@ -80,10 +84,7 @@ def settle_unrun(broker: "Broker", ended: list[Settlement]) -> list[Settlement]:
 
 
 def cancelled(row: Row, request: Cancellation, *, queue: str) -> Settlement:
-    """The settlement of a cancelled row that no attempt was made at. Nothing is unpickled: a preview reads it.
-
-    What can't be read keeps its payload, so that it goes back as it was if somebody retries it.
-    """
+    """The settlement of a cancelled row that no attempt was made at. Nothing is unpickled: a preview reads it."""
     shown, now = preview.read(row.payload), timezone.now()
     task = {
         "name": f"unreadable: queue row {row.id}",
@@ -100,7 +101,7 @@ def cancelled(row: Row, request: Cancellation, *, queue: str) -> Settlement:
     }
     queued = shown.options.get("started")
     queued = None if queued_at(request.task_id) else queued if isinstance(queued, datetime) else row.due
-    return Settlement(row=row, task=task, refused=bool(shown.problem), cancelled=True, begun=False, queued=queued)
+    return Settlement(row=row, task=task, cancelled=True, begun=False, queued=queued)
 
 
 def _read(payload: str, shown: preview.Preview) -> dict[str, object]:
@@ -116,7 +117,7 @@ def _read(payload: str, shown: preview.Preview) -> dict[str, object]:
 
 
 def keep_dead_letter(broker: "Broker", settlement: Settlement) -> None:
-    """Keep the payload of a task that can't be read. Raises django.db.Error."""
+    """Keep the payload of a task that can't be read, or was not. Raises django.db.Error."""
     DeadLetter.objects.using(broker.using).create(
         task_id=settlement.task["id"],
         queue=home_queue(broker.queue),
