@@ -1,6 +1,7 @@
 """What a user can do to a task: cancel it, retry it, run it now, delete it; and who wins when a worker wants it as well."""
 
 import logging
+import pickle
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -27,11 +28,12 @@ from durable_queue.upkeep.ownerless import Ownerless
 from durable_queue.upkeep.pruning import prune
 from durable_queue.verbs import Came, cancel, delete, retry, run_now
 from durable_queue.work import outcomes
-from durable_queue.work.follow_ups import follow_up
+from durable_queue.work.follow_ups import call_hook_of, follow_up
 from durable_queue.work.slot import InHand, Stage
 from tests.support import selection
 from tests.support.admin_site import act, held_by, post, refuse, settle, take
-from tests.support.cluster_tasks import KillsWhenUnpickled
+from tests.support.cluster_tasks import KillsWhenUnpickled, RaisesWhenUnpickled
+from tests.support.promised_tasks import read_notes
 from tests.support.queue_rows import listener
 from tests.support.queue_rows import worker as stored_worker
 from tests.support.side_by_side import at_once
@@ -112,9 +114,23 @@ def test_cancel__queues_the_hook_and_continues_no_chain() -> None:
         "tests.support.cluster_tasks.take_one", 1, hook="tests.support.hook_tasks.note", chain=[("math.floor", (1.5,))]
     )
     cancel(task_id, by="bob")
-    ((called, fields),) = (signing.loads(row.payload)["args"] for row in OrmQ.objects.all())
+    ((called, fields, arguments),) = (signing.loads(row.payload)["args"] for row in OrmQ.objects.all())
     assert (called, fields["hook"]) == (task_id, "tests.support.hook_tasks.note")
-    assert (fields["args"], fields["success"], fields["result"]) == ((1,), False, "Cancelled by bob")
+    assert (fields["success"], fields["result"]) == (False, "Cancelled by bob")
+    assert pickle.loads(arguments) == ((1,), {})  # noqa: S301 - our own
+
+
+def test_cancel__whoever_claims_the_row_of_its_hook_unpickles_no_arguments(
+    no_notes: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They can not be unpickled: the hook is called without arguments."""
+    task_id = async_task("math.floor", RaisesWhenUnpickled(), hook="tests.support.hook_tasks.hook", task_name="floor")
+    cancel(task_id, by="bob")
+    task = signing.loads(OrmQ.objects.get().payload)
+    logging.getLogger("django-q").propagate = True
+    call_hook_of(*task["args"])
+    assert read_notes() == [["hook", "floor", task_id, False, "Cancelled by bob", [], None]]
+    assert "gets no arguments" in caplog.text
 
 
 def test_cancel__unpickles_nothing_and_keeps_everything() -> None:
