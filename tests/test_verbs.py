@@ -27,7 +27,7 @@ from durable_queue.task.identifiers import new_task_id
 from durable_queue.upkeep.ownerless import Ownerless
 from durable_queue.upkeep.pruning import prune
 from durable_queue.verbs import Came, cancel, delete, retry, run_now
-from durable_queue.work import outcomes
+from durable_queue.work import lost_workers, outcomes
 from durable_queue.work.follow_ups import call_hook_of, follow_up
 from durable_queue.work.slot import InHand, Stage
 from tests.support import selection
@@ -337,6 +337,20 @@ def test_request__what_a_dead_worker_held_ends() -> None:
     assert broker_of_worker().free(worker)
     assert Task.objects.get().pk == task_id
     assert [preview.read(row.payload).id for row in OrmQ.objects.exclude(held())] == [other]
+
+
+def test_free__of_another_cluster_names_the_tasks_own() -> None:
+    """This process serves one queue, and frees the dead workers of all."""
+    task_id = async_task("tests.support.cluster_tasks.take_one", 1, cluster="second", task_name="theirs")
+    dead = stored_worker("a worker of the second cluster", queue="second")
+    (row,) = Broker("second").settle_and_claim(dead, claim=1).rows
+    charged = lost(row)._replace(retry_at=None, refused=True)
+    payload = OrmQ.objects.get().payload
+    assert lost_workers._free_and_queue_hooks(broker_of_worker(), dead, [charged], [])
+    assert Task.objects.get(pk=task_id).cluster == "second"
+    assert DeadLetter.objects.get().queue == "second"
+    assert retry(task_id, by="bob") is Came.DONE
+    assert [(queued.key, queued.payload) for queued in OrmQ.objects.all()] == [("second", payload)]
 
 
 def test_request__what_nobody_owns_any_more_ends() -> None:
