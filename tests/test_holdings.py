@@ -89,7 +89,8 @@ def test_lease__stays_with_a_row_that_is_taken_at_this_moment(tmp_path: Path) ->
 
 def lose_answers(holdings: Holdings, monkeypatch: pytest.MonkeyPatch, *, of: int = 1) -> None:
     """The answer to the first COMMIT that settles so many rows is lost."""
-    settle_and_claim, lost = holdings.broker.settle_and_claim, []
+    settle_and_claim = holdings.broker.settle_and_claim
+    lost: list[LeaseChange] = []
 
     def lose(me: Worker, settled: list[Settlement], *args: Any, **options: Any) -> LeaseChange:
         before = me.lease, me.lease_due
