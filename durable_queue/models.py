@@ -57,7 +57,10 @@ class FailedAttempt(models.Model):
 
 
 class DeadLetter(models.Model):
-    """The queue row of a refused task, as it was. The failed task with the same id tells why it was refused."""
+    """The queue row of a task that was refused, or cancelled before it was read, as it was.
+
+    The failed task with the same id tells why.
+    """
 
     task_id = models.CharField(max_length=32, db_index=True)
     queue = models.CharField(max_length=100)

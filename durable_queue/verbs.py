@@ -22,7 +22,6 @@ from durable_queue.store.broker import Broker
 from durable_queue.store.leases import Row, home_queue
 from durable_queue.store.lock_waits import bound
 from durable_queue.store.pausing import pause, resume
-from durable_queue.store.task_row import TaskRow
 from durable_queue.task import preview, signing
 from durable_queue.task.identifiers import BadIdError, is_task_id
 from durable_queue.task.pickled import Pickled
@@ -73,8 +72,8 @@ def _cancel(broker: Broker, task_id: str, *, by: str, why: str) -> Came:
             break
         with table.turn(), transaction.atomic(using=using):
             bound(table)
-            if task_row.take_out(table, found.row.id):
-                _end(found.row, request, using)
+            if taken := task_row.take_out(table, found.row.id):
+                _end(found.row.id, *taken, request, using)
                 return Came.DONE
             if task_row.keep_held(table, found.row.id):
                 Cancellation.objects.using(using).bulk_create([request], ignore_conflicts=True)
@@ -85,12 +84,12 @@ def _cancel(broker: Broker, task_id: str, *, by: str, why: str) -> Came:
     return Came.NOTHING if was_cancelled else Came.REFUSED
 
 
-def _end(row: TaskRow, request: Cancellation, using: str) -> None:
+def _end(row: int, queue: str, payload: str, request: Cancellation, using: str) -> None:
     """Write the history of a task whose row was taken out of the queue, and do what follows its end."""
-    broker = Broker(row.queue, using, follow_up=follow_up)
+    broker = Broker(queue, using, follow_up=follow_up)
     Cancellation.objects.using(using).bulk_create([request], ignore_conflicts=True)
-    (counted,) = broker.table.count_attempts([(row.id, request.requested, row.payload)])
-    cancelling.settle_unrun(broker, [cancelling.cancelled(Row(*counted), request, queue=row.queue)])
+    (counted,) = broker.table.count_attempts([(row, request.requested, payload)])
+    cancelling.settle_unrun(broker, [cancelling.cancelled(Row(*counted), request, queue=queue)])
 
 
 def run_now(task_id: str, *, by: str, why: str = "", using: str | None = None) -> Came:
@@ -111,8 +110,8 @@ def _run_now(broker: Broker, task_id: str) -> Came:
             return Came.UNKNOWN if found.is_unknown else Came.REFUSED
         with table.turn(), transaction.atomic(using=broker.using):
             bound(table)
-            if task_row.bring_forward(table, found.row.id):
-                transaction.on_commit(functools.partial(wakeup.wake, found.row.queue), using=broker.using)
+            if queue := task_row.bring_forward(table, found.row.id):
+                transaction.on_commit(functools.partial(wakeup.wake, queue), using=broker.using)
                 return Came.DONE
             if task_row.keep_held(table, found.row.id):
                 return Came.REFUSED
@@ -143,8 +142,8 @@ def retry(task_id: str, *, by: str, why: str = "", using: str | None = None) -> 
     """Move a failed or cancelled task from the history back into its queue. REFUSED: it is neither, or not any more.
 
     The task keeps its id, name, function, arguments, group and hook: no write is made twice. The history has no columns for
-    its other options (its own timeout, `save`, a chain): the configured ones apply. The payload of a refused task goes back as
-    it was. Raises NotKeptError.
+    its other options (its own timeout, `save`, a chain): the configured ones apply. A task that was refused, or cancelled
+    before it began, goes back with its payload as it was. Raises NotKeptError.
     """
     return _logged("retry", task_id, _retry(Broker(using=using), task_id), by, why)
 
@@ -157,9 +156,10 @@ def _retry(broker: Broker, task_id: str) -> Came:
     letters = DeadLetter.objects.using(using).filter(task_id=task_id)
     with transaction.atomic(using=using):
         bound(broker.table)
+        # Locked: else it could be retried, fail again and be kept anew, between this statement and the one that deletes it.
         # Not as Django would load them: that unpickles each value in this process, and runs what it holds.
         pickled = {f"pickled_{name}": Cast(name, TextField()) for name in ("args", "kwargs")}
-        task = failures.defer("args", "kwargs", "result").annotate(**pickled).first()
+        task = failures.select_for_update().defer("args", "kwargs", "result").annotate(**pickled).first()
         if task:
             letter = letters.order_by("pk").last()
             queue, payload = (letter.queue, letter.payload) if letter else (task.cluster, signing.dumps(_task_of(task)))

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 from django_q.models import Failure, OrmQ, Success
 from django_q.tasks import async_task
 
 from durable_queue.models import Worker
+from durable_queue.store import queue_connection
 from durable_queue.store.broker import Broker
-from durable_queue.store.leases import Row, Settlement
+from durable_queue.store.leases import LeaseChange, Row, Settlement
+from durable_queue.verbs import Came, cancel
 from durable_queue.work import outcomes
 from durable_queue.work.holdings import Holdings
 from durable_queue.work.notes import Notes
@@ -82,6 +85,57 @@ def test_lease__stays_with_a_row_that_is_taken_at_this_moment(tmp_path: Path) ->
     holdings.settle_and_claim()
     assert Failure.objects.count() == 1
     assert Worker.objects.get().lease == OrmQ.objects.get().lock
+
+
+def lose_answers(holdings: Holdings, monkeypatch: pytest.MonkeyPatch, *, of: int = 1) -> None:
+    """The answer to the first COMMIT that settles so many rows is lost."""
+    settle_and_claim = holdings.broker.settle_and_claim
+    lost: list[LeaseChange] = []
+
+    def lose(me: Worker, settled: list[Settlement], *args: Any, **options: Any) -> LeaseChange:
+        before = me.lease, me.lease_due
+        change = settle_and_claim(me, settled, *args, **options)
+        if len(settled) == of and not lost:
+            lost.append(change)
+            me.lease, me.lease_due = before
+            raise OperationalError("the connection is lost")
+        return change
+
+    monkeypatch.setattr(holdings.broker, "settle_and_claim", lose)
+    monkeypatch.setattr(queue_connection, "close", lambda: None)  # a test has no connection of its own for the queue
+
+
+def test_recover__announces_what_was_cancelled_in_the_place_of_a_retry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    holdings = with_one_finished(tmp_path, "disk full")
+    (finished,) = holdings.finished
+    task = finished.task | {"success": False, "hook": "tests.support.hook_tasks.note"}
+    holdings.finished = [outcomes.settle_finished(finished.row, task, "alice")._replace(retry_at=datetime.now(UTC))]
+    assert cancel(task["id"], by="bob") is Came.ASKED
+    lose_answers(holdings, monkeypatch)
+    assert holdings.settle_and_claim(patient=False) is None
+    assert holdings.settle_and_claim()
+    told = holdings.next_unannounced()
+    assert told
+    assert (told.retry_at, told.cancelled, told.task["result"]) == (None, True, "Cancelled by bob")
+
+
+def test_recover__announces_what_was_settled_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Since one of two can't be stored, each is settled by itself, and the answer to the first COMMIT is lost."""
+    holdings = with_one_finished(tmp_path, "done")
+    holdings.finished[0].task["hook"] = "tests.support.hook_tasks.note"
+    async_task("tests.support.cluster_tasks.take_one", 2)
+    (row,) = holdings.broker.settle_and_claim(holdings.me, claim=1, keep=True).rows
+    holdings.in_hand.add(row.id)
+    task = outcomes.read(row) | {"started": (now := datetime.now(UTC)), "stopped": now, "success": True}
+    holdings.finish(Settlement(row, task | {"result": Unpicklable()}), Progress(tmp_path / "bob.progress").slot(0))
+    lose_answers(holdings, monkeypatch)
+    while not holdings.is_empty and not (told := holdings.next_unannounced()):
+        holdings.settle_and_claim(patient=False)
+    assert told
+    assert told.task["result"] == "done"
+    holdings.settle_and_claim(patient=False)
+    assert (Success.objects.count(), Failure.objects.count(), OrmQ.objects.count()) == (1, 1, 0)
+    assert Worker.objects.get().lease is None
 
 
 def test_lease__ends_with_a_row_that_can_not_be_stored(tmp_path: Path) -> None:

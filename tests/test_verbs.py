@@ -1,32 +1,40 @@
 """What a user can do to a task: cancel it, retry it, run it now, delete it; and who wins when a worker wants it as well."""
 
 import logging
+import pickle
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.test import Client
 from django_q.models import OrmQ, Task
 from django_q.tasks import Iter, async_task, fetch, result, result_group
 
 from durable_queue.models import Cancellation, DeadLetter, FailedAttempt, Note, Worker
 from durable_queue.states import State, held, is_held, state_of_row
+from durable_queue.store import task_row, wakeup
 from durable_queue.store.broker import Broker
 from durable_queue.store.freeing import free
-from durable_queue.store.leases import Row, Settlement
+from durable_queue.store.leases import Row, Settlement, alone_queue
+from durable_queue.store.table import Table
 from durable_queue.task import preview, signing
+from durable_queue.task.calls import DONE
 from durable_queue.task.identifiers import new_task_id
 from durable_queue.upkeep.ownerless import Ownerless
 from durable_queue.upkeep.pruning import prune
 from durable_queue.verbs import Came, cancel, delete, retry, run_now
-from durable_queue.work import outcomes
-from durable_queue.work.follow_ups import follow_up
+from durable_queue.work import lost_workers, outcomes
+from durable_queue.work.follow_ups import call_hook_of, follow_up
+from durable_queue.work.slot import InHand, Stage
 from tests.support import selection
 from tests.support.admin_site import act, held_by, post, refuse, settle, take
-from tests.support.cluster_tasks import KillsWhenUnpickled
+from tests.support.cluster_tasks import KillsWhenUnpickled, RaisesWhenUnpickled
+from tests.support.promised_tasks import read_notes
 from tests.support.queue_rows import listener
 from tests.support.queue_rows import worker as stored_worker
 from tests.support.side_by_side import at_once
@@ -107,9 +115,23 @@ def test_cancel__queues_the_hook_and_continues_no_chain() -> None:
         "tests.support.cluster_tasks.take_one", 1, hook="tests.support.hook_tasks.note", chain=[("math.floor", (1.5,))]
     )
     cancel(task_id, by="bob")
-    ((called, fields),) = (signing.loads(row.payload)["args"] for row in OrmQ.objects.all())
+    ((called, fields, arguments),) = (signing.loads(row.payload)["args"] for row in OrmQ.objects.all())
     assert (called, fields["hook"]) == (task_id, "tests.support.hook_tasks.note")
-    assert (fields["args"], fields["success"], fields["result"]) == ((1,), False, "Cancelled by bob")
+    assert (fields["success"], fields["result"]) == (False, "Cancelled by bob")
+    assert pickle.loads(arguments) == ((1,), {})  # noqa: S301 - our own
+
+
+def test_cancel__whoever_claims_the_row_of_its_hook_unpickles_no_arguments(
+    no_notes: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They can not be unpickled: the hook is called without arguments."""
+    task_id = async_task("math.floor", RaisesWhenUnpickled(), hook="tests.support.hook_tasks.hook", task_name="floor")
+    cancel(task_id, by="bob")
+    task = signing.loads(OrmQ.objects.get().payload)
+    logging.getLogger("django-q").propagate = True
+    call_hook_of(*task["args"])
+    assert read_notes() == [["hook", "floor", task_id, False, "Cancelled by bob", [], None]]
+    assert "gets no arguments" in caplog.text
 
 
 def test_cancel__unpickles_nothing_and_keeps_everything() -> None:
@@ -124,6 +146,80 @@ def test_cancel__unpickles_nothing_and_keeps_everything() -> None:
     assert "_kill_with_argument" in repr(after.args)
     arguments = signing.loads(OrmQ.objects.get().payload)["args"]  # here it does no harm: tests/support/cluster_tasks.py
     assert arguments == (None,)
+
+
+def finding_late(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
+    """Have something happen once a task was found, before it is changed."""
+    find = task_row.find
+
+    def find_late(table: Table, task_id: str) -> task_row.Whereabouts:
+        found = find(table, task_id)
+        meanwhile()
+        return found
+
+    monkeypatch.setattr(task_row, "find", find_late)
+
+
+def test_cancel__ends_the_row_as_it_is_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile a worker has run it: it has made its first call, and gives it back to those that run alone."""
+    task_id = post("alice")
+    task = signing.loads(OrmQ.objects.get().payload)
+    payload = signing.dumps(task | {"args": ((DONE, (), {}), *task["args"])})
+    finding_late(monkeypatch, lambda: OrmQ.objects.update(payload=payload, key=alone_queue("notifier")))
+    assert cancel(task_id, by="bob") is Came.DONE
+    ended = Task.objects.get(pk=task_id)
+    assert ended.args == ((DONE, (), {}), *task["args"])
+    assert ended.cluster == "notifier"
+
+
+def test_run_now__wakes_those_who_serve_the_row_then(
+    monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    task_id = post("alice")
+    later()
+    finding_late(monkeypatch, lambda: OrmQ.objects.update(key=alone_queue("notifier")))
+    woken: list[str] = []
+    monkeypatch.setattr(wakeup, "wake", woken.append)
+    with django_capture_on_commit_callbacks(execute=True):
+        assert run_now(task_id, by="bob") is Came.DONE
+    assert woken == [alone_queue("notifier")]
+
+
+@pytest.mark.django_db(transaction=True)
+@selection.on_postgresql
+def test_retry__locks_what_it_has_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can retry it meanwhile, so that it fails again and what is deleted is not what was read."""
+    task_id = post("alice")
+    settle(error="disk full")
+    dumps, locked = signing.dumps, Task.objects.filter(pk=task_id).select_for_update(skip_locked=True)
+
+    def look(task: dict[str, Any]) -> str:
+        assert at_once(lambda: take_one(locked)) == [None]
+        return dumps(task)
+
+    def take_one(tasks: QuerySet[Task]) -> Task | None:
+        with transaction.atomic():
+            return tasks.first()
+
+    monkeypatch.setattr(signing, "dumps", look)
+    assert retry(task_id, by="bob") is Came.DONE
+
+
+def test_cancel__and_retry_again_and_again_keep_the_payload() -> None:
+    task_id = async_task(
+        "tests.support.cluster_tasks.take_one", KillsWhenUnpickled(), chain=[("math.floor", (1.5,))], timeout=7, save=False
+    )
+    payload = OrmQ.objects.get().payload
+    for _ in range(3):
+        assert cancel(task_id, by="bob") is Came.DONE
+        assert retry(task_id, by="bob") is Came.DONE
+        assert OrmQ.objects.get().payload == payload
+    assert not DeadLetter.objects.exists()
+
+
+def test_cancel__what_no_history_keeps_leaves_no_payload() -> None:
+    cancel(post("alice", cached=True), by="bob")
+    assert not DeadLetter.objects.exists()
 
 
 @pytest.mark.parametrize("is_tampered", [True, False], ids=["tampered", "signed"])
@@ -206,6 +302,35 @@ def test_request__what_fails_is_not_tried_again() -> None:
     assert not OrmQ.objects.exists()
 
 
+def lacking(row: Row) -> Settlement:
+    """Its payload names what this worker lacks."""
+    return outcomes.settle_lacking(row, "There is no module nowhere", "alice")
+
+
+def lost(row: Row) -> Settlement:
+    """Its worker was killed while it unpickled the payload."""
+    in_hand = InHand(row.id, Stage.READING, preview.read(row.payload).id, time.time(), 0.0)
+    return outcomes.settle_lost(row, in_hand, "alice", is_overdue=False)
+
+
+def unstorable(row: Row) -> Settlement:
+    """What came of it can't be stored."""
+    return outcomes.settle_unstorable(failed(row, retry_at=datetime.now(UTC) + LATER), TypeError("not me"))
+
+
+@pytest.mark.parametrize("came", [lacking, lost, unstorable], ids=lambda came: came.__name__)
+def test_request__what_could_not_be_read_or_stored_keeps_its_payload(came: Callable[[Row], Settlement]) -> None:
+    task_id = post("alice", chain=[("math.floor", (1.5,))])
+    payload = OrmQ.objects.get().payload
+    worker = take(1)
+    cancel(task_id, by="bob")
+    (row,) = held_by(worker)
+    broker_of_worker().settle_and_claim(worker, [came(row)])
+    assert Task.objects.get(pk=task_id).result == "Cancelled by bob"
+    assert retry(task_id, by="bob") is Came.DONE
+    assert OrmQ.objects.get().payload == payload
+
+
 def test_request__what_a_dead_worker_held_ends() -> None:
     task_id, other = post("alice"), post("carol")
     worker = take(2)
@@ -213,6 +338,20 @@ def test_request__what_a_dead_worker_held_ends() -> None:
     assert free(broker_of_worker(), worker)
     assert Task.objects.get().pk == task_id
     assert [preview.read(row.payload).id for row in OrmQ.objects.exclude(held())] == [other]
+
+
+def test_free__of_another_cluster_names_the_tasks_own() -> None:
+    """This process serves one queue, and frees the dead workers of all."""
+    task_id = async_task("tests.support.cluster_tasks.take_one", 1, cluster="second", task_name="theirs")
+    dead = stored_worker("a worker of the second cluster", queue="second")
+    (row,) = Broker("second").settle_and_claim(dead, claim=1).rows
+    charged = lost(row)._replace(retry_at=None, refused=True)
+    payload = OrmQ.objects.get().payload
+    assert lost_workers._free_and_queue_hooks(broker_of_worker(), dead, [charged], [])
+    assert Task.objects.get(pk=task_id).cluster == "second"
+    assert DeadLetter.objects.get().queue == "second"
+    assert retry(task_id, by="bob") is Came.DONE
+    assert [(queued.key, queued.payload) for queued in OrmQ.objects.all()] == [("second", payload)]
 
 
 def test_request__what_nobody_owns_any_more_ends() -> None:

@@ -202,7 +202,7 @@ class FailureAdmin(HistoryAdmin):
 
     @admin.display(description="Payload")
     def dead_letter(self, task: Any) -> SafeString | None:
-        """The payload of a refused task."""
+        """The payload of a task that was refused, or cancelled before it began."""
         letter = DeadLetter.objects.filter(task_id=task.id).order_by("pk").last()
         if letter is None:
             return None

@@ -137,25 +137,28 @@ class Broker(Counting):
         *,
         keep: bool = False,
         named: Mapping[str, Any] | None = None,
+        lease: LeaseChange | None = None,
     ) -> LeaseChange:
         """In ONE transaction: settle rows, give others back and, unless `claim` is 0, take new ones.
 
         `keep`: whether the worker goes on holding other rows. Then the new ones come under the same lease, else under a new
         one; where there are none, it has no lease any more. `announced`: the numbers of rows that are about to be committed
         (`wakeup.Ear.wait`); a worker that only claims waits for them. `named`: what the worker's row is to say of tasks that
-        take long (`Worker.in_hand`), if not what it says. The worker's row has the lease's name; after an error
-        at COMMIT, `recover` finds out what happened. Raises LeaseLostError, or django.db.Error and then nothing (or, at a
-        COMMIT, all) has happened.
+        take long (`Worker.in_hand`), if not what it says. `lease`: an empty one to be filled and returned, for those who must
+        know what was settled though nothing answers the COMMIT. The worker's row has the lease's name; after an error at
+        COMMIT, `recover` finds out what happened. Raises LeaseLostError, or django.db.Error and then nothing (or, at a COMMIT,
+        all) has happened.
         """
         table = self.table
         returned = list(returned)
         is_free_to_claim = (keep or worker.lease is None) and not (settlements or returned) and named is None
         if claim and is_free_to_claim and not self.database.in_atomic_block:
-            lease = self._claim_at_once(table, worker, claim, announced)
-            if lease or self.wait_until_due() != 0:
-                return lease or LeaseChange(name=worker.lease)
+            claimed = self._claim_at_once(table, worker, claim, announced)
+            if claimed or self.wait_until_due() != 0:
+                return claimed or LeaseChange(name=worker.lease)
             # What is due is another's to claim, or this worker was taken for dead, or it didn't get its turn.
-        lease = LeaseChange(name=worker.lease)
+        lease = LeaseChange() if lease is None else lease
+        lease.name = worker.lease
         with table.turn(), transaction.atomic(using=self.using):
             if not (settlements or returned):
                 # After a crash of the server, the rows of a claim are due again. (Rows that were given back would be held

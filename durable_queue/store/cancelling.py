@@ -49,7 +49,10 @@ def end_retried(broker: "Broker", settled: Sequence[Settlement]) -> list[Settlem
         request = asked.get(settlement.task["id"]) if settlement.retry_at else None
         if request and task_row.take_out(broker.table, settlement.row.id):
             task = settlement.task | {"result": reason_of(request)}
-            settlement = settlement._replace(task=task, retry_at=None, payload=None, refused=False, cancelled=True)  # noqa: PLW2901
+            # Without a function it was not read, and the history lacks its arguments: then its payload is kept.
+            settlement = settlement._replace(  # noqa: PLW2901
+                task=task, retry_at=None, payload=None, refused="func" not in task, cancelled=True
+            )
         ended.append(settlement)
     return ended
 
@@ -64,12 +67,16 @@ def end_unrun(broker: "Broker", given_back: Iterable[Row]) -> list[Settlement]:
 
 
 def settle_unrun(broker: "Broker", ended: list[Settlement]) -> list[Settlement]:
-    """Write the history of tasks that have ended without an attempt, and whose rows are gone; do what follows."""
+    """Write the history of tasks that have ended without an attempt, and whose rows are gone; do what follows.
+
+    Their payloads are kept: so each goes back as it was if somebody retries it. The history lacks some of its options, and what
+    would be made of that again and again would grow each time.
+    """
     if ended:
-        broker.table.save_history([settlement.history() for settlement in ended if settlement.saves_result])
-        for settlement in ended:
-            if settlement.refused:
-                keep_dead_letter(broker, settlement)
+        kept = [settlement for settlement in ended if settlement.saves_result]
+        broker.table.save_history([settlement.history() for settlement in kept])
+        for settlement in kept:
+            keep_dead_letter(broker, settlement)
         note_heeded([settlement.task["id"] for settlement in ended], using=broker.using)
         if broker.follow_up:
             broker.follow_up(broker, ended)
@@ -77,10 +84,7 @@ def settle_unrun(broker: "Broker", ended: list[Settlement]) -> list[Settlement]:
 
 
 def cancelled(row: Row, request: Cancellation, *, queue: str) -> Settlement:
-    """The settlement of a cancelled row that no attempt was made at. Nothing is unpickled: a preview reads it.
-
-    What can't be read keeps its payload, so that it goes back as it was if somebody retries it.
-    """
+    """The settlement of a cancelled row that no attempt was made at. Nothing is unpickled: a preview reads it."""
     shown, now = preview.read(row.payload), timezone.now()
     task = {
         "name": f"unreadable: queue row {row.id}",
@@ -97,7 +101,7 @@ def cancelled(row: Row, request: Cancellation, *, queue: str) -> Settlement:
     }
     queued = shown.options.get("started")
     queued = None if queued_at(request.task_id) else queued if isinstance(queued, datetime) else row.due
-    return Settlement(row=row, task=task, refused=bool(shown.problem), cancelled=True, begun=False, queued=queued)
+    return Settlement(row=row, task=task, cancelled=True, begun=False, queued=queued)
 
 
 def _read(payload: str, shown: preview.Preview) -> dict[str, object]:
@@ -113,7 +117,7 @@ def _read(payload: str, shown: preview.Preview) -> dict[str, object]:
 
 
 def keep_dead_letter(broker: "Broker", settlement: Settlement) -> None:
-    """Keep the payload of a task that can't be read. Raises django.db.Error."""
+    """Keep the payload of a task that can't be read, or was not. Raises django.db.Error."""
     DeadLetter.objects.using(broker.using).create(
         task_id=settlement.task["id"],
         queue=home_queue(broker.queue),

@@ -49,17 +49,27 @@ def find(table: Table, task_id: str) -> Whereabouts:
     return Whereabouts(row, success)
 
 
-def take_out(table: Table, row: int) -> bool:
-    """Delete a row unless a worker holds it; return whether this was done. Raises django.db.Error."""
-    sql = f"DELETE FROM {QUEUE_TABLE} WHERE id = %s AND (lock IS NULL OR lock <= %s) RETURNING id"  # noqa: S608
-    return bool(table.run(sql, (row, table.moment(held_from()))))
+def take_out(table: Table, row: int) -> tuple[str, str] | None:
+    """Delete a row unless a worker holds it; return its queue and its payload if this was done. Raises django.db.Error.
+
+    Since it was found, a worker may have given it back in another queue, or with another payload.
+    """
+    sql = f"DELETE FROM {QUEUE_TABLE} WHERE id = %s AND (lock IS NULL OR lock <= %s) RETURNING key, payload"  # noqa: S608
+    for queue, payload in table.run(sql, (row, table.moment(held_from()))):
+        return queue, payload
+    return None
 
 
-def bring_forward(table: Table, row: int) -> bool:
-    """Have a row that is due later be for now, unless a worker holds it; return whether it was so. Raises django.db.Error."""
+def bring_forward(table: Table, row: int) -> str | None:
+    """Have a row that is due later be for now, unless a worker holds it; return its queue if it was so.
+
+    Raises django.db.Error.
+    """
     now = table.present()
-    sql = f"UPDATE {QUEUE_TABLE} SET lock = %s WHERE id = %s AND lock > %s AND lock <= %s RETURNING id"  # noqa: S608
-    return bool(table.run(sql, (table.moment(for_now(now)), row, table.moment(now), table.moment(held_from()))))
+    sql = f"UPDATE {QUEUE_TABLE} SET lock = %s WHERE id = %s AND lock > %s AND lock <= %s RETURNING key"  # noqa: S608
+    for (queue,) in table.run(sql, (table.moment(for_now(now)), row, table.moment(now), table.moment(held_from()))):
+        return str(queue)
+    return None
 
 
 def keep_held(table: Table, row: int) -> bool:

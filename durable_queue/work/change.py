@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from durable_queue.store.leases import Row, Settlement
+from durable_queue.store.leases import LeaseChange, Row, Settlement
 
 
 class Change(NamedTuple):
@@ -12,6 +12,7 @@ class Change(NamedTuple):
     returned: list[Row]
     kept: set[int]  # ids of the rows that the worker goes on holding
     named: dict[str, dict[str, Any]] | None  # the tasks that its row is to name from now on; None: as before
+    came: LeaseChange  # what it has come to, once it is committed; filled before the COMMIT, whose answer may be lost
 
     @property
     def left(self) -> set[int]:

@@ -1,17 +1,19 @@
 """What follows a task that has ended: its cached result, its chain's next step, the hook of one that no worker calls it for."""
 
 import functools
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
 from django.db import transaction
 from django_q.conf import logger
+from django_q.exceptions import TimeoutException
 from django_q.models import Task
 from django_q.tasks import async_chain
 
 from durable_queue.store.broker import Broker
 from durable_queue.store.leases import Settlement
-from durable_queue.store.rows import HistoryRow, text_of
+from durable_queue.store.rows import LENGTHS, HistoryRow, text_of
 from durable_queue.task import hooks, signing
 from durable_queue.task.identifiers import new_task_id
 from durable_queue.task.policy import HOOK, alone
@@ -20,7 +22,6 @@ from durable_queue.work import cached_results
 
 NAME_LENGTH = Task._meta.get_field("name").max_length
 NAMES = [field.name for field in Task._meta.concrete_fields]
-HOOK_LENGTH = Task._meta.get_field("hook").max_length
 
 
 def follow_up(broker: Broker, ended: Sequence[Settlement]) -> None:
@@ -55,23 +56,31 @@ def queue_hook(broker: Broker, ended: HistoryRow) -> None:
     """
     name = text_of(f"hook of {ended.name}", NAME_LENGTH)
     task: dict[str, Any] = {"id": new_task_id(), "name": name, "func": HOOK, "kwargs": {}, "save": False}
-    fields = {**dict(zip(NAMES, ended, strict=False)), "hook": text_of(ended.hook, HOOK_LENGTH)}
+    text = dict(zip(NAMES, ended, strict=False)) | {"args": (), "kwargs": {}}
+    text |= {column: text_of(text[column], length) for column, length in LENGTHS.items()}
     try:
-        payload = signing.dumps({**task, "args": (ended.id, fields)})
+        # For `call_hook_of` to unpickle: whoever claims the row does not run alone yet, and has to read it.
+        arguments = pickle.dumps((ended.args, ended.kwargs))
     except Exception:  # pickling runs code of others
-        logger.exception("The hook %s of %s gets no arguments and no result", fields["hook"], ended.name)
-        fields |= {"args": (), "kwargs": {}, "result": None}
-        payload = signing.dumps({**task, "args": (ended.id, fields)})
-    broker.enqueue(payload)
+        logger.exception("The hook %s of %s gets no arguments", text["hook"], ended.name)
+        arguments = None
+    broker.enqueue(signing.dumps({**task, "args": (ended.id, text, arguments)}))
 
 
 @alone
-def call_hook_of(task_id: str, fields: dict[str, Any] | None = None) -> None:
-    """Call the hook of a task that was lost.
+def call_hook_of(task_id: str, fields: dict[str, Any] | None = None, arguments: bytes | None = None) -> None:
+    """Call the hook of a task that was lost, or cancelled unrun.
 
     At most once: in one attempt (`policy.HOOK`), and alone, so that whoever finds its worker dead knows what it had in hand.
-    `fields`: of the task. Rows of version 0.1 lack them: then the task is kept.
+    `fields`: of the task. Rows of version 0.1 lack them: then the task is kept. `arguments`: the pickle of `args` and `kwargs`.
     """
+    if fields and arguments:
+        try:
+            fields["args"], fields["kwargs"] = pickle.loads(arguments)  # noqa: S301 - this queue has pickled and signed it
+        except TimeoutException:
+            raise
+        except (Exception, SystemExit):
+            logger.exception("The hook %s of %s gets no arguments: they can't be unpickled", fields["hook"], fields["name"])
     task = Task(**fields) if fields else Task.objects.filter(pk=task_id).first()
     if task:
         hooks.call(task)

@@ -140,7 +140,7 @@ class Holdings:
     def _change_lease(self, claim: int, announced: Sequence[int], *, names_tasks: bool = False) -> LeaseChange:
         with self._lock:
             kept = self.in_hand | {row.id for row in self.unstarted}
-            asked = Change(list(self.finished), list(self._returning), kept, None)
+            asked = Change(list(self.finished), list(self._returning), kept, None, LeaseChange())
             kept -= asked.left  # a thread that finishes a row at this moment has not taken it from those in hand yet
             if names_tasks or (self.long_tasks.are_named and asked.left):
                 asked = asked._replace(named=self.long_tasks.to_store(kept))
@@ -148,7 +148,7 @@ class Holdings:
         if claim:
             self.claiming = time.monotonic()
         return self.broker.settle_and_claim(
-            self.me, asked.settled, asked.returned, claim, announced, keep=bool(kept), named=asked.named
+            self.me, asked.settled, asked.returned, claim, announced, keep=bool(kept), named=asked.named, lease=asked.came
         )
 
     def _apply(self, change: LeaseChange) -> None:
@@ -178,7 +178,7 @@ class Holdings:
         assert self._unsure  # noqa: S101
         change = self.broker.recover(self.me, self._unsure.left, self._unsure.kept)
         if change:
-            change.settled = self._unsure.settled
+            change.settled = self._unsure.came.settled
         return change
 
     def _settle_one_by_one(self, error: BaseException) -> BaseException | None:
@@ -189,20 +189,23 @@ class Holdings:
         try:
             for settlement in settled:
                 try:
-                    change = self.broker.settle_and_claim(self.me, [settlement], keep=True)
+                    self._settle_first(settlement)
                 except BaseException as found:
                     if not outcomes.is_unstorable(found):
                         raise
-                    change = self.broker.settle_and_claim(self.me, [outcomes.settle_unstorable(settlement, found)], keep=True)
-                with self._lock:
-                    del self.finished[0]
-                self._forget([settlement])
-                self._unannounced.extend(filter(is_heard, change.settled))
+                    self._settle_first(outcomes.settle_unstorable(settlement, found))
             if not self.has_news:
                 self._apply(self._change_lease(0, ()))  # which ends the lease, unless there are rows under it
         except DatabaseError as again:
             return again
         return None
+
+    def _settle_first(self, settlement: Settlement) -> None:
+        """Settle the first of what is finished, by itself."""
+        with self._lock:
+            others = {each.row.id for each in self.finished[1:]} | {row.id for row in (*self.unstarted, *self._returning)}
+            self._unsure = asked = Change([settlement], [], self.in_hand | others, None, LeaseChange())
+        self._apply(self.broker.settle_and_claim(self.me, [settlement], keep=True, lease=asked.came))
 
     def _wait_out(self, error: BaseException) -> None:
         """Wait after a database error, longer each time. The next try opens a new connection."""

@@ -152,8 +152,11 @@ def _died_alone(worker: Worker) -> bool:
 
 
 def _free_and_queue_hooks(broker: Broker, worker: Worker, charged: list[Settlement], suspects: list[int]) -> bool:
+    home = home_queue(worker.queue)
+    for settlement in charged:
+        settlement.task["cluster"] = home  # and not the cluster of this process, which may serve another queue
     with transaction.atomic(using=broker.using):
-        lease = free(broker, worker, charged, suspects)
+        lease = free(Broker(worker.queue, broker.using, follow_up=broker.follow_up), worker, charged, suspects)
         for task in lease.with_hook if lease else ():
-            queue_hook(Broker(home_queue(worker.queue), broker.using), task)
+            queue_hook(Broker(home, broker.using), task)
     return lease is not None

@@ -45,11 +45,13 @@ def delete(request: HttpRequest, task_id: str) -> HttpResponse:
 
 
 def answer(task_id: str, outcome: int | Came, refusal: str) -> HttpResponse:
-    """The task, with a status for what was done; else 404 or 409."""
-    found = None if outcome == Came.UNKNOWN else status_of(task_id)
-    if found is None:
+    """The task, with a status for what was done; else 404 or 409. Of one that is kept nowhere any more, its id alone."""
+    if outcome == Came.UNKNOWN:
         return error(404, "Not Found")
-    return JSON(as_json(found), status=outcome) if isinstance(outcome, int) else error(409, refusal)
+    if not isinstance(outcome, int):
+        return error(409, refusal)
+    found = status_of(task_id)
+    return JSON(as_json(found) if found else {"id": task_id}, status=outcome)
 
 
 def actor(request: HttpRequest) -> str:

@@ -35,9 +35,10 @@ def number(description: str) -> Json:
     return {"type": "integer", "minimum": 0, "description": description}
 
 
-def content(name: str) -> Json:
-    """A body in JSON with the schema of this name."""
-    return {"application/json": {"schema": ref("schemas", name)}}
+def content(*names: str) -> Json:
+    """A body in JSON with the schema of this name, or of one of these names."""
+    schemas = [ref("schemas", name) for name in names]
+    return {"application/json": {"schema": {"anyOf": schemas} if len(schemas) > 1 else schemas[0]}}
 
 
 def _error(description: str, *headers: str, name: str = "Error") -> Json:
@@ -94,6 +95,12 @@ _TASK = {
 _SCHEMAS: Json = _VALIDATION | {
     "Error": {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]},
     "Task": {"type": "object", "properties": _TASK, "required": list(_TASK)},
+    "TaskId": {
+        "type": "object",
+        "description": "Of a task that is kept nowhere any more.",
+        "properties": {"id": ID},
+        "required": ["id"],
+    },
     "TaskList": {
         "type": "object",
         "properties": {

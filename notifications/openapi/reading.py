@@ -71,7 +71,8 @@ def _found(document: Json, described: Json) -> Json:
 
 def _body(described: Json) -> str:
     """The name of the body's schema, if it has one with a name."""
-    reference: str = described.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", "")
+    schema: Json = described.get("content", {}).get("application/json", {}).get("schema", {})
+    reference: str = schema.get("anyOf", [schema])[0].get("$ref", "")  # of several, the first is the usual one
     return reference.rpartition("/")[2]
 
 

@@ -18,6 +18,11 @@ def _answer(description: str, name: str, *headers: str) -> Json:
     return {"description": description, "content": content(name)} | shown
 
 
+def _acted(description: str) -> Json:
+    """The answer of a verb. A task that ends while it is asked for need not be kept."""
+    return {"description": description, "content": content("Task", "TaskId")}
+
+
 def _query(name: str, schema: Json, description: str) -> Json:
     return {"name": name, "in": "query", "description": description, "required": False, "schema": schema}
 
@@ -88,7 +93,7 @@ _cancel = _operation(
     "Cancel a task",
     "One that waits never runs; a running one is asked to stop. Scope: `manage`.",
     "cancel_task",
-    answers={"200": _answer("It is cancelled.", "Task"), "202": _answer("It runs, and is asked to stop.", "Task")},
+    answers={"200": _acted("It is cancelled."), "202": _acted("It runs, and is asked to stop.")},
     refusals=("307", "404", "409"),
 ) | {"parameters": [_ID]}
 
@@ -96,7 +101,7 @@ _retry = _operation(
     "Retry a task",
     "One that has failed or was cancelled is queued again, with the same id. Scope: `manage`.",
     "retry_task",
-    answers={"200": _answer("It is queued.", "Task")},
+    answers={"200": _acted("It is queued.")},
     refusals=("307", "404", "409"),
 ) | {"parameters": [_ID]}
 
@@ -104,7 +109,7 @@ _run_now = _operation(
     "Run a task now",
     "One that is scheduled, or waits for its next attempt. Scope: `manage`.",
     "run_task_now",
-    answers={"200": _answer("It is due.", "Task")},
+    answers={"200": _acted("It is due.")},
     refusals=("307", "404", "409"),
 ) | {"parameters": [_ID]}
 
