@@ -151,6 +151,27 @@ def test_long_tasks__are_named_and_kept_right(tmp_path: Path) -> None:
         assert Worker.objects.get().lease is None
 
 
+def test_long_tasks__are_looked_at_while_another_thread_notes_them(tmp_path: Path) -> None:
+    with holding(tmp_path) as holdings:
+        (task,) = running.this_process.in_hand
+        long_tasks = holdings.long_tasks
+        seen_by_watch = long_tasks.to_store({task.row})
+        assert seen_by_watch
+        long_tasks.note_stored(seen_by_watch)
+        nothing = long_tasks.to_store(())
+        assert nothing
+
+        class Kept(set[int]):
+            def __contains__(self, row: object) -> bool:
+                long_tasks.note_stored(nothing)  # what a leader does meanwhile
+                return super().__contains__(row)
+
+        assert long_tasks.to_store(Kept({task.row})) is None
+        assert not long_tasks.are_named
+        long_tasks.note_stored(seen_by_watch)
+        assert long_tasks.are_named
+
+
 def test_long_tasks__go_with_their_worker(tmp_path: Path) -> None:
     with holding(tmp_path) as holdings:
         (task,) = running.this_process.in_hand
