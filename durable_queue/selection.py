@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.db import connections
-from django.db.models import Q, TextField
-from django.db.models.functions import Cast, Left
+from django.db.models import F, Q, TextField, Value
+from django.db.models.functions import Left
+from django.db.models.lookups import GreaterThan, GreaterThanOrEqual
 from django.utils import timezone
 from django_q.conf import Conf
 from django_q.models import Task
@@ -25,6 +26,7 @@ from durable_queue.store.rows import ATTEMPTS_TABLE, QUEUE_TABLE
 from durable_queue.store.table import Table
 from durable_queue.task.identifiers import is_task_id, queued_at
 from durable_queue.task.preview import STORED, read_stored
+from durable_queue.task.stored_text import AsText
 from durable_queue.verbs import Came
 
 logger = logging.getLogger("durable_queue.verbs")
@@ -110,7 +112,7 @@ def _queued(selection: Selection, batch: int, using: str) -> Iterator[list[str]]
     last = -1
     while newest is not None and last < newest:
         tried = f"(SELECT count(*) FROM {ATTEMPTS_TABLE} WHERE row = {QUEUE_TABLE}.id)"  # noqa: S608
-        columns = f"id, lock, key, substr(payload, 1, 72), {tried}"
+        columns = f"id, {table.dialect.as_text('lock')}, {table.dialect.as_text('key')}, substr(payload, 1, 72), {tried}"
         sql = f"SELECT {columns} FROM {QUEUE_TABLE} WHERE id > %s AND id <= %s ORDER BY id LIMIT {batch:d}"  # noqa: S608
         rows = table.run(sql, (last, newest))
         if not rows:
@@ -126,7 +128,7 @@ def _queued(selection: Selection, batch: int, using: str) -> Iterator[list[str]]
 
 
 def _fits(selection: Selection, table: Table, lock: Any, key: str, tried: int, now: datetime) -> bool:  # noqa: PLR0913, PLR0917
-    state = state_of_row(lock and table.aware(lock), tried, now)
+    state = state_of_row(table.read(lock) if lock else None, tried, now)
     return state is selection.state and selection.queue in ("", home_queue(key))
 
 
@@ -145,15 +147,20 @@ def _ended(selection: Selection, batch: int, using: str) -> Iterator[list[str]]:
     tasks = Task.objects.using(using).filter(success=selection.state is State.SUCCEEDED).order_by("stopped", "pk")
     now = timezone.now()
     tasks = tasks.filter(stopped__lt=min(now, selection.before or now))
+    columns: dict[str, Any] = {"at": AsText("stopped"), "function": AsText("func"), "queue": AsText("cluster")}
     if selection.error:
-        tasks = tasks.annotate(text=Left(Cast("result", TextField()), STORED + 1))
-    columns = ("pk", "stopped", "func", "cluster", *(["text"] if selection.error else []))
+        columns["text"] = Left(AsText("result"), STORED + 1)
     after = Q()
-    while rows := list(tasks.filter(after).values_list(*columns)[:batch]):
+    while rows := list(tasks.filter(after).annotate(**columns).values_list("pk", *columns)[:batch]):
         found = [task_id for task_id, _, func, cluster, *text in rows if _is_of(selection, func, cluster, *text)]
         yield _in_state(selection.state, found, using)
-        last, moment, *_ = rows[-1]
-        after = Q(stopped__gte=moment) & (Q(stopped__gt=moment) | Q(pk__gt=last))
+        last, at, *_ = rows[-1]
+        # As the text that it is: somebody may have written what Python takes for no moment.
+        moment = Value(at, TextField())
+        behind = Q(GreaterThan(F("stopped"), moment))
+        if isinstance(last, str):  # behind a blob, of which the driver makes bytes, there are none but other blobs
+            behind |= Q(pk__gt=last)
+        after = Q(GreaterThanOrEqual(F("stopped"), moment)) & behind
 
 
 def _is_of(selection: Selection, func: str, cluster: str | None, text: str | None = None) -> bool:
