@@ -104,7 +104,7 @@ def _of_queued(task: Found) -> TaskStatus:
     state = state_of_row(task.lock, task.attempts, task.present)
     shown = _preview(task.content or "")
     calls, done = _calls(shown.func, shown.args)
-    in_hand = _in_hand(task.in_hand)
+    in_hand = json.loads(task.in_hand) if task.in_hand else {}
     is_running = state is State.RUNNING
     worker = str(Worker(pid=task.worker_pid, host=task.worker_host or "")) if task.worker_pid is not None else ""
     due = None if task.lock is None or is_held(task.lock) else due_since(task.lock)
@@ -157,14 +157,6 @@ def _of_ended(task: Found) -> TaskStatus:
         stored_result=task.result,
         error=one_line(error),
     )
-
-
-def _in_hand(said: str | None) -> dict[str, Any]:
-    try:
-        value = json.loads(said or "{}")
-    except (ValueError, TypeError):  # somebody has written it by hand
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _preview(payload: str) -> Preview:

@@ -176,16 +176,15 @@ def test_status__of_a_task_with_moments_that_python_has_not(value: str) -> None:
 
 
 @selection.on_sqlite
-@pytest.mark.parametrize("column", ["host", "in_hand"])
-@pytest.mark.parametrize("value", [BLOB, "'garbage'", "'[1]'"], ids=["blob", "text", "list"])
-def test_status__of_a_task_whose_worker_somebody_has_written(column: str, value: str) -> None:
+def test_status__of_a_task_whose_worker_somebody_has_written() -> None:
     task_id = post("alice")
     take(1)
     with connection.cursor() as cursor:
-        cursor.execute(f"UPDATE {Worker._meta.db_table} SET {column} = {value}")  # noqa: S608
+        cursor.execute(f"UPDATE {Worker._meta.db_table} SET host = {BLOB}")  # noqa: S608
     status = status_of(task_id)
     assert status
     assert status.state is State.RUNNING
+    assert "ff00fe" in status.worker.lower()
 
 
 def rows_of_all() -> None:

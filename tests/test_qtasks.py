@@ -171,7 +171,7 @@ def test_verb__wrong_use_does_nothing(words: list[str], said: str) -> None:
 @pytest.mark.parametrize("text", ["2", "h", "2 h", "1y", "9999999d", "999999d", "999999w", "0s"])
 def test_older_than__what_is_no_time(text: str) -> None:
     code, _, errors = qtasks("retry", "--older-than", text, "--yes")
-    assert code == 2
+    assert code != 0
     assert "for example 2h" in errors
 
 

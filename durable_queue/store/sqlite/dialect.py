@@ -25,5 +25,4 @@ class SQLiteDialect(Dialect):
         return f"CASE typeof({column}) WHEN 'blob' THEN 'x''' || hex({column}) || '''' ELSE CAST({column} AS text) END"
 
     def entry_of(self, column: str, key: str) -> str:
-        entry = f"""json_extract({column}, '$."' || {key} || '"')"""
-        return f"CASE WHEN json_valid({column}) THEN {entry} END"
+        return f"""json_extract({column}, '$."' || {key} || '"')"""
