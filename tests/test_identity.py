@@ -25,6 +25,7 @@ from durable_queue.task import running
 from durable_queue.task.running import RunningTask
 from durable_queue.work import outcomes
 from durable_queue.work.holdings import Holdings
+from durable_queue.work.long_tasks import Named
 from durable_queue.work.notes import Notes
 from durable_queue.work.pace import SLOW_AFTER
 from durable_queue.work.progress import Progress
@@ -158,8 +159,8 @@ def test_long_tasks__are_looked_at_while_another_thread_notes_them(tmp_path: Pat
         seen_by_watch = long_tasks.to_store({task.row})
         assert seen_by_watch
         long_tasks.note_stored(seen_by_watch)
-        nothing = long_tasks.to_store(())
-        assert nothing
+        nothing = Named({}, {})
+        assert long_tasks.to_store(()) == nothing
 
         class Kept(set[int]):
             def __contains__(self, row: object) -> bool:

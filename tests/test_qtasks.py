@@ -118,8 +118,12 @@ def test_verb__changes_what_it_has_asked_about(state: str, monkeypatch: pytest.M
         if state == "failed":
             settle(error=TRACEBACK)
 
-    asked = []
-    monkeypatch.setattr(command_of_tasks.Command, "_confirm", lambda _, question: (asked.append(question), make("late")))
+    def confirm(_: Any, question: str) -> None:
+        asked.append(question)
+        make("late")
+
+    asked: list[str] = []
+    monkeypatch.setattr(command_of_tasks.Command, "_confirm", confirm)
     make("alice")
     verb = "cancel" if state == "queued" else "delete"
     assert qtasks(verb, "--state", state, "--all")[:2] == (0, f"{verb}: 1 done, 0 left as they are\n")

@@ -147,7 +147,7 @@ class Holdings:
             self._unsure = asked  # until we have heard that it was committed
         if claim:
             self.claiming = time.monotonic()
-        named = asked.named and asked.named.tasks
+        named = asked.named.tasks if asked.named else None
         return self.broker.settle_and_claim(
             self.me, asked.settled, asked.returned, claim, announced, keep=bool(kept), named=named
         )
