@@ -1,21 +1,16 @@
 """Every setting of the service. README.md and `scripts/serve --help` list the environment variables.
 
-A wrong value stops the start with a line that names the variable: see `_refuse`.
+A wrong value stops the start with a line that names the variable: see `values.refuse`.
 """
 
 import re
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import dj_database_url
 from environs import Env, EnvError, validate
 
-from notifier_project import (
-    secret_key,
-    sqlite_driver,  # noqa: F401 - before Django imports sqlite3
-    values,
-)
+from notifier_project import database, secret_key, values
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -27,16 +22,12 @@ class _Environment(Env):
         return super()._get_value(env_key, default) or default
 
 
-def _refuse(variable: str, remedy: str) -> NoReturn:
-    sys.exit(f"Wrong setting. {variable}: {remedy}")
-
-
 def _path(variable: str, default: str) -> Path:
     """A path. A relative one starts at the project's folder, for web processes and workers alike."""
     try:
         return BASE_DIR / Path(env.str(variable, default)).expanduser()
     except RuntimeError as error:
-        _refuse(variable, f"{error}; write the folder's name instead of ~")
+        values.refuse(variable, f"{error}; write the folder's name instead of ~")
 
 
 def _optional_path(variable: str) -> Path | None:
@@ -44,53 +35,7 @@ def _optional_path(variable: str) -> Path | None:
     return _path(variable, "") if env.str(variable, "") else None
 
 
-def _database(url: str) -> dict[str, Any]:
-    """The connection that DATABASE_URL names. An empty one stands for SQLite in the data folder."""
-    try:
-        database: dict[str, Any] = dict(dj_database_url.parse(url)) if url else {"ENGINE": _SQLITE, "NAME": "db.sqlite3"}
-    except (ValueError, KeyError) as error:
-        _refuse("DATABASE_URL", f"can't be read ({error}); write postgres://user:password@host:5432/name or sqlite:///file")
-    database["CONN_MAX_AGE"] = None
-    if database["ENGINE"] == _SQLITE:
-        if database["NAME"] in ("", ":memory:"):
-            _refuse("DATABASE_URL", "web and workers can't share a database in memory; name a file: sqlite:///file")
-        database["NAME"] = (BASE_DIR if url else DATA_DIR) / database["NAME"]
-        database["TEST"] = {"NAME": DATA_DIR / "test.sqlite3"}  # a file, as in production
-        database["OPTIONS"] = {
-            # Take the write lock at BEGIN: a transaction that reads before it writes can't wait for the lock later
-            # (https://www.sqlite.org/lang_transaction.html).
-            "transaction_mode": "IMMEDIATE",
-            # NORMAL with WAL: a crash of a program loses nothing, but a power cut may lose the latest commits. FULL
-            # prevents that with an fsync for each commit (https://www.sqlite.org/pragma.html#pragma_synchronous).
-            # The upkeep process runs the checkpoints (durable_queue/store/sqlite/checkpoints.py), so that no request
-            # waits for one. A commit runs one only if upkeep has let the write-ahead log grow to 40,000 pages (160 MB).
-            "init_command": f"PRAGMA journal_mode=WAL; PRAGMA synchronous={_SYNCHRONOUS[NOTIFIER_DURABILITY]};"
-            "PRAGMA wal_autocheckpoint=40000",
-            "timeout": 2,  # seconds to wait for another writer; then a POST gets a 503
-        }
-    elif database["ENGINE"] == _POSTGRESQL:
-        if not database["NAME"]:
-            _refuse("DATABASE_URL", "names no database; write postgres://user:password@host:5432/name")
-        # After PostgreSQL was restarted, the admin's next request opens a new connection. A POST does so after one 503.
-        database["CONN_HEALTH_CHECKS"] = True
-        database["OPTIONS"] = {
-            "connect_timeout": 2,
-            "tcp_user_timeout": 10_000,
-            # A server that vanished without closing the connection is noticed after 11 s instead of two hours.
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "options": "-c statement_timeout=30s -c lock_timeout=2s",
-        } | database.get("OPTIONS", {})
-    else:
-        _refuse("DATABASE_URL", "only postgres:// and sqlite:// databases are supported")
-    return database
-
-
 LOOPBACK = ["127.0.0.0/8", "::1"]
-_SQLITE = "django.db.backends.sqlite3"
-_POSTGRESQL = "django.db.backends.postgresql"
-_SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
 
 env = _Environment(eager=True)
 try:
@@ -140,9 +85,11 @@ try:
     DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
     SECRET_KEY = SECRET_KEY or secret_key.read_or_create(DATA_DIR / "secret-key")
 except OSError as error:
-    _refuse("NOTIFIER_DATA_DIR", f"{error.strerror}: {error.filename}; name a folder that can be written to.")
+    values.refuse("NOTIFIER_DATA_DIR", f"{error.strerror}: {error.filename}; name a folder that can be written to.")
 
-DATABASES = {"default": _database(DATABASE_URL)}
+DATABASES = {
+    "default": database.of(DATABASE_URL, base_folder=BASE_DIR, data_folder=DATA_DIR, durability=NOTIFIER_DURABILITY),
+}
 
 DEBUG = False
 

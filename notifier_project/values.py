@@ -1,7 +1,9 @@
-"""What the values of settings may be. Each function raises ValidationError with a reason for people."""
+"""What the values of settings may be. Each validator raises ValidationError with a reason for people."""
 
 import ipaddress
 import re
+import sys
+from typing import NoReturn
 from zoneinfo import ZoneInfo
 
 from environs import ValidationError
@@ -44,3 +46,8 @@ def is_rate(value: str) -> None:
     """Refuse what is no rate. An empty one stands for none."""
     if value and not rate.FORM.fullmatch(value):
         raise ValidationError(f"{value!r} is no rate; write requests per second, minute or hour: 100/s, 1000/m, 10000/h.")
+
+
+def refuse(variable: str, remedy: str) -> NoReturn:
+    """Stop the start with a line that names the variable."""
+    sys.exit(f"Wrong setting. {variable}: {remedy}")

@@ -16,7 +16,7 @@ from django_q.signing import SignedPackage
 from durable_queue import BackgroundTasks, retry
 from durable_queue.task.calls import resolve
 from durable_queue.task.originals import original
-from durable_queue.work import outcomes
+from durable_queue.work import functions
 from notifications.tasks import write_notification
 from tests.support import selection
 from tests.support.processes import manage
@@ -75,7 +75,7 @@ class Unhashable:
 
 
 def test_function_of__a_callable_that_can_not_be_hashed() -> None:
-    assert outcomes.function_of({"func": Unhashable(), "path": "called"}).itself() == "called"
+    assert functions.function_of({"func": Unhashable(), "path": "called"}).itself() == "called"
 
 
 def test_enqueue__no_calls() -> None:

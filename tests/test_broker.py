@@ -23,6 +23,7 @@ from durable_queue.models import DeadLetter, FailedAttempt, Worker
 from durable_queue.states import for_now
 from durable_queue.store.broker import Broker
 from durable_queue.store.databases import table_of
+from durable_queue.store.freeing import free, rows_in_hand
 from durable_queue.store.leases import LeaseChange, LeaseLostError, Row, Settlement, alone_queue, new_name
 from durable_queue.store.queue_connection import queue_settings
 from durable_queue.store.rows import ATTEMPTS_TABLE, CLAIMED_BYTES, QUEUE_TABLE, Claim
@@ -183,7 +184,7 @@ def test_settle_and_claim__failed_attempt_waits_and_is_counted(broker: Broker, a
 def test_settle_and_claim__after_the_lease_was_freed_changes_nothing(broker: Broker, alice: Worker, bob: Worker) -> None:
     queued = queue(2)
     rows = claim(broker, alice).rows
-    assert broker.free(Worker.objects.get(pk=alice.pk))
+    assert free(broker, Worker.objects.get(pk=alice.pk))
     with pytest.raises(LeaseLostError):
         broker.settle_and_claim(alice, [done(rows[0])])
     assert not Task.objects.exists()
@@ -214,12 +215,12 @@ def test_free__charges_the_row_in_hand_alone(broker: Broker, alice: Worker, bob:
     queued = queue(3)
     rows = claim(broker, alice).rows
     stored = Worker.objects.get(pk=alice.pk)
-    (in_hand,) = broker.rows_in_hand(stored, [rows[1].id])
+    (in_hand,) = rows_in_hand(broker, stored, [rows[1].id])
     lost = FailedAttempt(row=in_hand.id, number=1, outcome="lost", worker="alice", started=in_hand.due, stopped=in_hand.due)
     now = datetime.now(UTC)
     settlement = Settlement(in_hand, outcomes.read(in_hand) | {"started": now, "stopped": now}, lost, retry_at=in_hand.due)
-    assert broker.free(stored, [settlement])
-    assert not broker.free(stored, [settlement]), "of several, one does it"
+    assert free(broker, stored, [settlement])
+    assert not free(broker, stored, [settlement]), "of several, one does it"
     assert FailedAttempt.objects.get().row == rows[1].id
     assert sorted(ids(claim(broker, bob).rows)) == sorted(queued)
 
@@ -227,7 +228,7 @@ def test_free__charges_the_row_in_hand_alone(broker: Broker, alice: Worker, bob:
 def test_free__has_suspects_run_alone_in_their_order(broker: Broker, alice: Worker, bob: Worker) -> None:
     queued = queue(4)
     rows = claim(broker, alice).rows
-    assert broker.free(Worker.objects.get(pk=alice.pk), suspects=[rows[number].id for number in (1, 2, 0)])
+    assert free(broker, Worker.objects.get(pk=alice.pk), suspects=[rows[number].id for number in (1, 2, 0)])
     assert ids(claim(broker, bob).rows) == queued[3:]
     alone = claim(Broker(alone_queue(broker.queue)), worker("carol", queue=alone_queue(broker.queue))).rows
     assert ids(alone) == [queued[number] for number in (1, 2, 0)]
@@ -334,7 +335,7 @@ def test_recover__when_it_did_not(broker: Broker, alice: Worker) -> None:
 
 
 def test_recover__when_the_worker_was_taken_for_dead(broker: Broker, alice: Worker) -> None:
-    broker.free(alice)
+    free(broker, alice)
     with pytest.raises(LeaseLostError):
         broker.recover(alice)
 

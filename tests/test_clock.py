@@ -23,6 +23,7 @@ from durable_queue.models import FailedAttempt, Worker
 from durable_queue.states import State, due_since, for_now, rows_in, state_of_row
 from durable_queue.store import ahead
 from durable_queue.store.broker import Broker
+from durable_queue.store.freeing import free
 from durable_queue.store.leases import Row
 from durable_queue.upkeep.clock import Clock as Watch
 from durable_queue.work import outcomes
@@ -178,7 +179,7 @@ def test_row__given_back_or_freed_keeps_its_place() -> None:
     broker.settle_and_claim(alice, returned=lease.rows)
     assert dict(OrmQ.objects.values_list("pk", "lock")) == locks
     broker.settle_and_claim(bob, claim=3)
-    broker.free(bob)
+    free(broker, bob)
     assert claimed() == ["0", "1", "2", "3"]
 
 

@@ -152,6 +152,7 @@ def test_tokens__change_while_it_runs(installation: dict[str, str], tokens: Path
     assert said.count("ERROR") == 2
 
 
+@selection.slow
 @selection.once
 def test_tokens__unreadable_at_the_start(installation: dict[str, str], tokens: Path, tmp_path: Path) -> None:
     """The service says why it does not start. A web process that is started again meanwhile goes on with all the rest."""

@@ -20,8 +20,10 @@ from durable_queue.status import status_of
 from durable_queue.store import queue_connection
 from durable_queue.store.broker import Broker
 from durable_queue.store.databases import table_of
+from durable_queue.store.freeing import free, rows_in_hand
 from durable_queue.store.leases import Settlement
 from durable_queue.task import running
+from durable_queue.task.process import this_process
 from durable_queue.task.running import RunningTask
 from durable_queue.work import outcomes
 from durable_queue.work.holdings import Holdings
@@ -123,7 +125,7 @@ def name(holdings: Holdings) -> None:
 def finish(holdings: Holdings, task: RunningTask, tmp_path: Path) -> None:
     """Have a task in hand succeed."""
     running.end(task)
-    (row,) = Broker().rows_in_hand(holdings.me, [task.row])
+    (row,) = rows_in_hand(Broker(), holdings.me, [task.row])
     now = datetime.now(UTC)
     ended = outcomes.read(row) | {"started": now, "stopped": now, "result": None, "success": True}
     holdings.finish(Settlement(row, ended), Progress(tmp_path / "alice.progress").slot(0))
@@ -131,7 +133,7 @@ def finish(holdings: Holdings, task: RunningTask, tmp_path: Path) -> None:
 
 def test_long_tasks__are_named_and_kept_right(tmp_path: Path) -> None:
     with holding(tmp_path, 2) as holdings:
-        first, second = sorted(running.this_process.in_hand, key=lambda task: task.row)
+        first, second = sorted(this_process.in_hand, key=lambda task: task.row)
         assert holdings.long_tasks.are_there(first.began + SLOW_AFTER)
         name(holdings)
         assert in_hand() == {task.id: {"started": task.started.isoformat(), "calls_done": 0} for task in (first, second)}
@@ -175,10 +177,10 @@ def test_long_tasks__are_looked_at_while_another_thread_notes_them(tmp_path: Pat
 
 def test_long_tasks__go_with_their_worker(tmp_path: Path) -> None:
     with holding(tmp_path) as holdings:
-        (task,) = running.this_process.in_hand
+        (task,) = this_process.in_hand
         name(holdings)
         assert known(task.id).started_at == task.started
-        Broker().free(holdings.me)
+        free(Broker(), holdings.me)
         assert (known(task.id).state, known(task.id).started_at) == (State.QUEUED, None)
 
 
@@ -202,7 +204,7 @@ def statements(holdings: Holdings, tmp_path: Path) -> list[str]:
         return run(self, sql, values)
 
     with mock.patch.object(kind, "run", note):
-        for task in tuple(running.this_process.in_hand):
+        for task in tuple(this_process.in_hand):
             finish(holdings, task, tmp_path)
         async_task(REST, 1)
         said.clear()

@@ -674,7 +674,7 @@ def bad_cluster(folder: Path) -> Iterator[Path]:
 
 
 @real
-@pytest.mark.parametrize("name", ["kills", "hangs", "hangs in C"])
+@pytest.mark.parametrize("name", selection.slow_after(2, ["kills", "hangs", "hangs in C"]))
 def test_upkeep__a_schedule_that_stops_it_is_named_and_left_alone(tmp_path: Path, name: str) -> None:
     schedule = mark_schedule(name)
     with bad_cluster(tmp_path) as output:

@@ -115,7 +115,7 @@ def test_one_thread__one_at_a_time_in_the_main_thread(cluster: Cluster) -> None:
     assert all(run["is_main"] for run in runs)
 
 
-@selection.slow_on_postgresql
+@selection.slow
 @selection.once
 def test_computing__not_many_at_once(cluster: Cluster) -> None:
     with cluster():
@@ -188,7 +188,7 @@ def test_death__with_several_in_hand_charges_none_of_them(cluster: Cluster) -> N
     assert "died with 7 tasks in hand: from now on each of them runs alone" in output.read_text()
 
 
-@selection.slow_on_postgresql
+@selection.slow
 def test_death__suspects_that_began_last_come_first(cluster: Cluster) -> None:
     with cluster():
         slow = [async_task(WAIT, 2.0) for _ in range(8)]
@@ -270,7 +270,7 @@ def test_limit__commits_are_whole(cluster: Cluster) -> None:
         assert cursor.fetchone() == (0,)
 
 
-@selection.slow_on_postgresql
+@selection.slow
 @selection.once
 def test_limit__lines_are_whole(cluster: Cluster) -> None:
     """A write that has begun comes to its end, and the worker goes on writing."""
@@ -318,7 +318,7 @@ def test_limit__of_each_call(cluster: Cluster) -> None:
 
 @selection.slow_on_postgresql
 @selection.once
-@pytest.mark.parametrize("threads", [1, 40])
+@pytest.mark.parametrize("threads", selection.slow_after(1, [40, 1]))
 def test_limit__of_receivers(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """They cost the task that they hold up, and once it has ended, nothing."""
     monkeypatch.setenv("TEST_SIGNALS", "1")
@@ -398,7 +398,7 @@ def test_overdue__after_another_has_blocked_the_event_loop_for_a_while(cluster: 
     assert "Task exceeded maximum timeout value (6 seconds)" in fetch(hangs).result
 
 
-@selection.slow_on_postgresql
+@selection.slow
 def test_overdue__what_has_finished_is_settled_first(cluster: Cluster) -> None:
     """Even while the database keeps the worker waiting."""
     with cluster(max_attempts=1):
@@ -626,12 +626,12 @@ def test_transaction__that_a_task_leaves_open(cluster: Cluster, threads: int) ->
 def test_write_lock__tasks_wait_for_it_and_are_named(cluster: Cluster) -> None:
     with cluster(max_attempts=1) as output:
         with transaction.atomic():
-            first = async_task(path("hold_write_lock"), 3.5, "first", task_name="holds it for long")
+            first = async_task(path("hold_write_lock"), 5, "first", task_name="holds it for long")
             second = async_task(path("hold_write_lock"), 0, "second")
         wait_until(lambda: fetch(second), timeout=20, what="it has written")
         assert fetch(first).success
         assert fetch(second).success
-    assert output.read_text().count("'holds it for long' has held SQLite's write lock for 1.") == 1
+    assert output.read_text().count("'holds it for long' has held SQLite's write lock for ") == 1
 
 
 @selection.on_postgresql

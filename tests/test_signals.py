@@ -37,7 +37,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 def cluster(env: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A cluster whose two workers work."""
     with running(COMMAND, env=env, output=tmp_path / "output") as process:
-        wait_until(lambda: Worker.objects.count() == 2, what="the workers work")
+        wait_until(lambda: Worker.objects.count() == 2, timeout=60, what="the workers work")
         yield process
 
 
@@ -157,7 +157,7 @@ def test_supervisor_killed__takes_its_children_along(env: dict[str, str], tmp_pa
         assert not left
 
 
-@selection.slow_on_postgresql
+@selection.slow
 def test_worker_stopped_for_long__is_killed_and_replaced(env: dict[str, str], tmp_path: Path) -> None:
     with cluster(env, tmp_path):
         victim = Worker.objects.earliest("pk").pid

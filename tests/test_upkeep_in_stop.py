@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @selection.slow_on_postgresql
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+@pytest.mark.parametrize("number", selection.slow_after(1, [signal.SIGKILL, signal.SIGSTOP]))
 def test_upkeep__that_dies_during_a_stop_is_replaced(cluster: Cluster, number: signal.Signals) -> None:
     with cluster(grace=60) as output:
         async_task("time.sleep", 6)

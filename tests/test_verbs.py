@@ -15,6 +15,7 @@ from django_q.tasks import Iter, async_task, fetch, result, result_group
 from durable_queue.models import Cancellation, DeadLetter, FailedAttempt, Note, Worker
 from durable_queue.states import State, held, is_held, state_of_row
 from durable_queue.store.broker import Broker
+from durable_queue.store.freeing import free
 from durable_queue.store.leases import Row, Settlement
 from durable_queue.task import preview, signing
 from durable_queue.task.identifiers import new_task_id
@@ -209,7 +210,7 @@ def test_request__what_a_dead_worker_held_ends() -> None:
     task_id, other = post("alice"), post("carol")
     worker = take(2)
     cancel(task_id, by="bob")
-    assert broker_of_worker().free(worker)
+    assert free(broker_of_worker(), worker)
     assert Task.objects.get().pk == task_id
     assert [preview.read(row.payload).id for row in OrmQ.objects.exclude(held())] == [other]
 

@@ -1,4 +1,4 @@
-"""The database of the Django peers, with the settings that Notifier gives its own (notifier_project/settings.py)."""
+"""The database of the Django peers, with the settings that Notifier gives its own (notifier_project/database.py)."""
 
 import os
 from typing import Any

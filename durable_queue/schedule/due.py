@@ -58,6 +58,14 @@ class Due:
         return f"{self.id} ({self.name or self.func!r:.100})"
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A schedule whose row the driver can't read."""
+
+    id: int
+    problem: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What becomes of a due schedule."""

@@ -6,9 +6,8 @@ when a process that has seen the worker dead deletes the worker's row. Every sta
 worker which lost its lease can change nothing any more.
 """
 
-import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from django.db import connections, transaction
@@ -200,7 +199,7 @@ class Broker(Counting):
                 return None
         worker.lease, worker.lease_due = stored.lease, stored.lease_due
         due = stored.lease_due or timezone.now()
-        return LeaseChange(name=stored.lease, rows=self._with_attempts([(row, due, payload) for row, payload in rows]))
+        return LeaseChange(name=stored.lease, rows=self.with_attempts([(row, due, payload) for row, payload in rows]))
 
     def _claim(self, table: Table, worker: Worker, limit: int, kept: datetime | None) -> tuple[datetime | None, list[Row]]:
         """Take the first due rows that no worker holds, under the kept lease or a new one; return its name and the rows."""
@@ -220,41 +219,6 @@ class Broker(Counting):
         worker.lease, worker.lease_due = name, lease.rows[0].due
         return lease
 
-    def _with_attempts(self, found: list[tuple[int, datetime, str]]) -> list[Row]:
+    def with_attempts(self, found: list[tuple[int, datetime, str]]) -> list[Row]:
+        """Held rows, each given by its id, when it was due, and its payload, with the attempts at it so far."""
         return [Row(*row) for row in self.table.count_attempts(found)]
-
-    # Called by processes that have found a worker dead.
-
-    def free(self, worker: Worker, settlements: Sequence[Settlement] = (), suspects: Sequence[int] = ()) -> LeaseChange | None:
-        """End a dead worker's lease: settle what it is charged with, give back the others at their old place.
-
-        `suspects`: the ids of rows to be run alone from now on, in this order, since one of them may have killed the worker.
-        Returns the lease, with what was settled, if this call ended it; of several, one does. Raises django.db.Error.
-        """
-        lease = LeaseChange(name=worker.lease)
-        with transaction.atomic(using=self.using):
-            if not Worker.objects.using(self.using).filter(pk=worker.pk, lease=worker.lease).delete()[0]:
-                return None
-            if worker.lease is not None:
-                if settlements:
-                    settle(self, worker.lease, lease, settlements)
-                # All at the time when the first of the last batch was due, so that ids keep their order among them.
-                due, alone = worker.lease_due or timezone.now(), alone_queue(worker.queue)
-                held = OrmQ.objects.using(self.using).filter(key=worker.queue, lock=worker.lease)
-                rows = self._with_attempts([(row, due, payload) for row, payload in held.values_list("id", "payload")])
-                for later, row in enumerate(reversed(suspects)):
-                    lock = for_now(due - timedelta(microseconds=later))
-                    self.table.put_back(lease=worker.lease, row=row, lock=lock, queue=alone)
-                # By its queue: the index begins with it.
-                held.update(lock=for_now(due))
-                lease.settled += cancelling.end_unrun(Broker(worker.queue, self.using, follow_up=self.follow_up), rows)
-            for queue in (home_queue(worker.queue), alone_queue(worker.queue)):
-                transaction.on_commit(functools.partial(wakeup.wake, queue), using=self.using)
-        return lease
-
-    def rows_in_hand(self, worker: Worker, ids: Collection[int]) -> list[Row]:
-        """Of the rows that a dead worker had in hand, those that its lease still holds."""
-        if worker.lease is None:
-            return []
-        found = OrmQ.objects.using(self.using).filter(pk__in=ids, lock=worker.lease)
-        return self._with_attempts([(row.pk, worker.lease_due or timezone.now(), row.payload) for row in found])

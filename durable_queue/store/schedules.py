@@ -17,7 +17,7 @@ from django_q.conf import Conf
 from django_q.models import Schedule
 
 from durable_queue.models import ScheduleState
-from durable_queue.schedule.due import Due
+from durable_queue.schedule.due import Due, Unreadable
 from durable_queue.store import lock_waits
 from durable_queue.store.broker import Broker
 from durable_queue.store.rows import text_of
@@ -63,14 +63,6 @@ class ScheduleClaim:
     next_run: datetime | None
     repeats: int
     anchor: datetime | None
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A schedule whose row the driver can't read."""
-
-    id: int
-    problem: str
 
 
 class Schedules:

@@ -3,23 +3,23 @@
 Django's ORM could express each of them, but takes longer to build them than the database takes to run them: with the ORM a
 worker needs 1.8 times as long for a task. Everything else in `durable_queue.store` uses the ORM.
 
-This module has the statements that both databases share; `sqlite/table.py` and `postgresql/table.py` have the rest.
+This module has the statements that both databases share; `sqlite/table.py` and `postgresql/table.py` have the rest,
+and `moments.py` how moments go to the driver and come back.
 """
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from django.db.backends.base.base import BaseDatabaseWrapper
-
 from durable_queue.models import Worker
-from durable_queue.states import EARLIEST, due_since, held_from
+from durable_queue.states import held_from
 from durable_queue.store.dialect import Dialect
 from durable_queue.store.keys import Request, Stored
 from durable_queue.store.leases import home_queue
+from durable_queue.store.moments import Moments
 from durable_queue.store.own_columns import QUEUED, WORKER, with_own_columns
 from durable_queue.store.rows import (
     ATTEMPTS_TABLE,
@@ -35,10 +35,9 @@ from durable_queue.store.rows import (
 )
 
 HISTORY_COLUMNS = (*(f'"{field.column}"' for field in FIELDS), WORKER, QUEUED)
-SAME_CLOCK = timedelta(seconds=0.5)  # two clocks that differ by less count as one: an answer may take as long
 
 
-class Table(ABC):
+class Table(Moments):
     """The queue and its history over one connection. Each method raises django.db.Error."""
 
     has_one_writer: ClassVar[bool]  # whether only one connection at a time may be in a transaction that writes
@@ -47,9 +46,6 @@ class Table(ABC):
     dialect: ClassVar[Dialect]
     indexes_there: ClassVar[str]  # a query that takes the names of two tables; gives the indexes of each, as (table, index)
     columns_there: ClassVar[str]  # a query that takes a table's name, and gives those of its columns
-
-    def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        self.connection = connection
 
     # What each database does in its own way.
 
@@ -129,14 +125,6 @@ class Table(ABC):
         """Keep all other transactions from locking the group with this name, until the current one ends."""
 
     @abstractmethod
-    def moment(self, moment: datetime) -> Any:
-        """The moment as the driver takes it, like Django's `adapt_datetimefield_value`."""
-
-    @abstractmethod
-    def clock_ahead(self) -> timedelta:
-        """How far the clock that all hosts share is ahead of this host's; 0 if the two differ by less than `SAME_CLOCK`."""
-
-    @abstractmethod
     def insert_history(self, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert history rows. `insert`: the statement, with {} in the place of the VALUES clause."""
 
@@ -161,10 +149,6 @@ class Table(ABC):
         """Whether the driver's connection, which must be open, is in a transaction."""
 
     # What both databases do alike.
-
-    def present(self) -> datetime:
-        """The present moment, by the clock that all hosts share."""
-        return datetime.now(UTC) + self.clock_ahead()
 
     def is_paused(self, queue: str) -> bool:
         """Whether the queue is paused, or the one that it belongs to."""
@@ -252,20 +236,3 @@ class Table(ABC):
         update = ", ".join(f"{name} = excluded.{name}" for name in names)
         insert = f"INSERT INTO {HISTORY_TABLE} ({', '.join(names)}) {{}} ON CONFLICT (id) DO UPDATE SET {update}"
         self.insert_history(insert, rows)
-
-    def claimed(self, rows: Iterable[Any]) -> list[Any]:
-        """The found rows, with when they were due in the place of their `lock`."""
-        return [(row, due_since(self.read(lock) or EARLIEST), *rest) for row, lock, *rest in rows]
-
-    def read(self, lock: datetime | str) -> datetime | None:
-        """The moment in a `lock`; None for garbage, which somebody has written by hand on SQLite: it is for now."""
-        try:
-            return self.aware(lock)
-        except ValueError:
-            return None
-
-    def aware(self, moment: datetime | str) -> datetime:
-        """A moment that the driver gave, as an aware datetime."""
-        if isinstance(moment, str):
-            moment = datetime.fromisoformat(moment)
-        return moment if moment.tzinfo else moment.replace(tzinfo=self.connection.timezone)

@@ -3,7 +3,8 @@
 import sys
 import threading
 
-from durable_queue.task.running import RunningTask, current_task, this_process
+from durable_queue.task.process import this_process
+from durable_queue.task.running import RunningTask, current_task
 
 # The modules whose threads and processes work for the caller that gives them work, not for the task that started them.
 POOLS = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")

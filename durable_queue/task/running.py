@@ -6,9 +6,7 @@ The context goes along with `asyncio.to_thread`, `sync_to_async`, `asyncio.gathe
 
 import itertools
 import os
-import threading
 import time
-import weakref
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +14,7 @@ from datetime import datetime
 from typing import Protocol
 
 from durable_queue.task.cancelled import Cancellable
+from durable_queue.task.process import this_process
 
 # Calls that are none of the task's own: the receivers of `pre_execute` and of `post_execute_in_worker`.
 BEFORE, AFTER = -2, -1
@@ -41,7 +40,7 @@ class RunningTask(Cancellable):
     """One attempt at a task. Its id stays the same in every attempt, and when a failed task is retried."""
 
     call = 0  # the index of the call in hand among the task's calls
-    era = 0  # when it began: see `_Process`
+    era = 0  # when it began: see `Process`
     begun = 0  # how many tasks its worker had begun by then, itself included
     began = 0.0  # when (monotonic)
     started: datetime  # the same moment by the clock
@@ -137,82 +136,7 @@ class RunningTask(Cancellable):
 
 
 current_task: ContextVar[RunningTask | None] = ContextVar("current_task", default=None)
-
-
-class _Process:
-    """What this process knows of its tasks."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.in_hand: set[RunningTask] = set()  # run by this very process
-        self.inherited: RunningTask | None = None  # in a forked child: the one that forked it
-        self.last = ""  # the id of the task that began last
-        self.era = 0  # goes on when threads that tasks have left behind may get work from another task, or a hook
-        self.own = frozenset(threading.enumerate())  # the worker's threads, whose tasks their contexts tell
-        self.alive = list(self.own)
-        self.has_stragglers = False  # whether threads of another era were alive when the last task began
-        self.started_under = weakref.WeakKeyDictionary[threading.Thread, RunningTask | None](dict.fromkeys(self.own))
-
-    @property
-    def sole(self) -> RunningTask | None:
-        """The task in hand; None when there is none, or several."""
-        tasks = tuple(self.in_hand)
-        return tasks[0] if len(tasks) == 1 else None
-
-    def note_threads(self) -> None:
-        """Note of each thread the task that was in hand when it started, or that none was, or several."""
-        if threading.active_count() == len(self.own) == len(self.alive):
-            return
-        alive = threading.enumerate()
-        if alive != self.alive:
-            self.alive = alive
-            for thread in alive:
-                self.started_under.setdefault(thread, self.sole)
-
-    def begin(self, task: RunningTask) -> None:
-        with self.lock:
-            self.in_hand.add(task)
-            task.began_next_to_others = len(self.in_hand) > 1
-            if task.id != self.last or task.began_next_to_others:  # another attempt at the same task is no other task
-                self.last = task.id
-                self.era += 1
-            task.era = self.era
-            self.has_stragglers = len(self.alive) > len(self.own) and any(map(self._is_straggler, self.alive))
-
-    def end(self, task: RunningTask) -> None:
-        with self.lock:
-            self.note_threads()
-            self.in_hand.discard(task)
-            if self.in_hand:
-                self.has_stragglers = self.has_stragglers or len(self.alive) > len(self.own)
-
-    def _is_straggler(self, thread: threading.Thread) -> bool:
-        if thread in self.own or not thread.is_alive():
-            return False
-        task = self.started_under.get(thread)
-        return task is None or task.era != self.era
-
-    def adopt(self, thread: threading.Thread) -> None:
-        """Make a thread one of the worker's own."""
-        with self.lock:
-            self.own |= {thread}
-            self.started_under[thread] = None
-            self.note_threads()
-
-    def release(self, thread: threading.Thread) -> None:
-        """A thread of the worker's own is about to end."""
-        with self.lock:
-            self.own -= {thread}
-
-    def become_child(self) -> None:
-        """In a forked child: it runs no attempt; those that it knows are its parent's."""
-        self.lock = threading.Lock()
-        self.inherited = current_task.get() or self.sole or self.inherited
-        self.in_hand = set()
-
-
-this_process = _Process()
-os.register_at_fork(after_in_child=this_process.become_child)
+os.register_at_fork(after_in_child=lambda: this_process.become_child(current_task.get()))
 
 
 def begin(task: RunningTask) -> None:

@@ -10,9 +10,9 @@ from django_q.humanhash import humanize, uuid
 
 from durable_queue.intake import packaging
 from durable_queue.schedule.arguments import read_call
-from durable_queue.schedule.due import BrokenError, Due, plan
+from durable_queue.schedule.due import BrokenError, Due, Unreadable, plan
 from durable_queue.store.broker import Broker
-from durable_queue.store.schedules import Run, ScheduleClaim, Schedules, Unreadable, as_problem
+from durable_queue.store.schedules import Run, ScheduleClaim, Schedules, as_problem
 from durable_queue.upkeep.aside import Aside
 from durable_queue.upkeep.life import Life
 

@@ -32,7 +32,7 @@ from durable_queue.task.coroutine_limit import run_coroutine, until_cancelled, u
 from durable_queue.task.identifiers import queued_if_untold
 from durable_queue.task.limits import OverLimitError, over_limit
 from durable_queue.task.running import AFTER, BEFORE, RunningTask
-from durable_queue.work import outcomes, task_connections
+from durable_queue.work import functions, outcomes, task_connections
 from durable_queue.work.ending import Ending, describe, report
 from durable_queue.work.keeper import Keeper
 from durable_queue.work.slot import Slot
@@ -79,8 +79,8 @@ class Attempt(Ending):
             self._running.began, self._running.started = self.began, self._started
             self._running.begun = self._keeper.note_begun(task["id"])
             running.begin(self._running)
-            self.function = outcomes.function_of(task)
-            self.timeout = outcomes.timeout_of(task, task["path"], self.function.itself)
+            self.function = functions.function_of(task)
+            self.timeout = functions.timeout_of(task, task["path"], self.function.itself)
         except outcomes.LackingError as error:
             report()
             return self._end(outcomes.settle_lacking(self.row, str(error), self._worker))
@@ -149,7 +149,7 @@ class Attempt(Ending):
 
     def _begin_call(self, path: str, func: object) -> float:
         """The task goes on to its next call, which has a limit of its own."""
-        seconds = outcomes.limit_of(path, func) if self._own_timeout is None else self.timeout
+        seconds = functions.limit_of(path, func) if self._own_timeout is None else self.timeout
         self._allow(seconds)
         if limit := limits.of_thread():
             is_coroutine = inspect.iscoroutinefunction(func)

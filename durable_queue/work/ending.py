@@ -15,6 +15,7 @@ from durable_queue.task.calls import with_progress, without_progress
 from durable_queue.task.cancelled import Cancelled
 from durable_queue.task.running import RunningTask
 from durable_queue.work import outcomes, results
+from durable_queue.work.functions import Function
 from durable_queue.work.slot import Slot
 
 CHECK_LIMIT = float(Conf.TIMEOUT or 60)  # seconds that checking a result may take
@@ -26,7 +27,7 @@ class Ending:
     row: Row
     slot: Slot
     task: dict[str, Any]
-    function: outcomes.Function
+    function: Function
     settlement: Settlement | None = None  # once it has ended
     was_cancelled = False  # it has heeded a user's request
     was_interrupted = False  # at its limit: it may have left anything behind

@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from durable_queue.task.running import this_process
+from durable_queue.task.process import this_process
 from durable_queue.work.pace import SLOW_AFTER
 
 NAMED_FROM = SLOW_AFTER / 2  # seconds: when one is named, so are the others that run for so long; soon they would be

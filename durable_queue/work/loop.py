@@ -20,7 +20,7 @@ from durable_queue.work.birth import Birth
 from durable_queue.work.crew import Crew, Member
 from durable_queue.work.holdings import DATABASE_PAUSE, Holdings
 from durable_queue.work.keeper import Keeper
-from durable_queue.work.pace import LINGER_FROM, OTHERS_FIRST, POLL, SLOW_CLAIM, Pace
+from durable_queue.work.pace import LINGER, LINGER_FROM, OTHERS_FIRST, POLL, SLOW_CLAIM, Pace, yield_for
 from durable_queue.work.pauses import LOOK, Pauses
 from durable_queue.work.progress import Progress
 from durable_queue.work.runner import Runner
@@ -29,10 +29,6 @@ from durable_queue.work.stop import Stop
 from durable_queue.work.surroundings import Surroundings
 from durable_queue.work.watch import SETTLE_AFTER, Watch
 
-LINGER = 0.02  # pause (seconds) that lets a batch grow
-LOADED = 4  # tasks in hand, from which on a worker lets others go first
-YIELD = 0.0002  # seconds that it waits for each task in its hand
-MOST_YIELDS = 40
 IDLE_ALONE = 10.0  # seconds without work after which a worker of those that run alone ends
 
 
@@ -161,11 +157,11 @@ class Loop:
 
     def _let_idle_workers_go_first(self, hints: Sequence[int]) -> None:
         """Wait the longer for a new task, the more this worker has in hand already: the worker that has least takes it."""
-        load = len(self.holdings.in_hand)
-        if load >= LOADED:
+        pause = yield_for(len(self.holdings.in_hand))
+        if pause:
             if not any(number & PASSED_ON for number in hints):
                 wakeup.wake(self.holdings.broker.queue, hints[-1] | PASSED_ON)
-            time.sleep(YIELD * min(load, MOST_YIELDS))
+            time.sleep(pause)
 
     def _room(self) -> int:
         """How many rows to claim."""

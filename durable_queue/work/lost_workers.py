@@ -11,6 +11,7 @@ from django_q.conf import logger
 
 from durable_queue.models import Worker
 from durable_queue.store.broker import Broker
+from durable_queue.store.freeing import free, rows_in_hand
 from durable_queue.store.leases import Settlement, home_queue
 from durable_queue.work import kernel
 from durable_queue.work.follow_ups import queue_hook
@@ -135,7 +136,7 @@ def _blame(broker: Broker, worker: Worker, progress: Progress) -> tuple[list[Set
     elif len(by_row) > 1:
         suspects = sorted(filter(None, by_row), key=lambda row: by_row[row].started, reverse=True)
         return [], suspects if _died_alone(worker) else []
-    held = broker.rows_in_hand(worker, list(by_row))
+    held = rows_in_hand(broker, worker, list(by_row))
     return [settle_lost(row, by_row[row.id], str(worker), is_overdue=is_overdue) for row in held], []
 
 
@@ -152,7 +153,7 @@ def _died_alone(worker: Worker) -> bool:
 
 def _free_and_queue_hooks(broker: Broker, worker: Worker, charged: list[Settlement], suspects: list[int]) -> bool:
     with transaction.atomic(using=broker.using):
-        lease = broker.free(worker, charged, suspects)
+        lease = free(broker, worker, charged, suspects)
         for task in lease.with_hook if lease else ():
             queue_hook(Broker(home_queue(worker.queue), broker.using), task)
     return lease is not None

@@ -1,11 +1,8 @@
 """Read a row's task, and decide what a finished, failed or lost attempt means for the row: a settlement for the broker."""
 
-import functools
-import inspect
-from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pydoc import ErrorDuringImport
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.db import DataError, IntegrityError
 from django.db import Error as DatabaseError
@@ -17,21 +14,13 @@ from django_q.utils import get_func_repr
 from durable_queue.models import FailedAttempt
 from durable_queue.store.leases import LeaseLostError, Row, Settlement
 from durable_queue.task import hooks, preview, signing
-from durable_queue.task.calls import MissingError, find, path_today, resolve, run_in_order
+from durable_queue.task.calls import MissingError, find, path_today
 from durable_queue.task.identifiers import is_task_id, new_task_id, queued_at, queued_if_untold
-from durable_queue.task.policy import policy_for, runs_alone
+from durable_queue.task.policy import policy_for
 from durable_queue.task.text import storable
 from durable_queue.work.slot import InHand, Stage
 
 FUNC_LENGTH = Task._meta.get_field("func").max_length
-
-
-class Function(NamedTuple):
-    """A task's function."""
-
-    itself: Callable[..., Any]
-    is_coroutine: bool  # whether it is a coroutine function
-    runs_alone: bool
 
 
 class RefusedError(Exception):
@@ -85,45 +74,6 @@ def _lacks(payload: str) -> str:
     except Exception:  # garbage, though it is signed
         return ""
     return ""
-
-
-def timeout_of(task: dict[str, Any], path: str, func: object) -> float:
-    """The seconds that a call of a function may take, 0 for any: what its task says, else its policy, else `Q_CLUSTER`."""
-    timeout = task.get("timeout")
-    return limit_of(path, func) if timeout is None else max(0.0, float(timeout))
-
-
-def limit_of(path: str, func: object) -> float:
-    """The seconds that a call of a function may take, whatever its task says; 0 for any."""
-    timeout = policy_for(path, func).timeout
-    return float(Conf.TIMEOUT or 0 if timeout is None else timeout)
-
-
-def function_of(task: dict[str, Any]) -> Function:
-    """The task's function, imported once per process. Raises what `resolve` raises."""
-    func = task["func"]
-    if callable(func):
-        return _describe(func, task["path"])
-    found = _function_at(func)
-    if found.itself is run_in_order and not found.runs_alone:
-        return found._replace(runs_alone=_has_call_that_runs_alone(task["args"]))
-    return found
-
-
-@functools.cache
-def _function_at(path: str) -> Function:
-    return _describe(resolve(path), path_today(path))
-
-
-def _describe(func: Callable[..., Any], path: str) -> Function:
-    return Function(func, inspect.iscoroutinefunction(func), runs_alone(path, func))
-
-
-def _has_call_that_runs_alone(calls: Iterable[Any]) -> bool:
-    try:
-        return any(_function_at(path).runs_alone for path, *_ in calls)
-    except Exception:  # one that can't be found or imported fails when its turn comes
-        return False
 
 
 def settle_finished(row: Row, task: dict[str, Any], worker: str, function: tuple[str, object] | None = None) -> Settlement:

@@ -8,7 +8,11 @@ SLOW_AFTER = 0.5  # seconds that a worker keeps rows that it has not started whi
 SLOW_CLAIM = 8  # rows that a worker with threads takes at a time unless the last batch was quick: others may be idle
 FEW = 16  # a batch is quick if one of so many tasks, or fewer, was slow
 OTHERS_FIRST = 0.2  # seconds for which a worker that has its share of slow tasks leaves the others to others
+LINGER = 0.02  # pause (seconds) that lets a batch grow
 LINGER_FROM = 3  # rows: a batch of so many, or more, that was not full may grow for a moment before the next
+LOADED = 4  # tasks in hand, from which on a worker lets others go first
+YIELD = 0.0002  # seconds that it waits for each task in its hand
+MOST_YIELDS = 40
 
 
 class Pace:
@@ -81,3 +85,8 @@ class Pace:
     def note_silence(self) -> None:
         """Note that no hint came in the pause: the next one is longer."""
         self.pause = min(self.pause * 1.5, POLL[1])
+
+
+def yield_for(load: int) -> float:
+    """For how many seconds a worker that has so many tasks in hand lets others go first; 0.0 if it doesn't."""
+    return YIELD * min(load, MOST_YIELDS) if load >= LOADED else 0.0

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from django.db import Error as DatabaseError
 from django_q.conf import logger
 
-from durable_queue.store import wakeup
+from durable_queue.store import queue_connection, wakeup
 from durable_queue.store.leases import LeaseLostError
 from durable_queue.task import limits
 from durable_queue.task.limits import HEED
@@ -32,6 +33,7 @@ SOONEST = 0.01  # the shortest pause
 CLOSE_FOR = 1.0  # seconds for which it looks so often, from the last time that it was told to
 SETTLE_AFTER = 0.05  # seconds that a finished task waits for its batch: what a killed worker had finished in them runs again
 NAMING = 0.5  # seconds between two times that the worker's row is changed to name the tasks that take long
+BRIEFLY = 0.05  # seconds that this waits for the database
 BUSY = 0.8  # the share of the time between two looks, in which a process that has processor to spare uses less of it
 PROBE = 0.0002  # seconds for which it lets go of the interpreter's lock, to see how soon it has it again
 PUNCTUAL = 0.004  # seconds that it may wake up late where no thread computes: one that does lets others in after 0.005
@@ -140,11 +142,19 @@ class Watch:
     # What takes long.
 
     def _name_long_tasks(self, now: float) -> None:
-        long_tasks = self._holdings.long_tasks
-        if now >= self._next_naming and (long_tasks.are_named or long_tasks.are_there(now)):
-            self._next_naming = now + NAMING
-            if long_tasks.to_store(self._holdings.in_hand) is not None:
-                self._holdings.settle_and_claim(patient=False, names_tasks=True)
+        """Neither another thread's transaction nor a task that holds SQLite's write lock may hold up the watch."""
+        holdings = self._holdings
+        if now < self._next_naming or not (holdings.long_tasks.are_named or holdings.long_tasks.are_there(now)):
+            return
+        self._next_naming = now + NAMING
+        if not queue_connection.lock().acquire(blocking=False):
+            return
+        try:
+            if holdings.long_tasks.to_store(holdings.in_hand) is not None:
+                with suppress(DatabaseError), holdings.broker.table.waits_at_most(BRIEFLY):  # it tries again
+                    holdings.settle_and_claim(patient=False, names_tasks=True)
+        finally:
+            queue_connection.lock().release()
 
     # What is over its limit.
 

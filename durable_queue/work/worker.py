@@ -17,6 +17,7 @@ from durable_queue import signals
 from durable_queue.models import Worker
 from durable_queue.store import queue_connection
 from durable_queue.store.broker import Broker
+from durable_queue.store.freeing import free
 from durable_queue.store.queue_connection import QUEUE
 from durable_queue.task import running, uninterrupted
 from durable_queue.work import kernel, task_connections, write_lock
@@ -130,7 +131,7 @@ def _register(birth: Birth, stop: Stop) -> Worker | None:
 
 def _say_goodbye(broker: Broker, me: Worker, progress: Progress) -> None:
     try:
-        broker.free(me)
+        free(broker, me)
         progress.path.unlink(missing_ok=True)
     except DatabaseError:
         logger.warning("%s could not take leave of the database; the next worker frees what it held", me)

@@ -13,6 +13,7 @@ from django_q.tasks import async_task
 from durable_queue import BackgroundTasks
 from durable_queue.models import FailedAttempt, Worker
 from durable_queue.store.broker import Broker
+from durable_queue.store.freeing import free
 from durable_queue.store.leases import Row, Settlement
 from durable_queue.work.outcomes import read, settle_refused
 from notifications.tasks import write_log
@@ -49,14 +50,14 @@ def settle(*, error: str = "", result: object = None) -> None:
         attempt.started, attempt.stopped = now, timezone.now()
         settlements.append(Settlement(row=row, task=task, attempt=attempt if error else None))
     broker.settle_and_claim(worker, settlements)
-    broker.free(worker)
+    free(broker, worker)
 
 
 def refuse(reason: str) -> None:
     """Claim the due rows, and settle them as refused."""
     broker, worker = Broker(), take(1000)
     broker.settle_and_claim(worker, [settle_refused(row, reason, str(worker)) for row in held_by(worker)])
-    broker.free(worker)
+    free(broker, worker)
 
 
 def held_by(worker: Worker) -> list[Row]:

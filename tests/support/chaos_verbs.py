@@ -35,7 +35,7 @@ def verbs_against_others(quick: bool) -> str:
     rounds = 50 if quick else 1000
     verbs.logger.setLevel(logging.WARNING)  # a line for each of thousands
     with cluster() as process:
-        wait_until(lambda: Worker.objects.count() == WORKERS, what="the workers work")
+        wait_until(lambda: Worker.objects.count() == WORKERS, timeout=60, what="the workers work")
         cancelled = _cancel_against_claim(rounds)
         brought_forward = _run_now_against_claim(rounds)
         process.send_signal(signal.SIGTERM)

@@ -31,7 +31,7 @@ def cluster_in(folder: Path) -> Cluster:
         settings = {"threads": 40, "workers": workers} | q_cluster
         output = folder / "output"
         with queue_workers(env=own | dict(env or {}) | {"TEST_Q_CLUSTER": json.dumps(settings)}, output=output) as process:
-            wait_until(lambda: Worker.objects.count() >= workers, what="the workers work")
+            wait_until(lambda: Worker.objects.count() >= workers, timeout=60, what="the workers work")
             yield output
             process.terminate()
             assert process.wait(15) == ends_with

@@ -24,7 +24,7 @@ def free_port() -> int:
         return port
 
 
-def wait_until(condition: Callable[[], object], *, timeout: float = 15.0, what: str = "") -> None:
+def wait_until(condition: Callable[[], object], *, timeout: float = 30.0, what: str = "") -> None:
     """Return when `condition` holds; fail if it does not hold within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():

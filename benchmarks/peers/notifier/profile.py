@@ -56,6 +56,7 @@ PARTS = (
     ("durable_queue/intake/packaging.py", "", "noting and packing the call"),
     ("durable_queue/work/progress.py", "", "noting what is in hand"),
     ("durable_queue/work/outcomes.py", "", "reading and judging the task"),
+    ("durable_queue/work/functions.py", "", "reading and judging the task"),
     ("django/dispatch/", "", "signals"),
     ("django/urls/", "", "finding the view"),
     ("django/http/", "", "request and answer"),

@@ -16,11 +16,12 @@ from durable_queue.states import LEASES
 from durable_queue.store import own_columns, wakeup
 from durable_queue.store.keys import Request, Stored
 from durable_queue.store.leases import home_queue
+from durable_queue.store.moments import SAME_CLOCK
 from durable_queue.store.postgresql import claims, ids, keys, prepared
 from durable_queue.store.postgresql.arrays import array
 from durable_queue.store.postgresql.dialect import PostgreSQLDialect
 from durable_queue.store.rows import FIELDS, HISTORY_TABLE, QUEUE_TABLE, Claim, Claimed
-from durable_queue.store.table import SAME_CLOCK, Table
+from durable_queue.store.table import Table
 
 # An announced commit holds an advisory lock, which ends with its transaction
 # (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS). The lock has two numbers. This first one

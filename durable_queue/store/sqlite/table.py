@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -19,32 +19,18 @@ from durable_queue.store import wakeup
 from durable_queue.store.keys import Request, Stored, new_rows
 from durable_queue.store.leases import home_queue
 from durable_queue.store.rows import (
-    ATTEMPTS_TABLE,
-    CLAIMED_BYTES,
     HISTORY_TABLE,
     LOST,
-    PAUSED_TABLE,
     QUEUE_TABLE,
-    WORKERS_TABLE,
     Claim,
     Claimed,
 )
-from durable_queue.store.sqlite import keys
+from durable_queue.store.sqlite import claims, keys
 from durable_queue.store.sqlite.dialect import SQLiteDialect
 from durable_queue.store.sqlite.turns import Turn, give_way
 from durable_queue.store.table import Table
 
 LOCK_WAIT = 30  # seconds that a task waits for the write lock; a web process, whose client waits, has less
-_IS_PAUSED = f"EXISTS (SELECT 1 FROM {PAUSED_TABLE} WHERE queue = ?)"  # noqa: S608 - the same for all rows: SQLite looks once
-# Before x'' there is no blob: like NULL, it is no moment (`durable_queue.store.ownerless`).
-_FIRST = f"""
-    SELECT CAST(lock AS TEXT), lock <= ?, {_IS_PAUSED} FROM {QUEUE_TABLE}
-    WHERE key = ? AND lock < x'' ORDER BY lock, id LIMIT 1
-"""  # noqa: S608
-_TAKE_LEASE = f"UPDATE {WORKERS_TABLE} SET lease = ?, lease_due = ? WHERE id = ? AND lease IS ?"  # noqa: S608
-# What is due was read in this transaction, the only one that writes: it still is all that comes up to its last row.
-_HOLD = f"UPDATE {QUEUE_TABLE} SET lock = ? WHERE key = ? AND (lock, id) <= (?, ?)"  # noqa: S608
-_HOLD_THESE = f"UPDATE {QUEUE_TABLE} SET lock = ? WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
 
 
 class SQLiteTable(Table):
@@ -133,20 +119,21 @@ class SQLiteTable(Table):
     def _find(self, driver: Any, queue: str, asked: Claim) -> tuple[list[Claimed], tuple[str, Sequence[Any]]]:
         """The first due rows; and the statement, with its values, that puts them under the lease."""
         until, now, name = self.moment(FOR_NOW_UNTIL), self.moment(asked.now), self.moment(asked.lease)
-        with closing(driver.execute(_due(asked.limit), (LOST, queue, now, home_queue(queue)))) as found:
-            rows, are_all = _bounded(found, asked.limit)
+        with closing(driver.execute(claims.due(asked.limit), (LOST, queue, now, home_queue(queue)))) as found:
+            rows, are_all = claims.bounded(found, asked.limit)
         if are_all:  # first those that are for now, then those whose delay is over
             due = self.claimed(rows)
             if rows and rows[-1][1] > until:
                 due.sort(key=itemgetter(1, 0))
-            return due, _hold(name, queue, rows)
-        with closing(driver.execute(_due(asked.limit, later=True), (LOST, queue, until, now, home_queue(queue)))) as found:
-            later, _ = _bounded(found, asked.limit)
+            return due, claims.hold(name, queue, rows)
+        sql = claims.due(asked.limit, later=True)
+        with closing(driver.execute(sql, (LOST, queue, until, now, home_queue(queue)))) as found:
+            later, _ = claims.bounded(found, asked.limit)
         if later:  # each row has its place among those that were for now
             both = self.claimed([*(row for row in rows if row[1] < until), *later])
-            due, _ = _bounded(sorted(both, key=itemgetter(1, 0))[: asked.limit], asked.limit)
-            return due, _hold_these(name, due)
-        return self.claimed(rows), _hold(name, queue, rows)
+            due, _ = claims.bounded(sorted(both, key=itemgetter(1, 0))[: asked.limit], asked.limit)
+            return due, claims.hold_these(name, due)
+        return self.claimed(rows), claims.hold(name, queue, rows)
 
     def claim_at_once(self, worker: Worker, asked: Claim) -> list[Claimed]:
         with self.turn() as is_ours:
@@ -161,14 +148,14 @@ class SQLiteTable(Table):
                 if not rows:
                     return []
                 name, due = self.moment(asked.lease), self.moment(rows[0][1])
-                if not driver.execute(_TAKE_LEASE, (name, due, worker.id, name if worker.lease else None)).rowcount:
+                if not driver.execute(claims.TAKE_LEASE, (name, due, worker.id, name if worker.lease else None)).rowcount:
                     return []
                 driver.execute(*hold)
         return rows
 
     def until_due(self, queue: str) -> float | None:
         now = datetime.now(UTC)
-        for lock, is_due, is_paused in self.run(_FIRST, (self.moment(now), home_queue(queue), queue)):
+        for lock, is_due, is_paused in self.run(claims.FIRST, (self.moment(now), home_queue(queue), queue)):
             due = now if is_due else self.read(lock)
             if due and not is_held(due):
                 return math.inf if is_paused else max(0.0, (due - now).total_seconds())
@@ -227,45 +214,6 @@ class SQLiteTable(Table):
         return bool(self.connection.connection.in_transaction)
 
 
-def _hold_these(lease: str, rows: Iterable[Any]) -> tuple[str, Sequence[Any]]:
-    return _HOLD_THESE, (lease, str([row for row, *_ in rows]))
-
-
-def _hold(lease: str, queue: str, rows: Sequence[Any]) -> tuple[str, Sequence[Any]]:
-    """Hold all rows up to the last of these. A number, which is no moment, may be another one as text: then, each by its id."""
-    if not rows or rows[-1][1][4:5] != "-":
-        return _hold_these(lease, rows)
-    last, last_lock = rows[-1][:2]
-    return _HOLD, (lease, queue, last_lock, last)
-
-
 @functools.cache
 def _insert(rows: int) -> str:
     return f"INSERT INTO {QUEUE_TABLE} (key, payload, lock) VALUES {', '.join(['(?, ?, ?)'] * rows)}"  # noqa: S608
-
-
-def _bounded(found: Iterable[Any], limit: int) -> tuple[list[Any], bool]:
-    """The first of these rows, fewer if their payloads are long; and whether they are surely all that there are.
-
-    SQLite reads each as it is asked for.
-    """
-    rows: list[Any] = []
-    size = 0
-    for row in found:
-        size += len(row[2])
-        if rows and size > CLAIMED_BYTES:
-            return rows, False
-        rows.append(row)
-    return rows, len(rows) < limit
-
-
-@functools.cache
-def _due(limit: int, *, later: bool = False) -> str:
-    """The first due rows by their `lock`, or (`later`) the first of those whose delay is over."""
-    # `lock` as text, because the driver would call Python to convert each. The limit as a literal: if it is bound, newer
-    # versions of SQLite read its value and plan the statement again for each value (`sqlite3ExprIsInteger` in expr.c).
-    # That takes longer than the rest of a claim.
-    made = f"SELECT count(*) FROM {ATTEMPTS_TABLE} WHERE row = {QUEUE_TABLE}.id"  # noqa: S608
-    due = f"SELECT id, CAST(lock AS TEXT), payload, ({made}), ({made} AND outcome = ?) FROM {QUEUE_TABLE}"  # noqa: S608
-    when = "lock >= ? AND lock <= ?" if later else "lock <= ?"
-    return f"{due} WHERE key = ? AND {when} AND NOT {_IS_PAUSED} ORDER BY lock, id LIMIT {limit:d}"
