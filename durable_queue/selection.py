@@ -5,13 +5,14 @@ Whoever stops this anywhere leaves no half-done task. No step reads more than a 
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.db import connections
-from django.db.models import Q, TextField
-from django.db.models.functions import Cast, Left
+from django.db.models import F, Q, TextField, Value
+from django.db.models.functions import Left
+from django.db.models.lookups import GreaterThan, GreaterThanOrEqual
 from django.utils import timezone
 from django_q.conf import Conf
 from django_q.models import Task
@@ -19,17 +20,19 @@ from django_q.models import Task
 from durable_queue.models import Cancellation
 from durable_queue.states import State, state_of_row
 from durable_queue.store import lookup
-from durable_queue.store.databases import table_of
+from durable_queue.store.databases import stops_all, table_of
 from durable_queue.store.leases import home_queue
 from durable_queue.store.rows import ATTEMPTS_TABLE, QUEUE_TABLE
 from durable_queue.store.table import Table
 from durable_queue.task.identifiers import is_task_id, queued_at
 from durable_queue.task.preview import STORED, read_stored
-from durable_queue.verbs import Came
+from durable_queue.task.stored_text import AsText
+from durable_queue.verbs import Came, NotKeptError
 
 logger = logging.getLogger("durable_queue.verbs")
 
 BATCH = 500  # rows
+ERRORS = 20  # rows of which a step reads the errors: each may have `STORED` characters
 ENDED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 Verb = Callable[..., Came]  # of durable_queue.verbs
@@ -44,6 +47,8 @@ class Selection:
     queue: str = ""
     before: datetime | None = None  # since when they wait or run: they were queued before; of those that have ended: ended
     error: str = ""  # a part of the error's text, in any case; of failed and cancelled tasks
+    last_row: int | None = None  # of those in the queue; this, and the next, are for `bounded` to set
+    until: datetime | None = None  # of those that have ended: before
 
     def __post_init__(self) -> None:
         """Raises ValueError for what does not go together."""
@@ -68,11 +73,11 @@ class Progress(NamedTuple):
 def for_all(  # noqa: PLR0913
     verb: Verb, selection: Selection, *, by: str, why: str = "", batch: int = BATCH, using: str | None = None
 ) -> Iterator[Progress]:
-    """Apply a verb to all tasks of a selection; give the progress after each batch, and once where there is nothing to do.
+    """Apply a verb to all tasks of a selection; give the progress after each batch: never, where there is nothing to look at.
 
     What comes into the state after the beginning is left alone, so this ends however many come. Each task is committed by
     itself: do not call this within a transaction. A task that can't be changed is skipped. Raises django.db.Error when the
-    database is gone.
+    database is gone, full, or locked by others.
     """
     done = skipped = 0
     alias = using or Conf.ORM or "default"
@@ -86,33 +91,62 @@ def for_all(  # noqa: PLR0913
 
 
 def _is_right(verb: Verb, task_id: str, by: str, why: str, using: str) -> bool:
+    came = apply(verb, task_id, by=by, why=why, using=using)
+    if isinstance(came, Exception):
+        # The text of this error has the task's name, which is no business of the log's.
+        said = "its arguments are not kept" if isinstance(came, NotKeptError) else str(came).strip()
+        logger.warning("Task %s is left as it is: %s", task_id, said)
+    return came in (Came.DONE, Came.ASKED)
+
+
+def apply(verb: Verb, task_id: str, *, by: str, why: str = "", using: str | None = None) -> Came | Exception:
+    """Apply a verb to a task; return what it came to, or the error of a task that can't be changed.
+
+    Raises django.db.Error, or what a receiver of the project has made of it, where no other task would fare better.
+    """
+    alias = using or Conf.ORM or "default"
     try:
-        return verb(task_id, by=by, why=why, using=using) in (Came.DONE, Came.ASKED)
+        return verb(task_id, by=by, why=why, using=alias)
     except Exception as error:  # its row is locked, its arguments are not kept, a receiver of the project objects …
-        if not connections[using].is_usable():
+        if stops_all(error) or not connections[alias].is_usable():
             raise
-        logger.warning("Task %s is left as it is: %s", task_id, str(error).strip())
-        return False
+        return error
+
+
+def bounded(selection: Selection, *, using: str | None = None) -> Selection:
+    """The selection without what comes into the state from now on, however often it is gone through.
+
+    Raises django.db.Error.
+    """
+    if selection.state in ENDED:
+        return replace(selection, until=selection.until or timezone.now())
+    if selection.last_row is not None:
+        return selection
+    table = table_of(connections[using or Conf.ORM or "default"])
+    ((newest,),) = table.run(f"SELECT max(id) FROM {QUEUE_TABLE}")  # noqa: S608
+    return replace(selection, last_row=newest or 0)
 
 
 def matching(selection: Selection, *, batch: int = BATCH, using: str | None = None) -> Iterator[list[str]]:
     """The ids of a selection's tasks, the oldest first; each step looks at so many rows. Raises django.db.Error."""
     alias = using or Conf.ORM or "default"
-    return _ended(selection, batch, alias) if selection.state in ENDED else _queued(selection, batch, alias)
+    selection = bounded(selection, using=alias)
+    if selection.state in ENDED:
+        return _ended(selection, selection.until or timezone.now(), batch, alias)
+    return _queued(selection, selection.last_row or 0, batch, alias)
 
 
 # In the queue, by the rows' ids.
 
 
-def _queued(selection: Selection, batch: int, using: str) -> Iterator[list[str]]:
+def _queued(selection: Selection, last_row: int, batch: int, using: str) -> Iterator[list[str]]:
     table = table_of(connections[using])
-    ((newest,),) = table.run(f"SELECT max(id) FROM {QUEUE_TABLE}")  # noqa: S608
     last = -1
-    while newest is not None and last < newest:
+    while last < last_row:
         tried = f"(SELECT count(*) FROM {ATTEMPTS_TABLE} WHERE row = {QUEUE_TABLE}.id)"  # noqa: S608
-        columns = f"id, lock, key, substr(payload, 1, 72), {tried}"
+        columns = f"id, {table.dialect.as_text('lock')}, {table.dialect.as_text('key')}, substr(payload, 1, 72), {tried}"
         sql = f"SELECT {columns} FROM {QUEUE_TABLE} WHERE id > %s AND id <= %s ORDER BY id LIMIT {batch:d}"  # noqa: S608
-        rows = table.run(sql, (last, newest))
+        rows = table.run(sql, (last, last_row))
         if not rows:
             return
         last = rows[-1][0]
@@ -126,7 +160,7 @@ def _queued(selection: Selection, batch: int, using: str) -> Iterator[list[str]]
 
 
 def _fits(selection: Selection, table: Table, lock: Any, key: str, tried: int, now: datetime) -> bool:  # noqa: PLR0913, PLR0917
-    state = state_of_row(lock and table.aware(lock), tried, now)
+    state = state_of_row(table.read(lock) if lock else None, tried, now)
     return state is selection.state and selection.queue in ("", home_queue(key))
 
 
@@ -141,19 +175,23 @@ def _is_old(selection: Selection, task_id: str) -> bool:
 # In the history, by when they ended.
 
 
-def _ended(selection: Selection, batch: int, using: str) -> Iterator[list[str]]:
+def _ended(selection: Selection, until: datetime, batch: int, using: str) -> Iterator[list[str]]:
     tasks = Task.objects.using(using).filter(success=selection.state is State.SUCCEEDED).order_by("stopped", "pk")
-    now = timezone.now()
-    tasks = tasks.filter(stopped__lt=min(now, selection.before or now))
+    tasks = tasks.filter(stopped__lt=min(until, selection.before or until))
+    columns: dict[str, Any] = {"at": AsText("stopped"), "function": AsText("func"), "queue": AsText("cluster")}
     if selection.error:
-        tasks = tasks.annotate(text=Left(Cast("result", TextField()), STORED + 1))
-    columns = ("pk", "stopped", "func", "cluster", *(["text"] if selection.error else []))
+        columns["text"], batch = Left(AsText("result"), STORED + 1), min(batch, ERRORS)
     after = Q()
-    while rows := list(tasks.filter(after).values_list(*columns)[:batch]):
+    while rows := list(tasks.filter(after).annotate(**columns).values_list("pk", *columns)[:batch]):
         found = [task_id for task_id, _, func, cluster, *text in rows if _is_of(selection, func, cluster, *text)]
         yield _in_state(selection.state, found, using)
-        last, moment, *_ = rows[-1]
-        after = Q(stopped__gte=moment) & (Q(stopped__gt=moment) | Q(pk__gt=last))
+        last, at, *_ = rows[-1]
+        # As the text that it is: somebody may have written what Python takes for no moment.
+        moment = Value(at, TextField())
+        behind = Q(GreaterThan(F("stopped"), moment))
+        if isinstance(last, str):  # behind a blob, of which the driver makes bytes, there are none but other blobs
+            behind |= Q(pk__gt=last)
+        after = Q(GreaterThanOrEqual(F("stopped"), moment)) & behind
 
 
 def _is_of(selection: Selection, func: str, cluster: str | None, text: str | None = None) -> bool:

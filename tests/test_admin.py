@@ -6,7 +6,9 @@ from html import unescape
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 from django_q.models import Failure, OrmQ, Success
@@ -167,6 +169,22 @@ def test_history__deleting_takes_attempts_and_payload_along(admin_client: Client
     assert [task.pk for task in Failure.objects.all()] == [kept]
     assert [attempt.task_id for attempt in FailedAttempt.objects.all()] == [kept]
     assert not DeadLetter.objects.exists()
+
+
+def test_history__a_deletion_takes_the_tasks_first(admin_client: Client) -> None:
+    """As the verbs do: on PostgreSQL, two that take the same rows in different orders may wait for each other."""
+    ids = [post("alice"), post("bob")]
+    settle(error=TRACEBACK)
+    words = {"action": "delete_selected", "_selected_action": ids, "post": "yes"}
+    with CaptureQueriesContext(connection) as queries:
+        admin_client.post(reverse("admin:django_q_failure_changelist"), words)
+    deleted = [query["sql"].split('"')[1] for query in queries if query["sql"].startswith("DELETE")]
+    assert deleted[0] == "django_q_task"
+    assert FailedAttempt._meta.db_table in deleted
+    locked = [query["sql"] for query in queries if query["sql"].endswith("FOR UPDATE")]
+    assert len(locked) == (connection.vendor == "postgresql")
+    assert not Failure.objects.exists()
+    assert not FailedAttempt.objects.exists()
 
 
 def test_history__is_found_by_id_and_by_name(admin_client: Client) -> None:

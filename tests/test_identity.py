@@ -27,6 +27,7 @@ from durable_queue.task.process import this_process
 from durable_queue.task.running import RunningTask
 from durable_queue.work import outcomes
 from durable_queue.work.holdings import Holdings
+from durable_queue.work.long_tasks import Named
 from durable_queue.work.notes import Notes
 from durable_queue.work.pace import SLOW_AFTER
 from durable_queue.work.progress import Progress
@@ -151,6 +152,27 @@ def test_long_tasks__are_named_and_kept_right(tmp_path: Path) -> None:
         holdings.settle_and_claim()
         assert in_hand() == {}
         assert Worker.objects.get().lease is None
+
+
+def test_long_tasks__are_looked_at_while_another_thread_notes_them(tmp_path: Path) -> None:
+    with holding(tmp_path) as holdings:
+        (task,) = running.this_process.in_hand
+        long_tasks = holdings.long_tasks
+        seen_by_watch = long_tasks.to_store({task.row})
+        assert seen_by_watch
+        long_tasks.note_stored(seen_by_watch)
+        nothing = Named({}, {})
+        assert long_tasks.to_store(()) == nothing
+
+        class Kept(set[int]):
+            def __contains__(self, row: object) -> bool:
+                long_tasks.note_stored(nothing)  # what a leader does meanwhile
+                return super().__contains__(row)
+
+        assert long_tasks.to_store(Kept({task.row})) is None
+        assert not long_tasks.are_named
+        long_tasks.note_stored(seen_by_watch)
+        assert long_tasks.are_named
 
 
 def test_long_tasks__go_with_their_worker(tmp_path: Path) -> None:

@@ -8,15 +8,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 from django_q.models import OrmQ
 
+from durable_queue.management.commands import qtasks as command_of_tasks
 from durable_queue.models import Cancellation, PausedQueue
+from durable_queue.verbs import Came, cancel
 from tests.support import environment, selection
 from tests.support.admin_site import TRACEBACK, post, settle, take
 from tests.support.processes import PROJECT
+from tests.test_selection import full
 
 pytestmark = pytest.mark.django_db
 
@@ -74,6 +78,69 @@ def test_verb__as_json() -> None:
     assert (code, json.loads(out)) == (1, {"tasks": {task_id: "done", "0" * 32: "unknown"}})
 
 
+def keep_from(task_id: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an error keep `cancel` from this task."""
+
+    def fail_once(asked: str, **options: Any) -> Came:
+        if asked == task_id:
+            raise error
+        return cancel(asked, **options)
+
+    monkeypatch.setitem(command_of_tasks.VERBS, "cancel", (fail_once, ""))
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]], ids=["text", "json"])
+def test_verb__an_error_of_one_task_stops_no_other(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = post("alice"), post("carol")
+    keep_from(first, ValueError("odd"), monkeypatch)
+    code, out, errors = qtasks("cancel", first, second, *words)
+    assert code == 1
+    assert errors == f"{first} is left as it is: odd\n"
+    if words:
+        assert json.loads(out) == {"tasks": {first: "failed", second: "done"}}
+    else:
+        assert out == f"{second} cancelled\n"
+
+
+def test_verb__the_database_fails_and_it_says_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = post("alice"), post("bob"), post("carol")
+    keep_from(second, full(), monkeypatch)
+    code, out, errors = qtasks("cancel", first, second, third, "--json")
+    assert (code, json.loads(out)) == (3, {"tasks": {first: "done"}})
+    assert "full" in errors
+    assert OrmQ.objects.count() == 2
+
+
+@pytest.mark.parametrize("state", ["queued", "failed"])
+def test_verb__changes_what_it_has_asked_about(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(name: str) -> None:
+        post(name)
+        if state == "failed":
+            settle(error=TRACEBACK)
+
+    def confirm(_: Any, question: str) -> None:
+        asked.append(question)
+        make("late")
+
+    asked: list[str] = []
+    monkeypatch.setattr(command_of_tasks.Command, "_confirm", confirm)
+    make("alice")
+    verb = "cancel" if state == "queued" else "delete"
+    assert qtasks(verb, "--state", state, "--all")[:2] == (0, f"{verb}: 1 done, 0 left as they are\n")
+    assert asked == [f"{verb} 1 task?"]
+    assert len(json.loads(qtasks("list", "--state", state, "--json")[1])["tasks"]) == 1
+
+
+def test_verb__nothing_is_changed_that_came_when_it_had_counted_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(_: Any) -> list[list[str]]:
+        post("late")
+        return []
+
+    monkeypatch.setattr(command_of_tasks, "matching", count)
+    assert qtasks("cancel", "--state", "queued", "--all")[:2] == (0, "cancel: 0 done, 0 left as they are\n")
+    assert OrmQ.objects.count() == 1
+
+
 def test_verb__by_filters() -> None:
     failed("alice", "carol")
     code, out, _ = qtasks("retry", "--function", "write_log", "--error", "disk full", "--yes")
@@ -105,7 +172,7 @@ def test_verb__wrong_use_does_nothing(words: list[str], said: str) -> None:
     assert OrmQ.objects.count() == 1
 
 
-@pytest.mark.parametrize("text", ["2", "h", "2 h", "1y", "9999999d"])
+@pytest.mark.parametrize("text", ["2", "h", "2 h", "1y", "9999999d", "999999d", "999999w", "0s"])
 def test_older_than__what_is_no_time(text: str) -> None:
     code, _, errors = qtasks("retry", "--older-than", text, "--yes")
     assert code != 0
@@ -118,6 +185,27 @@ def test_pause_and_resume() -> None:
     assert qtasks("pause", "second")[1] == "second was paused already\n"
     assert json.loads(qtasks("resume", "second", "--json")[1]) == {"queue": "second", "changed": True}
     assert not PausedQueue.objects.exists()
+
+
+@pytest.mark.parametrize("action", ["pause", "resume"])
+def test_pause__of_a_queue_that_may_be_a_typing_error(action: str) -> None:
+    assert "is that its name?" in qtasks(action, "emial")[2]
+    assert qtasks(action, "notifier")[2] == ""
+
+
+def test_list__says_what_is_paused() -> None:
+    qtasks("pause", "second", "--why", "the server\x1b is down")
+    assert "The queue second is paused since" in qtasks("list")[2]
+    assert "(the server\ufffd is down)" in qtasks("list")[2]
+    (pause,) = json.loads(qtasks("list", "--json")[1])["paused"]
+    assert (pause["queue"], set(pause)) == ("second", {"queue", "by", "why", "since"})
+
+
+def test_json__without_the_raw_result() -> None:
+    task_id = post("alice")
+    settle(result="fine")
+    for words in (["list"], ["show", task_id]):
+        assert "stored_result" not in json.loads(qtasks(*words, "--json")[1])["tasks"][0]
 
 
 # In a terminal, and in a pipe.

@@ -1,19 +1,23 @@
 """A verb for all tasks that match a filter."""
 
+import logging
+import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 from django_q.models import OrmQ, Task
 from django_q.tasks import async_task
 
+from durable_queue import selection as selecting
 from durable_queue.models import FailedAttempt
-from durable_queue.selection import Progress, Selection, for_all, matching
+from durable_queue.selection import ERRORS, Progress, Selection, bounded, for_all, matching
 from durable_queue.states import State
 from durable_queue.task import preview
+from durable_queue.task.preview import STORED
 from durable_queue.verbs import Came, cancel, delete, retry, run_now
 from tests.support import selection
 from tests.support.admin_site import TRACEBACK, post, settle, take
@@ -151,6 +155,72 @@ def test_for_all__what_cannot_be_changed_stops_no_other() -> None:
         cursor.execute("UPDATE django_q_task SET args = 'gone' WHERE id = %s", [ids[1]])
     assert list(for_all(retry, Selection(state=State.FAILED), by="bob")) == [(2, 1)]
     assert found(state=State.FAILED) == [ids[1]]
+
+
+def test_for_all__the_log_names_no_task(caplog: pytest.LogCaptureFixture) -> None:
+    task_id = post("alice")
+    settle(error=TRACEBACK)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE django_q_task SET args = 'gone', name = 'message to alice' WHERE id = %s", [task_id])
+    with caplog.at_level(logging.WARNING, "durable_queue.verbs"):
+        assert list(for_all(retry, Selection(state=State.FAILED), by="bob")) == [(0, 1)]
+    assert task_id in caplog.text
+    assert "alice" not in caplog.text
+
+
+class _ServerError(Exception):
+    sqlstate = "53100"
+
+
+def full() -> OperationalError:
+    """The disk is full."""
+    error = OperationalError("full")
+    error.__cause__ = _ServerError() if connection.vendor == "postgresql" else sqlite3.OperationalError("full")
+    if isinstance(error.__cause__, sqlite3.OperationalError):
+        error.__cause__.sqlite_errorcode = sqlite3.SQLITE_FULL
+    return error
+
+
+def test_for_all__what_no_task_would_survive_ends_it() -> None:
+    asked = []
+
+    def fail(task_id: str, **options: Any) -> Came:
+        asked.append(task_id)
+        raise full()
+
+    for name in ("alice", "bob"):
+        post(name)
+    with pytest.raises(OperationalError):
+        list(for_all(fail, Selection(state=State.QUEUED), by="bob"))
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.FAILED])
+def test_bounded__goes_through_the_same_tasks_each_time(state: State) -> None:
+    def make(name: str) -> str:
+        task_id = post(name)
+        if state is State.FAILED:
+            settle(error=TRACEBACK)
+        return task_id
+
+    first = make("alice")
+    fixed = bounded(Selection(state=state))
+    make("carol")
+    for _ in range(2):
+        assert [task_id for ids in matching(fixed) for task_id in ids] == [first]
+    assert len(found(state=state)) == 2
+
+
+def test_matching__reads_few_errors_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ERRORS * STORED <= 32 << 20
+    monkeypatch.setattr(selecting, "ERRORS", 2)
+    ids = [post(str(number)) for number in range(5)]
+    settle(error=TRACEBACK)
+    with CaptureQueriesContext(connection) as queries:
+        assert found(state="failed", error="disk full") == ids
+    steps = [query["sql"] for query in queries if '"result"' in query["sql"]]
+    assert len(steps) >= 3
+    assert all(sql.endswith("LIMIT 2") for sql in steps)
 
 
 def test_for_all__stopped_halfway_leaves_whole_tasks() -> None:

@@ -76,13 +76,16 @@ class HistoryAdmin(ReadOnlyAdmin):
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         """Delete tasks with their attempts, notes and payloads."""
-        ids = list(queryset.values_list("pk", flat=True))
+        tasks, ids = self.model._default_manager.order_by("pk"), list(queryset.values_list("pk", flat=True))
         with transaction.atomic(using=router.db_for_write(self.model)):
+            # The tasks come first, as everywhere: who took their attempts before them could wait for one who waits for these.
+            # Locked in an order too, and none that is gone meanwhile, since somebody has retried it.
+            ids = list(tasks.filter(pk__in=ids).select_for_update().values_list("pk", flat=True))
+            self.model._default_manager.filter(pk__in=ids).delete()
             FailedAttempt.objects.filter(task_id__in=ids).delete()
             Note.objects.filter(task_id__in=ids).delete()
             DeadLetter.objects.filter(task_id__in=ids).delete()
             Cancellation.objects.filter(task_id__in=ids).delete()
-            self.model._default_manager.filter(pk__in=ids).delete()
 
     @admin.display(description="Function")
     def function(self, task: Any) -> str:

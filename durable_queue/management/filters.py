@@ -13,6 +13,7 @@ from durable_queue.states import State
 
 WRONG_USE = 2  # exit code
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+LONGEST = timedelta(days=100 * 365)
 USUAL_STATE = {"retry": State.FAILED}  # of the tasks that a verb is for
 
 
@@ -33,9 +34,12 @@ def add_filters(parser: ArgumentParser, name: str) -> None:
 
 def _duration(text: str) -> timedelta:
     match = re.fullmatch(r"(\d{1,6})([smhdw])", text)
-    if not match:
+    if not match or not int(match[1]):
         raise ArgumentTypeError(f"{text!r} is no time: write a number and s, m, h, d or w, for example 2h")
-    return timedelta(**{UNITS[match[2]]: int(match[1])})
+    duration = timedelta(**{UNITS[match[2]]: int(match[1])})
+    if duration > LONGEST:
+        raise ArgumentTypeError(f"{text!r} is longer than any task is old: write a number and s, m, h, d or w, for example 2h")
+    return duration
 
 
 def filters_of(options: dict[str, Any]) -> dict[str, Any]:

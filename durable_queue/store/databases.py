@@ -1,5 +1,6 @@
 """The only module that asks which kind of database a connection leads to."""
 
+import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,12 @@ from durable_queue.store.sqlite.table import SQLiteTable
 from durable_queue.store.table import Table
 
 READ_ONLY = "25006"  # https://www.postgresql.org/docs/current/errcodes-appendix.html: after a failover, or on a full disk
+LACKS_ROOM = "53"  # the class of: the disk is full, there is no memory
+# The lower byte of SQLite's codes says what kind of error it is (https://www.sqlite.org/rescode.html). These are no row's.
+_OF_THE_FILE = {
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR),
+    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB),
+}
 
 _TABLES: dict[str, type[Table]] = {"sqlite": SQLiteTable, "postgresql": PostgreSQLTable}
 
@@ -42,6 +49,12 @@ def discard(alias: str) -> None:
 def is_read_only(error: BaseException) -> bool:
     """Whether a statement failed since its session may not write. It may never: another session has to begin."""
     return getattr(error.__cause__, "sqlstate", None) == READ_ONLY
+
+
+def stops_all(error: BaseException) -> bool:
+    """Whether a statement failed for a reason that any other has to expect: the disk is full, or nobody may write now."""
+    state, code = getattr(error.__cause__, "sqlstate", None), getattr(error.__cause__, "sqlite_errorcode", 0)
+    return is_read_only(error) or str(state).startswith(LACKS_ROOM) or code & 0xFF in _OF_THE_FILE
 
 
 def close_if_read_only(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:

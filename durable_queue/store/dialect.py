@@ -24,5 +24,9 @@ class Dialect(ABC):
         """
 
     @abstractmethod
+    def as_text(self, column: str) -> str:
+        """A column as text, whatever stands in it: the driver may raise for a moment or a blob that it has no value for."""
+
+    @abstractmethod
     def entry_of(self, column: str, key: str) -> str:
         """The expression for an entry of a JSON object, as text in JSON; `key`: an expression without double quotes in it."""

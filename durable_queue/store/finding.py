@@ -85,8 +85,10 @@ def _as_found(table: Table, values: tuple[object, ...], now: datetime) -> Found:
     columns = list(values)
     for index in _MOMENTS:
         if (value := columns[index]) is not None:
-            columns[index] = table.aware(value)  # type: ignore[arg-type]
+            columns[index] = table.read(value) if value else None  # type: ignore[arg-type]
     task = Found(*columns)  # type: ignore[arg-type]
+    if not isinstance(task.attempts, int):  # somebody has written it by hand
+        task = task._replace(attempts=0)
     return task if task.present else task._replace(present=now)
 
 
@@ -107,27 +109,36 @@ def queued_among(table: Table, task_ids: Collection[str]) -> set[str]:
 
 @cache
 def _statement(table: type[Table], *, has_own: bool) -> str:
-    """Each of the joins looks a few rows up by an index, whatever the planner thinks of the tables."""
+    """Each of the joins looks a few rows up by an index, whatever the planner thinks of the tables.
+
+    What is a moment or a text is read as text: one row that somebody has written by hand must not keep the others back.
+    """
     words = table.dialect
-    own = f"h.{WORKER}, h.{QUEUED}" if has_own else "NULL, NULL"
-    failure = f"a.worker, a.started, a.stopped, substr(a.error, 1, {LONGEST + 1})"
-    cancelled = f"c.requested, c.heeded, {words.present}"
+
+    def texts(*columns: str) -> str:
+        return ", ".join(map(words.as_text, columns))
+
+    own = texts(f"h.{WORKER}", f"h.{QUEUED}") if has_own else "NULL, NULL"
+    failure = texts("a.worker", "a.started", "a.stopped", f"substr(a.error, 1, {LONGEST + 1})")
+    worker = f"w.pid, {texts('w.host')}, {words.entry_of('w.in_hand', 'asked.id')}"
+    cancelled = f"{texts('c.requested', 'c.heeded')}, {words.present}"
     last = f"SELECT id FROM {ATTEMPTS_TABLE} WHERE {{}} ORDER BY id DESC LIMIT 1"  # noqa: S608
     tried = f"SELECT count(*) FROM {ATTEMPTS_TABLE} WHERE row = q.id"  # noqa: S608
     cancellation = words.look_up(CANCELLATIONS_TABLE, "c", "c.task_id = asked.id", outer=True)
     return f"""
         WITH asked AS MATERIALIZED ({words.asked})
-        SELECT asked.id, q.id, q.key, q.lock, substr(q.payload, 1, {LONGEST + 1}), NULL, NULL, NULL, NULL, NULL,
-            ({tried}), NULL, NULL, NULL, {failure}, w.pid, w.host, {words.entry_of("w.in_hand", "asked.id")}, {cancelled}
+        SELECT asked.id, q.id, {texts("q.key", "q.lock")}, substr(q.payload, 1, {LONGEST + 1}), NULL, NULL, NULL, NULL, NULL,
+            ({tried}), NULL, NULL, NULL, {failure}, {worker}, {cancelled}
         FROM asked
         {words.look_up(QUEUE_TABLE, "q", f"{table.part} = asked.part")}
         {words.look_up(ATTEMPTS_TABLE, "a", f"a.id = ({last.format('row = q.id')})", outer=True)}
         LEFT JOIN {WORKERS_TABLE} AS w ON w.lease = q.lock
         {cancellation}
         UNION ALL
-        SELECT asked.id, NULL, h.cluster, NULL,
-            CASE WHEN h.func = '{IN_ORDER}' THEN substr(h.args, 1, {LONGEST + 1}) END, h.name, h.func, h.started, h.stopped,
-            h.success, h.attempt_count, substr(h.result, 1, {LONGEST + 1}), {own}, {failure}, NULL, NULL, NULL, {cancelled}
+        SELECT asked.id, NULL, {texts("h.cluster")}, NULL,
+            CASE WHEN h.func = '{IN_ORDER}' THEN {texts(f"substr(h.args, 1, {LONGEST + 1})")} END,
+            {texts("h.name", "h.func", "h.started", "h.stopped")}, CASE WHEN h.success THEN 1 ELSE 0 END, h.attempt_count,
+            {texts(f"substr(h.result, 1, {LONGEST + 1})")}, {own}, {failure}, NULL, NULL, NULL, {cancelled}
         FROM asked
         {words.look_up(HISTORY_TABLE, "h", "h.id = asked.id")}
         {words.look_up(ATTEMPTS_TABLE, "a", f"a.id = ({last.format('task_id = asked.id')})", outer=True)}

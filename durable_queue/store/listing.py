@@ -167,8 +167,8 @@ def _queue_branch(table: Table, row: int, state: State | None, most: int) -> tup
     tried = f"SELECT count(*) FROM {ATTEMPTS_TABLE} WHERE row = q.id"  # noqa: S608
     # In all streams: the place, the payload's beginning, the queue, `lock`, the present moment, `success`, a count.
     # Each of one type: PostgreSQL takes a NULL in a subquery for text.
-    moments = f"CAST(q.lock AS text), CAST({table.dialect.present} AS text)"
-    columns = f"0, CAST(q.id AS text), substr(q.payload, 1, 72), q.key, {moments}, 0, ({tried})"
+    moments = f"{table.dialect.as_text('q.lock')}, CAST({table.dialect.present} AS text)"
+    columns = f"0, CAST(q.id AS text), substr(q.payload, 1, 72), {table.dialect.as_text('q.key')}, {moments}, 0, ({tried})"
     if state is State.RUNNING:  # by the workers' leases, however long the queue is
         # That a lease is later than all else tells the planner that few rows have one, where many have the same `lock`.
         held = table.dialect.look_up(QUEUE_TABLE, "q", "q.key = w.queue AND q.lock = w.lease AND q.lock > %s AND q.id < %s")
@@ -182,7 +182,8 @@ def _history_branch(
 ) -> tuple[str, list[Any]]:
     condition, values = span
     heeded = f"SELECT count(*) FROM {CANCELLATIONS_TABLE} AS c WHERE c.task_id = h.id AND c.heeded IS NOT NULL"  # noqa: S608
-    columns = f"{number}, h.id, NULL, h.cluster, NULL, NULL, CASE WHEN h.success THEN 1 ELSE 0 END, ({heeded})"
+    cluster, success = table.dialect.as_text("h.cluster"), "CASE WHEN h.success THEN 1 ELSE 0 END"
+    columns = f"{number}, h.id, NULL, {cluster}, NULL, NULL, {success}, ({heeded})"
     if state is State.CANCELLED:  # they are few
         some = f"c.heeded IS NOT NULL AND c.task_id {condition.format('c.task_id')}"
         source = f"{CANCELLATIONS_TABLE} AS c {table.dialect.look_up(HISTORY_TABLE, 'h', 'h.id = c.task_id')} WHERE {some}"
@@ -197,7 +198,7 @@ def _queued(table: Table, rows: Sequence[tuple[Any, ...]], state: State | None, 
     now, latest, items = datetime.now(UTC), 0, list[_Item]()
     queues = {home_queue(queue), alone_queue(queue)}
     for row, beginning, key, locked, present, _, tried in sorted(rows, key=lambda each: int(each[0])):
-        lock = locked and table.aware(locked)
+        lock = table.read(locked) if locked else None
         task_id = id_in_place(beginning) or ""
         is_listed = is_task_id(task_id) and (not queue or key in queues)
         if state and state_of_row(lock, tried, table.aware(present) if present else now) is not state:

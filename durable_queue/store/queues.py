@@ -9,7 +9,7 @@ from django_q.conf import Conf, logger
 from django_q.models import OrmQ
 
 from durable_queue.models import PausedQueue, Worker
-from durable_queue.store.leases import ALONE, home_queue
+from durable_queue.store.leases import ALONE, alone_queue, home_queue
 
 MOST = 100  # queues that are looked at
 COUNTED = 10_000  # rows of each that are counted
@@ -20,6 +20,12 @@ def configured() -> set[str]:
     # django-q2 drops ALT_CLUSTERS from its own copy where it runs one of them.
     others = getattr(settings, "Q_CLUSTER", {}).get("ALT_CLUSTERS")
     return {Conf.PREFIX, Conf.CLUSTER_NAME, *(others if isinstance(others, dict) else ())}
+
+
+def is_known(queue: str, using: str) -> bool:
+    """Whether `Q_CLUSTER` names the queue, or a worker serves it. Raises django.db.Error."""
+    home = home_queue(queue)
+    return home in configured() or Worker.objects.using(using).filter(queue__in=(home, alone_queue(home))).exists()
 
 
 @functools.cache

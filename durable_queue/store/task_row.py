@@ -4,7 +4,6 @@ Each change is one conditional statement. Whether it has changed a row says who 
 or somebody else who acts on the task.
 """
 
-from datetime import datetime
 from typing import NamedTuple
 
 from durable_queue.states import for_now, held_from
@@ -17,7 +16,6 @@ class TaskRow(NamedTuple):
     """A row as it was when it was found."""
 
     id: int
-    lock: datetime | None
     queue: str
     payload: str
 
@@ -37,15 +35,15 @@ class Whereabouts(NamedTuple):
 def find(table: Table, task_id: str) -> Whereabouts:
     """Find a task (32 hexadecimal digits) by its row's index, and by the history's key. Raises django.db.Error."""
     sql = f"""
-        SELECT id, lock, key, payload, NULL FROM {QUEUE_TABLE} WHERE {table.part} = %s
-        UNION ALL SELECT NULL, NULL, NULL, NULL, success FROM {HISTORY_TABLE} WHERE id = %s
+        SELECT id, {table.dialect.as_text("key")}, payload, NULL FROM {QUEUE_TABLE} WHERE {table.part} = %s
+        UNION ALL SELECT NULL, NULL, NULL, success FROM {HISTORY_TABLE} WHERE id = %s
     """  # noqa: S608
     row, success = None, None
-    for number, lock, queue, payload, succeeded in table.run(sql, (lookup.part_of(task_id), task_id)):
+    for number, queue, payload, succeeded in table.run(sql, (lookup.part_of(task_id), task_id)):
         if number is None:
             success = bool(succeeded)
         elif lookup.id_in_place(payload) == task_id:
-            row = TaskRow(number, lock and table.aware(lock), queue, payload)
+            row = TaskRow(number, queue, payload)
     return Whereabouts(row, success)
 
 

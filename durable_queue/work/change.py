@@ -1,8 +1,9 @@
 """What one transaction is to do to the rows that a worker holds."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from durable_queue.store.leases import LeaseChange, Row, Settlement
+from durable_queue.work.long_tasks import Named
 
 
 class Change(NamedTuple):
@@ -11,7 +12,7 @@ class Change(NamedTuple):
     settled: list[Settlement]
     returned: list[Row]
     kept: set[int]  # ids of the rows that the worker goes on holding
-    named: dict[str, dict[str, Any]] | None  # the tasks that its row is to name from now on; None: as before
+    named: Named | None  # the tasks that its row is to name from now on; None: as before
     came: LeaseChange  # what it has come to, once it is committed; filled before the COMMIT, whose answer may be lost
 
     @property

@@ -147,8 +147,9 @@ class Holdings:
             self._unsure = asked  # until we have heard that it was committed
         if claim:
             self.claiming = time.monotonic()
+        named = asked.named.tasks if asked.named else None
         return self.broker.settle_and_claim(
-            self.me, asked.settled, asked.returned, claim, announced, keep=bool(kept), named=asked.named, lease=asked.came
+            self.me, asked.settled, asked.returned, claim, announced, keep=bool(kept), named=named, lease=asked.came
         )
 
     def _apply(self, change: LeaseChange) -> None:

@@ -17,8 +17,11 @@ from django_q.conf import Conf
 
 from durable_queue import status, verbs
 from durable_queue.management.filters import WRONG_USE, add_filters, filters_of, selection_of
-from durable_queue.selection import Progress, Selection, for_all, matching
+from durable_queue.selection import Progress, Selection, apply, bounded, for_all, matching
 from durable_queue.states import State
+from durable_queue.store.listing import MOST
+from durable_queue.store.pausing import paused
+from durable_queue.store.queues import is_known
 from durable_queue.verbs import Came
 
 HELP = """\
@@ -36,9 +39,10 @@ A filter asks how many tasks you mean, unless you say --yes. Nothing is done to 
 A command that is stopped anywhere leaves no half-done task: give it again, and it does the rest.
 
 exit code: 0 it is done, or was so already; 1 for some tasks it could not be done; 2 wrong use, or not confirmed;
-3 the database could not be reached.
+3 the database could not be reached, or takes no changes.
 """
 SOME_LEFT, NO_DATABASE = 1, 3
+DEFAULT = 50  # tasks in a list
 
 # Each verb's function, its help, and the words for what it comes to.
 VERBS = {
@@ -60,6 +64,7 @@ WORDS = {
     ("delete", Came.DONE): "deleted",
     ("delete", Came.REFUSED): "has not ended: `qtasks cancel` it first",
 }
+FAILED = "failed"  # in JSON: an error kept the verb from the task
 UNKNOWN = "unknown: it never was, or was pruned. An id has 32 digits: `qtasks list` shows them"
 
 
@@ -78,10 +83,10 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Define the actions and their options."""
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-        listed = actions.add_parser("list", help="Show tasks, the newest first.")
+        listed = actions.add_parser("list", help="Show tasks, the newest first, and which queues are paused.")
         listed.add_argument("--state", type=State, choices=list(State), metavar="STATE", help=", ".join(State))
         listed.add_argument("--queue", default="", help="Only those of this queue.")
-        listed.add_argument("--limit", type=int, default=50, help="How many, at most (50).")
+        listed.add_argument("--limit", type=int, default=DEFAULT, help=f"How many: up to {MOST} ({DEFAULT}).")
         listed.add_argument("--cursor", help="Go on where another list has ended.")
         shown = actions.add_parser("show", help="Show all that is known of tasks.")
         shown.add_argument("ids", nargs="+", metavar="ID")
@@ -122,12 +127,18 @@ class Command(BaseCommand):
 
     def _list(self, *, state: State | None, queue: str, limit: int, cursor: str | None, json: bool, **_: Any) -> bool:
         found, after = status.newest(limit=max(1, limit), before=cursor, state=state, queue=queue)
+        pauses = paused()
         if json:
-            self._print_json({"tasks": [asdict(task) for task in found], "cursor": after})
+            told = [{name: getattr(pause, name) for name in ("queue", "by", "why", "since")} for pause in pauses]
+            self._print_json({"tasks": [_shown(task) for task in found], "cursor": after, "paused": told})
             return True
         for task in found:
             queued = f"{timezone.localtime(task.enqueued_at):%Y-%m-%d %H:%M:%S}" if task.enqueued_at else "-"
             self._print(f"{task.id}  {task.state:<9}  {queued}  {_printable(task.queue)}  {_printable(task.name)}")
+        for pause in pauses:
+            why = f" ({_printable(pause.why)})" if pause.why else ""
+            since = f"{timezone.localtime(pause.since):%Y-%m-%d %H:%M:%S}"
+            self.stderr.write(f"The queue {_printable(pause.queue)} is paused since {since}, by {_printable(pause.by)}{why}")
         if after:
             self.stderr.write(f"There are more: --cursor {after}")
         return True
@@ -135,13 +146,13 @@ class Command(BaseCommand):
     def _show(self, ids: Sequence[str], *, as_json: bool) -> bool:
         found = status.statuses(ids)
         if as_json:
-            self._print_json({"tasks": [asdict(found[task_id]) for task_id in ids if task_id in found]})
+            self._print_json({"tasks": [_shown(found[task_id]) for task_id in ids if task_id in found]})
         for task_id in ids:
             if task_id not in found:
                 self.stderr.write(f"{_printable(task_id)} is {UNKNOWN}")
             elif not as_json:
-                for name, value in asdict(found[task_id]).items():
-                    if value not in (None, "") and name != "stored_result":
+                for name, value in _shown(found[task_id]).items():
+                    if value not in (None, ""):
                         self._print(f"{name.replace('_', ' '):<20} {_printable(_text(value))}")
                 self._print("")
         return all(task_id in found for task_id in ids)
@@ -155,34 +166,37 @@ class Command(BaseCommand):
             raise CommandError("Give ids, or filters: not both.", returncode=WRONG_USE)
         if not ids:
             return self._apply_to_all(action, selection_of(action, filters, options), options)
-        came = {}
-        for task_id in ids:
-            try:
-                came[task_id] = verb(task_id, by=who, why=why)
-            except verbs.NotKeptError as error:
-                self.stderr.write(f"{_printable(task_id)}: {_printable(str(error))}")
-                came[task_id] = Came.REFUSED
-            if not options["json"]:
-                self._print(f"{_printable(task_id)} {WORDS.get((action, came[task_id]), f'is {UNKNOWN}')}")
-        if options["json"]:
-            self._print_json({"tasks": came})
-        return not {Came.REFUSED, Came.UNKNOWN} & set(came.values())
+        came: dict[str, str] = {}
+        try:
+            for task_id in ids:
+                each = apply(verb, task_id, by=who, why=why)
+                if isinstance(each, Exception):
+                    self.stderr.write(f"{_printable(task_id)} is left as it is: {_printable(str(each).strip() or repr(each))}")
+                elif not options["json"]:
+                    self._print(f"{_printable(task_id)} {WORDS.get((action, each), f'is {UNKNOWN}')}")
+                came[task_id] = FAILED if isinstance(each, Exception) else each
+        finally:  # it is said what was done, whatever stops the rest
+            if options["json"]:
+                self._print_json({"tasks": came})
+        return not {Came.REFUSED, Came.UNKNOWN, FAILED} & set(came.values())
 
     def _apply_to_all(self, action: str, selection: Selection, options: dict[str, Any]) -> bool:
-        if not options["yes"]:
-            count = sum(map(len, matching(selection)))
-            if count:
-                self._confirm(f"{action} {count:,} {'task' if count == 1 else 'tasks'}?")
+        selection = bounded(selection)  # what is asked about is what is changed
+        count = None if options["yes"] else sum(map(len, matching(selection)))
+        if count:
+            self._confirm(f"{action} {count:,} {'task' if count == 1 else 'tasks'}?")
         progress = Progress(0, 0)
-        for progress in for_all(VERBS[action][0], selection, by=_user(), why=options["why"]):
+        try:
+            for progress in for_all(VERBS[action][0], selection, by=_user(), why=options["why"]) if count != 0 else ():
+                if sys.stderr.isatty():
+                    self.stderr.write(f"\r{progress.done:,} done, {progress.skipped:,} left as they are", ending="")
+        finally:
             if sys.stderr.isatty():
-                self.stderr.write(f"\r{progress.done:,} done, {progress.skipped:,} left as they are", ending="")
-        if sys.stderr.isatty():
-            self.stderr.write("")
-        if options["json"]:
-            self._print_json(progress._asdict())
-        else:
-            self._print(f"{action}: {progress.done:,} done, {progress.skipped:,} left as they are")
+                self.stderr.write("")
+            if options["json"]:
+                self._print_json(progress._asdict())
+            else:
+                self._print(f"{action}: {progress.done:,} done, {progress.skipped:,} left as they are")
         return not progress.skipped
 
     def _confirm(self, question: str) -> None:
@@ -196,6 +210,9 @@ class Command(BaseCommand):
     def _pause(self, action: str, options: dict[str, Any]) -> bool:
         verb = verbs.pause if action == "pause" else verbs.resume
         is_new = verb(options["queue"], by=_user(), why=options["why"])
+        if not is_known(options["queue"], Conf.ORM or "default"):
+            name = _printable(options["queue"])
+            self.stderr.write(f"No worker serves the queue {name}, and Q_CLUSTER does not name it: is that its name?")
         if options["json"]:
             self._print_json({"queue": options["queue"], "changed": is_new})
         else:
@@ -216,6 +233,11 @@ def _user() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # in a container
         return f"uid {os.getuid()}"
+
+
+def _shown(task: status.TaskStatus) -> dict[str, Any]:
+    """What is told of a task: not its result as the history has it, which only Python reads."""
+    return {name: value for name, value in asdict(task).items() if name != "stored_result"}
 
 
 def _text(value: object) -> str:

@@ -21,5 +21,8 @@ class PostgreSQLDialect(Dialect):
         rows = f"SELECT * FROM {table} AS {alias} WHERE {condition} OFFSET 0"  # noqa: S608
         return f"{'LEFT' if outer else 'INNER'} JOIN LATERAL ({rows}) AS {alias} ON true"
 
+    def as_text(self, column: str) -> str:
+        return f"CAST({column} AS text)"
+
     def entry_of(self, column: str, key: str) -> str:
         return f"({column} -> {key})::text"

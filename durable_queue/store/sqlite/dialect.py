@@ -20,5 +20,9 @@ class SQLiteDialect(Dialect):
         # The tables of a CROSS JOIN stay in their order (https://www.sqlite.org/optoverview.html#crossjoin).
         return f"{'LEFT' if outer else 'CROSS'} JOIN {table} AS {alias} ON {condition}"
 
+    def as_text(self, column: str) -> str:
+        # Any column takes anything. A blob need not be text; its digits are, as SQL writes them.
+        return f"CASE typeof({column}) WHEN 'blob' THEN 'x''' || hex({column}) || '''' ELSE CAST({column} AS text) END"
+
     def entry_of(self, column: str, key: str) -> str:
         return f"""json_extract({column}, '$."' || {key} || '"')"""
