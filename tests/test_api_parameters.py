@@ -11,6 +11,7 @@ from django.test import RequestFactory
 from fastapi import FastAPI, Query
 
 from durable_queue.states import State
+from notifications.api import parameters
 from notifications.api.parameters import Query as Ours
 from notifications.api.parameters import preferred_wait
 from tests.support import selection
@@ -129,3 +130,13 @@ def test_preferred_wait(header: str, seconds: int | None) -> None:
 def test_preferred_wait__of_a_hostile_header() -> None:
     assert preferred_wait('a="' * 60_000) is None
     assert preferred_wait(";" * 100_000 + '"') is None
+
+
+def test_preference__many_blanks() -> None:
+    """Each of them is looked at once: from each on, it would take minutes."""
+    assert parameters._PREFERENCE.findall("a," + " \t" * 100_000) == [("a", "", "")]
+
+
+def test_preferred_wait__is_read_from_the_beginning_of_the_header() -> None:
+    assert preferred_wait("a," * 400 + "wait=5") == 5
+    assert preferred_wait("a," * 10_000 + "wait=5") is None
