@@ -78,8 +78,8 @@ def newest(
 
     `limit`: at most `listing.MOST`. With `state` or `queue`, a page may have fewer tasks than that, or none, though more
     follow: it reads a bounded number of rows. Which place a task has, `durable_queue.store.listing` says. A queued task whose
-    payload has no id at its place has none here either. `before`: a cursor. Raises ValueError for one that this function
-    has not given, and django.db.Error.
+    payload has no id at its place has none here either. `before`: a cursor. Raises BadCursorError for one that this
+    function has not given, and django.db.Error.
     """
     table = _table(using)
     page = listing.page(table, limit=limit, before=before, state=state, queue=queue)

@@ -10,8 +10,9 @@ import pytest
 from django.test import RequestFactory
 from fastapi import FastAPI, Query
 
+from durable_queue import status
 from durable_queue.states import State
-from notifications.api import parameters
+from notifications.api import parameters, reading
 from notifications.api.parameters import Query as Ours
 from notifications.api.parameters import preferred_wait
 from tests.support import selection
@@ -93,6 +94,18 @@ def test_query__a_very_long_number() -> None:
     query = Ours(RequestFactory().get("/tasks", {"limit": "9" * 100_000}))
     query.integer("limit", 50, least=1, most=100)
     assert [problem["type"] for problem in query.problems] == ["int_parsing"]
+
+
+def test_query__refuses_what_is_not_there() -> None:
+    query = Ours(RequestFactory().get("/tasks"))
+    query.refuse("cursor", "cursor", "No")
+    assert query.problems == [{"type": "cursor", "loc": ["query", "cursor"], "msg": "No", "input": None}]
+
+
+def test_list__takes_an_odd_row_for_no_bad_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "newest", lambda **_: int("an odd row"))
+    with pytest.raises(ValueError, match="an odd row"):
+        reading.list_tasks(RequestFactory().get("/tasks?cursor=x"))
 
 
 def test_query__an_empty_choice_is_none() -> None:

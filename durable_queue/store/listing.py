@@ -34,6 +34,10 @@ CANCELLATIONS_TABLE = Cancellation._meta.db_table
 _LAST_ROW, _LAST_ID = 2**63 - 1, "g"  # beyond all others
 
 
+class BadCursorError(ValueError):
+    """A cursor that no page has given."""
+
+
 class Page(NamedTuple):
     """The ids of a page's tasks, in their order, and the cursor of the next page; None: there is none."""
 
@@ -61,7 +65,7 @@ class _Place(NamedTuple):
                 return cls(row, *ids)
         except (ValueError, TypeError, AttributeError, RecursionError):
             pass
-        raise ValueError(f"{cursor!r:.60} is no cursor of a list of tasks")
+        raise BadCursorError(f"{cursor!r:.60} is no cursor of a list of tasks")
 
 
 class _Item(NamedTuple):
@@ -106,7 +110,7 @@ class _Stream:
 
 
 def page(table: Table, *, limit: int, before: str | None, state: State | None, queue: str) -> Page:
-    """The next page, by one snapshot. `queue`: a queue's name; empty for all. Raises ValueError for a cursor that is none, and
+    """The next page, by one snapshot. `queue`: a queue's name; empty for all. Raises BadCursorError, and
     django.db.Error.
     """
     limit = max(1, min(limit, MOST))

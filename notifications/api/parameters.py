@@ -76,7 +76,7 @@ class Query:
 
     def refuse(self, name: str, kind: str, message: str, **context: Any) -> None:
         """Note what is wrong with a parameter."""
-        problem = Problem(type=kind, loc=["query", name], msg=message, input=self._values[name])
+        problem = Problem(type=kind, loc=["query", name], msg=message, input=self._values.get(name))
         self.problems.append({**problem, "ctx": context} if context else problem)
 
 
