@@ -15,6 +15,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from durable_queue.models import Cancellation
@@ -61,7 +62,7 @@ class _Place(NamedTuple):
     def of(cls, cursor: str) -> "_Place":
         try:
             row, *ids = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-            if type(row) is int and 0 <= row <= _LAST_ROW and all(len(at) <= ID_LENGTH and at.isprintable() for at in ids):
+            if type(row) is int and 0 <= row <= _LAST_ROW and all(len(at) <= ID_LENGTH + 1 and at.isprintable() for at in ids):
                 return cls(row, *ids)
         except (ValueError, TypeError, AttributeError, RecursionError):
             pass
@@ -147,11 +148,21 @@ def _merge(streams: Sequence[_Stream], limit: int) -> list[str]:
         assert head.task_id is not None  # noqa: S101
         task_ids[head.task_id] = None
         if first is queued and timed.place:
-            # When it ends, it has no place among those that are to come.
-            timed.place = min(timed.place, f"{moment:012x}")
+            timed.place = min(timed.place, _place_below(queued, moment))
     for stream in streams:
         _ = stream.head  # passes by what is not listed, at the end of a stream too
     return list(task_ids)
+
+
+def _place_below(queued: _Stream, moment: int) -> str:
+    """The place in the history below which those go that end later, of the queued tasks that are not listed yet.
+
+    The one that was listed last, at this moment, has none, unless one that was queued in the same millisecond has a later one.
+    """
+    same = [*takewhile(lambda item: item.moment == moment, queued.items[queued._next :])]
+    if queued._next + len(same) == len(queued.items) and not queued.is_whole:
+        return f"{moment:012x}{_LAST_ID}"  # who knows which ones follow
+    return max([f"{moment:012x}", *(f"{item.task_id}0" for item in same if item.task_id)])
 
 
 def _branches(table: Table, place: _Place, state: State | None, most: int) -> Iterator[tuple[str, list[Any]]]:
