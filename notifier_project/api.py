@@ -156,7 +156,7 @@ class _Complaints:
             return
         others = f" (and {self.unsaid} others since the last such line)" if self.unsaid else ""
         self.silent_until, self.unsaid = now + SILENCE, 0
-        logger.error("%s could not be answered: %s%s", method, said, others)
+        logger.error("%s could not be answered: %s", method, said + others)
 
 
 _complaints = _Complaints()

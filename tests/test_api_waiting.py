@@ -15,7 +15,7 @@ import pytest
 from django.db import connection
 from django.http import HttpRequest
 
-from notifications.api import waiting as waiting_clients
+from durable_queue import status
 from notifications.api.waiting import status_at_end
 from tests.support import environment, selection
 from tests.support.api import OLIVIA, UNKNOWN, Api, api, queue, waiting
@@ -51,8 +51,8 @@ def test_wait__beside_a_task_with_an_odd_row(is_over: bool, monkeypatch: pytest.
         waits = [status_at_end(HttpRequest(), task_id, 0.01 if is_over else 60) for task_id in [*ids, ids[7]]]
         return await asyncio.gather(*waits, return_exceptions=True)
 
-    monkeypatch.setattr(waiting_clients.status, "have_ended", set)
-    monkeypatch.setattr(waiting_clients.status, "statuses", states)
+    monkeypatch.setattr(status, "have_ended", set)
+    monkeypatch.setattr(status, "statuses", states)
     answers = asyncio.run(ask())
     assert [*answers[:7], answers[8]] == ["its state"] * 8
     assert [str(answers[7]), str(answers[9])] == ["an odd row"] * 2

@@ -3,6 +3,7 @@
 import random
 import threading
 import uuid
+from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, time, timedelta
@@ -306,7 +307,7 @@ def test_status__of_a_task_with_a_moment_in_a_zone() -> None:
 def test_beginning__is_all_that_is_read_of_a_long_payload(monkeypatch: pytest.MonkeyPatch) -> None:
     payload = signing.dumps({**package(1), "name": "long", "args": ("x" * (3 * LONGEST),)})
     assert read_beginning(payload).name == "long"
-    decode = mock.Mock(wraps=beginning.urlsafe_b64decode)
+    decode = mock.Mock(wraps=urlsafe_b64decode)
     monkeypatch.setattr(beginning, "urlsafe_b64decode", decode)
     assert read_beginning(payload[:LONGEST]).func == TAKE_ONE
     assert len(decode.call_args.args[0]) <= 4096

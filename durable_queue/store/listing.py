@@ -95,8 +95,6 @@ class _Stream:
             if item.task_id is not None:
                 return item
             self.place, self._next = item.place, self._next + 1
-        if self.is_whole:
-            self.place = self.end
         return None
 
     def take(self) -> None:
@@ -136,6 +134,7 @@ def _merge(streams: Sequence[_Stream], limit: int) -> list[str]:
     """The first ids of all streams, and each stream's place behind them."""
     queued, timed, random = streams
     task_ids: dict[str, None] = {}
+    last = 0
     while len(task_ids) < limit:
         candidates = [(head.moment, stream) for stream in (timed, queued) if (head := stream.head)]
         # What a stream has below the rows that were read may come before the other's head.
@@ -147,22 +146,28 @@ def _merge(streams: Sequence[_Stream], limit: int) -> list[str]:
         first.take()
         assert head.task_id is not None  # noqa: S101
         task_ids[head.task_id] = None
+        last = moment if first is not random else last
         if first is queued and timed.place:
-            timed.place = min(timed.place, _place_below(queued, moment))
-    for stream in streams:
-        _ = stream.head  # passes by what is not listed, at the end of a stream too
+            # When it ends, it has no place among those that are to come.
+            timed.place = min(timed.place, f"{moment:012x}")
+    is_over = [stream.head is None and stream.is_whole for stream in streams]  # passes by what is not listed
+    if last and timed.place:
+        timed.place = max(timed.place, _needed(queued, last))
+    for stream, ended in zip(streams, is_over, strict=True):
+        if ended and is_over[0]:  # what is still queued may end
+            stream.place = stream.end
     return list(task_ids)
 
 
-def _place_below(queued: _Stream, moment: int) -> str:
-    """The place in the history below which those go that end later, of the queued tasks that are not listed yet.
+def _needed(queued: _Stream, moment: int) -> str:
+    """The place below which all that are still queued have theirs, once they end; `moment`: of the last one that was listed.
 
-    The one that was listed last, at this moment, has none, unless one that was queued in the same millisecond has a later one.
+    Ids of one millisecond are in no order. So one that ends may be listed twice, and none is missing.
     """
     same = [*takewhile(lambda item: item.moment == moment, queued.items[queued._next :])]
-    if queued._next + len(same) == len(queued.items) and not queued.is_whole:
+    if same and queued._next + len(same) == len(queued.items) and not queued.is_whole:
         return f"{moment:012x}{_LAST_ID}"  # who knows which ones follow
-    return max([f"{moment:012x}", *(f"{item.task_id}0" for item in same if item.task_id)])
+    return max((f"{item.task_id}0" for item in same if item.task_id), default="")
 
 
 def _branches(table: Table, place: _Place, state: State | None, most: int) -> Iterator[tuple[str, list[Any]]]:

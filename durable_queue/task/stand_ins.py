@@ -28,6 +28,10 @@ class StandIn(metaclass=Kind):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Accept any arguments; `__new__` has kept them already."""
 
+    def __call__(self, *args: Any, **kwargs: Any) -> "StandIn":
+        """Stand for what a method makes: `getattr` has a stand-in, too, and a zone is pickled as a call of what it gives."""
+        return Kind("made", (StandIn,), {"path": repr(self)})(*args)
+
     def __setstate__(self, state: Any) -> None:
         self._state = state
 
