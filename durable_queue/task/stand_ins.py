@@ -30,7 +30,8 @@ class StandIn(metaclass=Kind):
 
     def __call__(self, *args: Any, **kwargs: Any) -> "StandIn":
         """Stand for what a method makes: `getattr` has a stand-in, too, and a zone is pickled as a call of what it gives."""
-        return Kind("made", (StandIn,), {"path": repr(self)})(*args)
+        made: StandIn = Kind("made", (StandIn,), {"path": repr(self)})(*args)
+        return made
 
     def __setstate__(self, state: Any) -> None:
         self._state = state
