@@ -34,7 +34,7 @@ class TaskStatus:
     name: str  # "unreadable" of a queued task whose payload can't be read, with an empty `func`
     func: str  # a dotted path
     queue: str
-    attempts: int  # that have ended or begun since it was queued last; one that only waits has begun none
+    attempts: int  # that have ended or, as far as is known, begun since it was queued last
     max_attempts: int | None  # None: any number. Of a policy in a decorator, only a process knows that has imported it
     enqueued_at: datetime | None
     due_at: datetime | None  # of one that waits; None once a worker has taken it
@@ -78,8 +78,8 @@ def newest(
 
     `limit`: at most `listing.MOST`. With `state` or `queue`, a page may have fewer tasks than that, or none, though more
     follow: it reads a bounded number of rows. Which place a task has, `durable_queue.store.listing` says. A queued task whose
-    payload has no id at its place has none here either. `before`: a cursor. Raises ValueError for one that this function
-    has not given, and django.db.Error.
+    payload has no id at its place has none here either. `before`: a cursor. Raises BadCursorError for one that this
+    function has not given, and django.db.Error.
     """
     table = _table(using)
     page = listing.page(table, limit=limit, before=before, state=state, queue=queue)
@@ -106,6 +106,7 @@ def _of_queued(task: Found) -> TaskStatus:
     calls, done = _calls(shown.func, shown.args)
     in_hand = json.loads(task.in_hand) if task.in_hand else {}
     is_running = state is State.RUNNING
+    started = _moment(in_hand.get("started")) if is_running else None
     worker = str(Worker(pid=task.worker_pid, host=task.worker_host or "")) if task.worker_pid is not None else ""
     due = None if task.lock is None or is_held(task.lock) else due_since(task.lock)
     return TaskStatus(
@@ -114,11 +115,11 @@ def _of_queued(task: Found) -> TaskStatus:
         name=shown.name,
         func=path_today(shown.func),
         queue=home_queue(task.queue or ""),
-        attempts=task.attempts + is_running,
+        attempts=task.attempts + (started is not None),
         max_attempts=1 if shown.options.get("ack_failure") is True else _max_attempts(shown.func, shown.args, done),
         enqueued_at=queued_at(task.id) or _moment(shown.options.get("started")) or due,
         due_at=due,
-        started_at=_moment(in_hand.get("started")) if is_running else task.failure_started,
+        started_at=started if is_running else task.failure_started,
         finished_at=None if is_running else task.failure_stopped,
         calls=calls,
         calls_done=max(done, in_hand.get("calls_done", 0)) if is_running else done,

@@ -5,6 +5,7 @@ A synchronous view runs in one of four threads of the API's own, and so does wha
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from logging import getLogger
 from typing import Any
@@ -25,6 +26,7 @@ logger = getLogger(__name__)
 
 LARGEST = 1 << 20  # bytes of a body
 BODY_SECONDS = 15.0  # that a body may take to arrive
+SILENCE = 10.0  # seconds between two lines of the output that say the same
 MOST_HELD = 64 << 20  # bytes of all the bodies that a process holds at a time
 
 
@@ -141,8 +143,27 @@ async def _hang_up(receive: Receive) -> None:
         pass
 
 
+class _Complaints:
+    """One line for the first request that could not be answered, then one for all of some seconds: there may be thousands."""
+
+    silent_until = 0.0  # monotonic
+    unsaid = 0
+
+    def add(self, method: str | None, said: str) -> None:
+        now = time.monotonic()
+        if now < self.silent_until:
+            self.unsaid += 1
+            return
+        others = f" (and {self.unsaid} others since the last such line)" if self.unsaid else ""
+        self.silent_until, self.unsaid = now + SILENCE, 0
+        logger.error("%s could not be answered: %s", method, said + others)
+
+
+_complaints = _Complaints()
+
+
 def _unavailable(request: HttpRequest, error: DatabaseError) -> HttpResponse:
     said = str(error).strip()
-    logger.error("%s could not be answered: %s", request.method, said)
+    _complaints.add(request.method, said)
     detail = said if isinstance(error, TooLateError) else "The database can't be used at the moment"
     return refuse(503, f"{detail}. Please try again.", {"Retry-After": "1"})

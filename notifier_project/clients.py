@@ -12,6 +12,7 @@ from django.core.handlers.exception import convert_exception_to_response
 from django.http import HttpRequest, HttpResponse
 
 from notifier_project.access.gate import Gate
+from notifier_project.access.tokens import ANONYMOUS
 
 Scope = dict[str, Any]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -34,7 +35,7 @@ UNREAD = cast("IO[bytes]", UnreadBody())
 class ClientsRequest(ASGIRequest):
     """A client's request. It keeps the method as the client sent it: methods are case-sensitive (RFC 9110, section 9.1)."""
 
-    actor = "anonymous"  # whose token came with it
+    actor = ANONYMOUS  # whose token came with it
 
     def __init__(self, scope: Scope) -> None:
         if not scope["query_string"].isascii():  # ASGIRequest would refuse it, and Starlette accepts it

@@ -5,20 +5,44 @@ import functools
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, ParamSpec, TypeVar
+from threading import Semaphore
+from typing import Generic, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.db import OperationalError, close_old_connections
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_Held = tuple[Callable[[], R], "Future[R]", asyncio.TimerHandle]
 
 THREADS = 4  # in each web process, each with a database connection of its own
 ANSWER = 5.0  # seconds that a call may take, the wait for a thread included; then its request gets 503
+MOST = 2000  # calls that wait for a thread, given up or not
 
 
 class TooLateError(OperationalError):
-    """A call has not ended in time. It may have an effect all the same, unless it had not begun."""
+    """A call has not ended in time, or can't. It may have an effect all the same, unless it had not begun."""
+
+
+class _Waiting(Generic[R]):
+    """A call that waits for a thread. Once it is given up, nothing is left of it: it holds its request, and that one's body.
+
+    The answer does too, if it is an error, by the traceback.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[_Held[R]] = []
+
+    def hold(self, call: Callable[[], R], answer: "Future[R]", limit: asyncio.TimerHandle) -> None:
+        """Keep this until it is taken."""
+        self._held.append((call, answer, limit))
+
+    def take(self) -> "_Held[R] | None":
+        """All that it holds, to whoever asks first."""
+        try:
+            return self._held.pop()
+        except IndexError:
+            return None
 
 
 class Threads(ThreadPoolExecutor):
@@ -30,28 +54,41 @@ class Threads(ThreadPoolExecutor):
 
     def __init__(self) -> None:
         super().__init__(max_workers=THREADS, thread_name_prefix="api")
+        self._room = Semaphore(MOST)
 
     def submit(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "Future[R]":
-        """Run a call in one of the threads."""
+        """Run a call in one of the threads. Raises TooLateError if too many wait for one already."""
+        if not self._room.acquire(blocking=False):
+            raise TooLateError("Too many requests are waiting; nothing was done")
         loop = asyncio.get_running_loop()
-        inner = super().submit(_with_fresh_connections, functools.partial(call, *args, **kwargs))
-        outer: Future[R] = Future()
-        limit = loop.call_later(ANSWER, _give_up, inner, outer)
-
-        def pass_on(done: "Future[Any]") -> None:
-            with suppress(InvalidStateError, RuntimeError):  # it was too late, or cancelled, or the loop is closed
-                loop.call_soon_threadsafe(limit.cancel)
-                if not done.cancelled():
-                    error = done.exception()
-                    outer.set_exception(error) if error else outer.set_result(done.result())
+        answer: Future[R] = Future()
+        waiting: _Waiting[R] = _Waiting()
+        waiting.hold(functools.partial(call, *args, **kwargs), answer, loop.call_later(ANSWER, _give_up, waiting, answer))
 
         def drop(done: "Future[R]") -> None:
-            if done.cancelled():  # its request is
-                inner.cancel()
+            if done.cancelled() and (held := waiting.take()):  # its request is
+                held[2].cancel()
 
-        outer.add_done_callback(drop)
-        inner.add_done_callback(pass_on)
-        return outer
+        answer.add_done_callback(drop)
+        super().submit(self._run, waiting, loop)
+        return answer
+
+    def _run(self, waiting: _Waiting[R], loop: asyncio.AbstractEventLoop) -> None:
+        """Run a call in this thread, unless it was given up meanwhile."""
+        self._room.release()
+        taken = waiting.take()
+        if taken is None:
+            return
+        call, answer, limit = taken
+        with suppress(InvalidStateError, RuntimeError):  # it was too late, or cancelled, or the loop is closed
+            try:
+                result = _with_fresh_connections(call)
+            except Exception as error:
+                loop.call_soon_threadsafe(limit.cancel)
+                answer.set_exception(error)
+            else:
+                loop.call_soon_threadsafe(limit.cancel)
+                answer.set_result(result)
 
 
 def _with_fresh_connections(call: Callable[[], R]) -> R:
@@ -64,10 +101,10 @@ def _with_fresh_connections(call: Callable[[], R]) -> R:
         raise RuntimeError(f"{type(error).__name__} in a request's thread") from error
 
 
-def _give_up(inner: "Future[Any]", outer: "Future[Any]") -> None:
-    done = "nothing was done" if inner.cancel() else "what you asked for may be done all the same"
+def _give_up(waiting: _Waiting[R], answer: "Future[R]") -> None:
+    done = "nothing was done" if waiting.take() else "what you asked for may be done all the same"
     with suppress(InvalidStateError):
-        outer.set_exception(TooLateError(f"The database has not answered for {ANSWER:g} seconds; {done}"))
+        answer.set_exception(TooLateError(f"It took longer than {ANSWER:g} seconds; {done}"))
 
 
 _threads = Threads()

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from notifier_project.access import rate, tokens
+from notifier_project.access.lookout import Lookout
+from notifier_project.access.proxies import Proxies
 from notifier_project.access.rate import RateLimit, client_of
 from notifier_project.access.scopes import TokenScope
 from notifier_project.access.tokens import TokensError, TokensFile, read
@@ -50,6 +52,7 @@ def test_file__a_line_each(file: Path) -> None:
         (f"alice {SECRET}% write", "line 2: the token has other"),
         (f"bob {SECRET} write", "line 2: another line has the same name"),
         (f"{'a' * 101} {SECRET} write", "line 2: the name is longer"),
+        (f"anonymous {SECRET} write", "line 2: anonymous is the name of those"),
         ("alice first write", "line 2: another line has the same name or token"),
     ],
     ids=str,
@@ -117,6 +120,18 @@ def test_file__that_changes(file: Path, caplog: pytest.LogCaptureFixture) -> Non
     assert not any("third" in message or "second" in message for message in caplog.messages)
 
 
+def test_file__that_has_changed_before_the_first_request(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may wait for it for hours."""
+    monkeypatch.setattr(Lookout, "begin", lambda _: None)
+    file.write_text("alice first write")
+    held = TokensFile(file)
+    file.write_text("alice second write")
+    known = held.current()
+    assert known
+    assert known.find("second")
+    assert not known.find("first")
+
+
 def test_file__is_not_read_again_without_a_change(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("alice first write")
     held = TokensFile(file)
@@ -172,3 +187,25 @@ def test_rate__whom_it_counts_together() -> None:
     assert client_of("2001:db8::1") == client_of("2001:db8::ffff:1") != client_of("2001:db8:0:1::1")
     assert client_of("fe80::1%eth0") == client_of("fe80::2")
     assert client_of(":") == ":"
+
+
+# Proxies.
+
+
+@pytest.mark.parametrize(
+    ("peer", "said", "client"),
+    [
+        ("::ffff:192.0.2.1", None, "192.0.2.1"),
+        ("::ffff:192.0.2.1", "198.51.100.7", "192.0.2.1"),
+        ("::ffff:127.0.0.1", "198.51.100.7", "198.51.100.7"),
+        ("127.0.0.1", "::ffff:198.51.100.7, ::ffff:127.0.0.1", "198.51.100.7"),
+        ("127.0.0.1", "2001:db8::1", "2001:db8::1"),
+        ("2001:db8::1", None, "2001:db8::1"),
+    ],
+)
+def test_proxies__ipv4_written_as_ipv6(peer: str, said: str | None, client: str) -> None:
+    """All such addresses are in one network of 64 bits, and would have one share of the limit."""
+    headers = [(b"x-forwarded-for", said.encode())] if said else []
+    scope = {"headers": headers, "client": (peer, 5)}
+    Proxies(["127.0.0.1"]).apply(scope)
+    assert scope["client"][0] == client

@@ -10,7 +10,9 @@ import pytest
 from django.test import RequestFactory
 from fastapi import FastAPI, Query
 
+from durable_queue import status
 from durable_queue.states import State
+from notifications.api import parameters, reading
 from notifications.api.parameters import Query as Ours
 from notifications.api.parameters import preferred_wait
 from tests.support import selection
@@ -94,6 +96,18 @@ def test_query__a_very_long_number() -> None:
     assert [problem["type"] for problem in query.problems] == ["int_parsing"]
 
 
+def test_query__refuses_what_is_not_there() -> None:
+    query = Ours(RequestFactory().get("/tasks"))
+    query.refuse("cursor", "cursor", "No")
+    assert query.problems == [{"type": "cursor", "loc": ["query", "cursor"], "msg": "No", "input": None}]
+
+
+def test_list__takes_an_odd_row_for_no_bad_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "newest", lambda **_: int("an odd row"))
+    with pytest.raises(ValueError, match="an odd row"):
+        reading.list_tasks(RequestFactory().get("/tasks?cursor=x"))
+
+
 def test_query__an_empty_choice_is_none() -> None:
     query = Ours(RequestFactory().get("/tasks?status="))
     assert (query.choice("status", State), query.problems) == (None, [])
@@ -129,3 +143,13 @@ def test_preferred_wait(header: str, seconds: int | None) -> None:
 def test_preferred_wait__of_a_hostile_header() -> None:
     assert preferred_wait('a="' * 60_000) is None
     assert preferred_wait(";" * 100_000 + '"') is None
+
+
+def test_preference__many_blanks() -> None:
+    """Each of them is looked at once: from each on, it would take minutes."""
+    assert parameters._PREFERENCE.findall("a," + " \t" * 100_000) == [("a", "", "")]
+
+
+def test_preferred_wait__is_read_from_the_beginning_of_the_header() -> None:
+    assert preferred_wait("a," * 400 + "wait=5") == 5
+    assert preferred_wait("a," * 10_000 + "wait=5") is None

@@ -1,17 +1,22 @@
 """GET /tasks/{id}?wait=…: clients that wait for the end of a task, over real HTTP. None of them keeps anybody else waiting."""
 
+import asyncio
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from django.db import connection
+from django.http import HttpRequest
 
+from durable_queue import status
+from notifications.api.waiting import status_at_end
 from tests.support import environment, selection
 from tests.support.api import OLIVIA, UNKNOWN, Api, api, queue, waiting
 from tests.support.api_tasks import released
@@ -29,6 +34,28 @@ def client(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> I
     """A web process."""
     with api(tmp_path_factory.mktemp("web")) as found:
         yield found
+
+
+@selection.once
+@pytest.mark.parametrize("is_over", [False, True])
+def test_wait__beside_a_task_with_an_odd_row(is_over: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It spoils the answers of those alone who wait for it."""
+    ids = [f"{number:032x}" for number in range(9)]
+
+    def states(task_ids: Collection[str]) -> dict[str, Any]:
+        if ids[7] in task_ids:
+            raise ValueError("an odd row")
+        return dict.fromkeys(task_ids, "its state")
+
+    async def ask() -> list[Any]:
+        waits = [status_at_end(HttpRequest(), task_id, 0.01 if is_over else 60) for task_id in [*ids, ids[7]]]
+        return await asyncio.gather(*waits, return_exceptions=True)
+
+    monkeypatch.setattr(status, "have_ended", set)
+    monkeypatch.setattr(status, "statuses", states)
+    answers = asyncio.run(ask())
+    assert [*answers[:7], answers[8]] == ["its state"] * 8
+    assert [str(answers[7]), str(answers[9])] == ["an odd row"] * 2
 
 
 def status_in(answer: Answer) -> str:

@@ -126,6 +126,23 @@ def test_newest__a_task_that_ends_between_two_pages_is_listed_once(limit: int) -
     assert seen == ids[::-1]
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+def test_newest__one_that_ends_between_two_pages_is_listed_whatever_its_id(limit: int) -> None:
+    """Ids of one millisecond are in no order."""
+    ids = [f"{id_of(1)[:12]}7{digits:03x}{0x8000:016x}" for digits in (5, 9, 1, 7, 3)]
+    for task_id in ids:
+        queue(task_id)
+    listed, cursor = newest(limit=limit)
+    seen = [each.id for each in listed]
+    OrmQ.objects.all().delete()
+    for task_id in ids:
+        end(task_id)
+    while cursor:
+        listed, cursor = newest(limit=limit, before=cursor)
+        seen += [each.id for each in listed]
+    assert {*seen} == {*ids}
+
+
 def test_newest__one_that_stands_in_both_tables_is_listed_once() -> None:
     end(queue(id_of(1)))
     assert pages() == [[id_of(1)]]

@@ -16,7 +16,10 @@ from django.db import connection
 from django_q.models import OrmQ
 
 from durable_queue.cluster.supervisor import STUCK
+from durable_queue.store.answers import NoAnswerError
 from durable_queue.store.databases import table_of
+from durable_queue.store.postgresql import prepared
+from durable_queue.store.postgresql.prepared import Statement
 from tests.support import environment, selection
 from tests.support.processes import free_port, manage, processes_of, queue_workers, wait_until, web
 
@@ -225,3 +228,25 @@ def test_insert__many_in_one_statement() -> None:
     rows = list(OrmQ.objects.order_by("id").values_list("id", "payload"))
     assert [payload for _, payload in rows] == texts
     assert rows[-1][0] == last
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_pending__leaves_the_thread_a_connection(is_lost: bool) -> None:
+    """What comes next on this thread finds one on which it can ask; the answer comes on the other, or never."""
+    connection.ensure_connection()
+    first = connection.connection
+    slow = Statement("slow", "SELECT pg_sleep(0.3)::text")
+    with prepared.answers_within(0.0), pytest.raises(NoAnswerError) as error:
+        prepared.run(connection, slow, [])
+    for _ in range(2):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    if is_lost:
+        first.close()
+    wait_until(error.value.pending.is_answered)
+    assert first.closed
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    connection.close()
+    assert error.value.pending.is_answered()

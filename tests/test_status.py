@@ -3,12 +3,14 @@
 import random
 import threading
 import uuid
+from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.core.management import call_command
@@ -28,7 +30,8 @@ from durable_queue.store.finding import LONGEST
 from durable_queue.store.leases import Row, Settlement
 from durable_queue.store.queue_connection import own_connection
 from durable_queue.store.rows import HISTORY_TABLE, QUEUE_TABLE
-from durable_queue.task import signing
+from durable_queue.task import beginning, preview, signing
+from durable_queue.task.beginning import read_beginning
 from durable_queue.task.calls import IN_ORDER, with_progress
 from durable_queue.task.identifiers import new_task_id, queued_at
 from durable_queue.task.policy import DEFAULT
@@ -115,7 +118,7 @@ def test_status__of_a_task_in_hand() -> None:
     task_id = queued()
     alice, _ = take()
     found = known(task_id)
-    assert (found.state, found.attempts, found.worker) == (State.RUNNING, 1, str(alice))
+    assert (found.state, found.attempts, found.worker) == (State.RUNNING, 0, str(alice)), "it may be given back unrun"
     assert (found.started_at, found.finished_at, found.due_at) == (None, None, None), "it isn't named yet"
     named = {task_id: {"started": "2026-11-28T10:00:00.000001+00:00", "calls_done": 1}, new_task_id(): {}}
     Broker().settle_and_claim(alice, keep=True, named=named)
@@ -286,6 +289,28 @@ def test_status__runs_nothing_that_a_payload_names() -> None:
     """A function itself, as django-q2 lets one queue it, and a class that raises when it is made."""
     found = known(queued(func=packaging.enqueue, args=(RaisesWhenRead(SystemExit),)))
     assert (found.func, found.max_attempts) == ("durable_queue.intake.packaging.enqueue", DEFAULT.attempts)
+
+
+def test_status__of_a_task_with_a_moment_in_a_zone() -> None:
+    """A zone is a stand-in, which Python's own classes refuse."""
+    zone = ZoneInfo("Europe/Berlin")
+    moments = datetime(2026, 3, 1, 12, tzinfo=zone), time(12, tzinfo=zone), datetime(2026, 3, 1, 12, tzinfo=UTC)
+    task_id = queued(name="zoned", args=moments)
+    found = known(task_id)
+    assert (found.name, found.func) == ("zoned", TAKE_ONE)
+    first, second, third = preview.read(OrmQ.objects.get().payload).args
+    assert repr(first).startswith("datetime.datetime(")
+    assert repr(second).startswith("datetime.time(")
+    assert third == moments[2]
+
+
+def test_beginning__is_all_that_is_read_of_a_long_payload(monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = signing.dumps({**package(1), "name": "long", "args": ("x" * (3 * LONGEST),)})
+    assert read_beginning(payload).name == "long"
+    decode = mock.Mock(wraps=urlsafe_b64decode)
+    monkeypatch.setattr(beginning, "urlsafe_b64decode", decode)
+    assert read_beginning(payload[:LONGEST]).func == TAKE_ONE
+    assert len(decode.call_args.args[0]) <= 4096
 
 
 @pytest.mark.parametrize("size", [LONGEST // 2, 3 * LONGEST])

@@ -108,7 +108,7 @@ def _commit(put: Put[T, R], broker: Broker, entries: list[T]) -> Sequence[R]:
         if not is_again:
             _open.impatient_until = time.monotonic() + IMPATIENT
         if isinstance(error, NoAnswerError):
-            _open.pending = error.pending  # until it has come, nothing is asked, and no other connection is opened
+            _open.pending = error.pending  # until it has come, nothing is put into the queue
         raise
     return answers
 

@@ -6,10 +6,10 @@ from django.db import OperationalError
 
 
 class Pending(Protocol):
-    """What was asked, and is not answered yet. The connection is neither closed nor cancelled: the work may be done there."""
+    """What was asked, and is not answered yet. Its connection is neither closed nor cancelled: the work may be done there."""
 
     def is_answered(self) -> bool:
-        """Read what has come; whether that was all. The connection is free again then. Raises nothing."""
+        """Read what has come; whether that was all. Then it can be forgotten. Raises nothing."""
 
 
 class NoAnswerError(OperationalError):

@@ -15,6 +15,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from durable_queue.models import Cancellation
@@ -32,6 +33,10 @@ ID_LENGTH = 32
 CANCELLATIONS_TABLE = Cancellation._meta.db_table
 
 _LAST_ROW, _LAST_ID = 2**63 - 1, "g"  # beyond all others
+
+
+class BadCursorError(ValueError):
+    """A cursor that no page has given."""
 
 
 class Page(NamedTuple):
@@ -57,11 +62,11 @@ class _Place(NamedTuple):
     def of(cls, cursor: str) -> "_Place":
         try:
             row, *ids = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-            if type(row) is int and 0 <= row <= _LAST_ROW and all(len(at) <= ID_LENGTH and at.isprintable() for at in ids):
+            if type(row) is int and 0 <= row <= _LAST_ROW and all(len(at) <= ID_LENGTH + 1 and at.isprintable() for at in ids):
                 return cls(row, *ids)
         except (ValueError, TypeError, AttributeError, RecursionError):
             pass
-        raise ValueError(f"{cursor!r:.60} is no cursor of a list of tasks")
+        raise BadCursorError(f"{cursor!r:.60} is no cursor of a list of tasks")
 
 
 class _Item(NamedTuple):
@@ -90,8 +95,6 @@ class _Stream:
             if item.task_id is not None:
                 return item
             self.place, self._next = item.place, self._next + 1
-        if self.is_whole:
-            self.place = self.end
         return None
 
     def take(self) -> None:
@@ -106,7 +109,7 @@ class _Stream:
 
 
 def page(table: Table, *, limit: int, before: str | None, state: State | None, queue: str) -> Page:
-    """The next page, by one snapshot. `queue`: a queue's name; empty for all. Raises ValueError for a cursor that is none, and
+    """The next page, by one snapshot. `queue`: a queue's name; empty for all. Raises BadCursorError, and
     django.db.Error.
     """
     limit = max(1, min(limit, MOST))
@@ -131,6 +134,7 @@ def _merge(streams: Sequence[_Stream], limit: int) -> list[str]:
     """The first ids of all streams, and each stream's place behind them."""
     queued, timed, random = streams
     task_ids: dict[str, None] = {}
+    last = 0
     while len(task_ids) < limit:
         candidates = [(head.moment, stream) for stream in (timed, queued) if (head := stream.head)]
         # What a stream has below the rows that were read may come before the other's head.
@@ -142,12 +146,28 @@ def _merge(streams: Sequence[_Stream], limit: int) -> list[str]:
         first.take()
         assert head.task_id is not None  # noqa: S101
         task_ids[head.task_id] = None
+        last = moment if first is not random else last
         if first is queued and timed.place:
             # When it ends, it has no place among those that are to come.
             timed.place = min(timed.place, f"{moment:012x}")
-    for stream in streams:
-        _ = stream.head  # passes by what is not listed, at the end of a stream too
+    is_over = [stream.head is None and stream.is_whole for stream in streams]  # passes by what is not listed
+    if last and timed.place:
+        timed.place = max(timed.place, _needed(queued, last))
+    for stream, ended in zip(streams, is_over, strict=True):
+        if ended and is_over[0]:  # what is still queued may end
+            stream.place = stream.end
     return list(task_ids)
+
+
+def _needed(queued: _Stream, moment: int) -> str:
+    """The place below which all that are still queued have theirs, once they end; `moment`: of the last one that was listed.
+
+    Ids of one millisecond are in no order. So one that ends may be listed twice, and none is missing.
+    """
+    same = [*takewhile(lambda item: item.moment == moment, queued.items[queued._next :])]
+    if same and queued._next + len(same) == len(queued.items) and not queued.is_whole:
+        return f"{moment:012x}{_LAST_ID}"  # who knows which ones follow
+    return max((f"{item.task_id}0" for item in same if item.task_id), default="")
 
 
 def _branches(table: Table, place: _Place, state: State | None, most: int) -> Iterator[tuple[str, list[Any]]]:

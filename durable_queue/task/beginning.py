@@ -7,15 +7,17 @@ from contextlib import suppress
 from durable_queue.task.preview import Preview, SafeUnpickler
 from durable_queue.task.text import storable
 
+BEGINNING = 4096  # characters in which these stand
+
 
 def read_beginning(payload: str) -> Preview:
     """The id, name and function of a long payload, by its beginning. Its signature can't be checked. Never raises.
 
     These three come first in what `async_task` and `new_task` make. Python's own unpickler reads them, which takes no more
-    memory than the text says.
+    memory than the text says, but for all of a long text a time that many such tasks would make felt.
     """
     try:
-        unpickler = SafeUnpickler(io.BytesIO(urlsafe_b64decode(payload[: len(payload) // 4 * 4])))
+        unpickler = SafeUnpickler(io.BytesIO(urlsafe_b64decode(payload[: min(BEGINNING, len(payload) // 4 * 4)])))
         with suppress(Exception):  # it ends in the middle
             unpickler.load()
         # What it has made so far, and not put into the dict yet.

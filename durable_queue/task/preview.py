@@ -18,6 +18,7 @@ from django_q import core_signing
 from django_q.conf import Conf
 from django_q.signing import BadSignature
 
+from durable_queue.task.stand_ins import Kind, StandIn, WithZone
 from durable_queue.task.text import storable
 
 # Classes whose values are shown as they are: making such a value has no side effect.
@@ -25,6 +26,8 @@ PLAIN = frozenset(
     {("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")}
     | {("builtins", "set"), ("builtins", "frozenset"), ("decimal", "Decimal"), ("uuid", "UUID")}
 )
+
+WITH_ZONE = frozenset({("datetime", "datetime"), ("datetime", "time")})  # they refuse a stand-in of a zone
 
 LONGEST = 20_000  # the most characters of a value that a page shows
 STORED = 1 << 20  # the most characters of a pickled value in the history that a page reads
@@ -77,7 +80,7 @@ def names_in(payload: str) -> list[str]:
 
 def path_of(value: object) -> str:
     """The dotted path that a value of a preview names, as text or as a function or class; empty for anything else."""
-    return value if isinstance(value, str) else str(value) if isinstance(value, _Kind) else ""
+    return value if isinstance(value, str) else str(value) if isinstance(value, Kind) else ""
 
 
 # The beginning of a pickled text: the protocol, a frame, and the opcode with the text's length (pickletools).
@@ -140,69 +143,29 @@ def _is_endless(value: object) -> bool:
             waiting += [*part.keys(), *part.values()]
         elif isinstance(part, list | tuple | set | frozenset):
             waiting += part
-        elif isinstance(part, _StandIn):
+        elif isinstance(part, StandIn):
             waiting += [part._args, part._state]
         if parts + len(waiting) > PARTS:
             return True
     return False
 
 
-class _Kind(type):
-    """Gives a stand-in's class the name of the class that it replaces."""
-
-    path: str
-
-    def __repr__(cls) -> str:
-        return cls.path
-
-
-class _StandIn(metaclass=_Kind):
-    """Accepts everything that unpickling does to an object. It only keeps the arguments and the state."""
-
-    path = ""
-    _args: tuple[Any, ...] = ()
-    _state: Any = None
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "_StandIn":
-        self = super().__new__(cls)
-        self._args = args
-        return self
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Accept any arguments; `__new__` has kept them already."""
-
-    def __setstate__(self, state: Any) -> None:
-        self._state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Accept an item, like a kind of dict, and drop it."""
-
-    def append(self, item: Any) -> None:
-        """Accept an item, like a kind of list or set, and drop it."""
-
-    extend = add = append
-
-    def __repr__(self) -> str:
-        parts = [repr(arg) for arg in self._args]
-        if isinstance(self._state, dict):
-            parts += [f"{name}={value!r}" for name, value in self._state.items()]
-        return f"{self.path}({', '.join(parts)})"
-
-
 def _find_class(module: str, name: str) -> Any:
+    if (module, name) in WITH_ZONE:
+        return Kind(name, (WithZone,), {"path": f"{module}.{name}"})
     if (module, name) in PLAIN:
         return getattr(import_module(module), name)
     if (module, name) == ("_pickle", "loads"):  # durable_queue/task/pickled.py leaves values pickled
         return _read_nested
     if (module, name) == ("_operator", "getitem"):  # and parts of them
         return _part_of
-    return _Kind(name, (_StandIn,), {"path": f"{module}.{name}"})
+    return Kind(name, (StandIn,), {"path": f"{module}.{name}"})
 
 
 def _part_of(whole: object, key: object) -> Any:
     if isinstance(whole, dict) and isinstance(key, str) and key in whole:
         return whole[key]
-    return _Kind("getitem", (_StandIn,), {"path": "operator.getitem"})(whole, key)
+    return Kind("getitem", (StandIn,), {"path": "operator.getitem"})(whole, key)
 
 
 def _refuse_bytearray(_: object) -> NoReturn:

@@ -57,4 +57,4 @@ def answer(task_id: str, outcome: int | Came, refusal: str) -> HttpResponse:
 def actor(request: HttpRequest) -> str:
     """Who asks: the name of a token, or the address that an anonymous request came from."""
     name: str = getattr(request, "actor", ANONYMOUS)
-    return f"{name} at {request.META['REMOTE_ADDR']}" if name == ANONYMOUS else name
+    return f"{name} at {request.META.get('REMOTE_ADDR', 'an unknown address')}" if name == ANONYMOUS else name

@@ -19,8 +19,11 @@ NOT_READ = {
 }
 LONGEST_NUMBER = 100  # characters: Python takes very long for long ones, or refuses them
 
-# A preference and its value, a token or a quoted string, up to the next comma (RFC 7240, section 2).
-_PREFERENCE = re.compile(r'\s*([!#$%&\'*+.^_`|~\w-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,;"]*)))?[^,"]*(?:"[^"]*"[^,"]*)*,?')
+LONGEST_PREFER = 1000  # characters of the header that are looked at, in the event loop
+
+# A preference and its value, a token or a quoted string, up to the next comma (RFC 7240, section 2). It begins with no blanks:
+# from each of many, the search would go over all that follow.
+_PREFERENCE = re.compile(r'([!#$%&\'*+.^_`|~\w-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,;"]*)))?[^,"]*(?:"[^"]*"[^,"]*)*,?')
 
 
 class Query:
@@ -73,13 +76,13 @@ class Query:
 
     def refuse(self, name: str, kind: str, message: str, **context: Any) -> None:
         """Note what is wrong with a parameter."""
-        problem = Problem(type=kind, loc=["query", name], msg=message, input=self._values[name])
+        problem = Problem(type=kind, loc=["query", name], msg=message, input=self._values.get(name))
         self.problems.append({**problem, "ctx": context} if context else problem)
 
 
 def preferred_wait(header: str) -> int | None:
     """How many seconds a client would wait at most (RFC 7240, section 4.3); None if it does not say so, or not in digits."""
-    for name, quoted, plain in _PREFERENCE.findall(header):
+    for name, quoted, plain in _PREFERENCE.findall(header[:LONGEST_PREFER]):
         if name.lower() == "wait":  # the first one counts
             text = quoted or plain
             return int(text[:9]) if text.isascii() and text.isdecimal() else None

@@ -38,4 +38,4 @@ def _queue(request: HttpRequest, *, are_many: bool) -> HttpResponse:
     shown = [as_json(status) for status in queued]
     if are_many:
         return JSON({"tasks": shown}, status=202)
-    return JSON(shown[0], status=202, headers={"Location": f"/tasks/{queued[0].id}"})
+    return JSON(shown[0], status=202, headers={"Location": f"{request.META['SCRIPT_NAME']}/tasks/{queued[0].id}"})

@@ -8,6 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from durable_queue import status
 from durable_queue.states import State
 from durable_queue.status import TaskStatus
+from durable_queue.store.listing import BadCursorError
 from notifications.api import waiting
 from notifications.api.parameters import Query, preferred_wait
 from notifications.api.showing import as_json, is_quick
@@ -59,7 +60,7 @@ def list_tasks(request: HttpRequest) -> HttpResponse:
         return JSON({"tasks": [], "next": None})
     try:
         found, following = status.newest(limit=limit, before=cursor or None, state=state, queue=queue)
-    except ValueError:
+    except BadCursorError:
         query.refuse("cursor", "cursor", "Input should be the `next` of an earlier page")
         return error(422, query.problems)
     return JSON({"tasks": [as_json(task, in_list=True) for task in found], "next": following})

@@ -10,12 +10,13 @@ import asyncio
 import functools
 import resource
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from logging import getLogger
 from queue import SimpleQueue
+from typing import TypeVar
 
-from django.db import OperationalError, connections
+from django.db import InterfaceError, OperationalError, ProgrammingError, connections
 from django.http import HttpRequest
 
 from durable_queue import status
@@ -28,7 +29,11 @@ AGAIN = 0.5  # the same, after a look that failed
 ANSWER = 1.0  # seconds that a client waits for the database when its time is up; then it gets 503
 MOST = 2000  # clients that wait in one process, if it may have twice as many files: others must be able to connect
 
-Seen = tuple[Collection[str], dict[str, TaskStatus]]  # the tasks that have ended; states, of those and others
+AWAY = OperationalError, InterfaceError, ProgrammingError  # what the database says of itself or its tables, not of a row
+
+T = TypeVar("T")
+# The tasks that have ended; states, of those and others, or why one can't be told.
+Seen = tuple[Collection[str], dict[str, TaskStatus | Exception]]
 Look = Callable[[], Seen]
 
 
@@ -75,10 +80,29 @@ class _Looker(threading.Thread):
 
 
 def look_for(awaited: Collection[str], wanted: Collection[str]) -> Seen:
-    """Which of the awaited tasks have ended; their states, and those that are wanted anyway. Raises django.db.Error."""
-    ended = status.have_ended(awaited) if awaited else set()
-    asked = ended.union(wanted)
-    return ended, status.statuses(asked) if asked else {}
+    """Which of the awaited tasks have ended; their states, and those that are wanted anyway. Raises django.db.Error.
+
+    A task that can't be looked at, such as one with an odd row, counts as ended, and its error takes the state's place.
+    """
+    failed: dict[str, Exception] = {}
+    ended = {*_each(status.have_ended, [*awaited], failed), *failed}
+    asked = ended.union(wanted) - failed.keys()
+    states = dict(_each(lambda task_ids: status.statuses(task_ids).items(), [*asked], failed))
+    return ended, {**states, **failed}
+
+
+def _each(look: Callable[[Sequence[str]], Iterable[T]], task_ids: Sequence[str], failed: dict[str, Exception]) -> list[T]:
+    """What a look at these tasks finds; of those that spoil it for the others, the errors, in `failed`."""
+    try:
+        return [*look(task_ids)] if task_ids else []
+    except AWAY:
+        raise
+    except Exception as error:
+        if len(task_ids) == 1:
+            failed[task_ids[0]] = error
+            return []
+        middle = len(task_ids) // 2
+        return _each(look, task_ids[:middle], failed) + _each(look, task_ids[middle:], failed)
 
 
 class Waiting:
@@ -145,8 +169,13 @@ class Waiting:
         self._has_failed = False
         ended, states = seen.result()
         for place in [*over, *(place for place in self._places if place.task_id in ended)]:
-            if not place.answer.done():
-                place.answer.set_result(states.get(place.task_id))
+            if place.answer.done():
+                continue
+            found = states.get(place.task_id)
+            if isinstance(found, Exception):
+                place.answer.set_exception(found)
+            else:
+                place.answer.set_result(found)
 
     def _note_failure(self, error: BaseException) -> None:
         if not self._has_failed:  # one line for each time that the database is away

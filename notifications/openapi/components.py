@@ -146,7 +146,6 @@ RESPONSES: Json = {
     "404": _error("There is no such path or task, or it is not kept any more."),
     "408": _error("The body did not come in time."),
     "409": _error("The task's state forbids it."),
-    "411": _error("The length of the body is missing."),
     "413": _error("The body has more than 1 MB."),
     "415": _error("The body is not JSON."),
     "422": _error("Validation Error", name="HTTPValidationError"),

@@ -50,7 +50,7 @@ _queue = _operation(
     "Now, after a delay or at a moment. Scope: `write`.",
     "queue_task",
     answers={"202": _answer("It is queued.", "Task", "Location")},
-    refusals=("411", "415"),
+    refusals=("415",),
 ) | {"parameters": [_KEY], "requestBody": _body("NewTask")}
 
 _queue_many = _operation(
@@ -58,7 +58,7 @@ _queue_many = _operation(
     "All or none, in one transaction. Scope: `write`.",
     "queue_tasks",
     answers={"202": _answer("All are queued.", "Tasks")},
-    refusals=("411", "415"),
+    refusals=("415",),
 ) | {"parameters": [_KEY], "requestBody": _body("NewTasks")}
 
 _show = _operation(

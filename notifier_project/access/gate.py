@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 
 from notifier_project.access.rate import RateLimit, client_of
 from notifier_project.access.room import Room
-from notifier_project.access.scopes import ANY_TOKEN, TO_QUEUE, Need, TokenScope, need_of
+from notifier_project.access.scopes import ANY_TOKEN, API, TO_QUEUE, Need, TokenScope, need_of
 from notifier_project.access.tokens import Token, TokensFile
 from notifier_project.refusals import refuse
 
@@ -34,7 +34,9 @@ class Gate:
 
     def refusal_to_client(self, request: HttpRequest) -> HttpResponse | None:
         """The answer to a request outside of the API that may not pass. Whatever is posted there queues tasks."""
-        if OPEN_PATHS.fullmatch(request.path_info):
+        if request.path_info.startswith(API):  # it should not have come here: whoever sent it needs what the API asks for
+            return self.refusal_in_api(request)
+        if self.is_open or OPEN_PATHS.fullmatch(request.path_info):
             return None
         return self._refusal(request, TO_QUEUE if request.method == "POST" else ANY_TOKEN)
 

@@ -16,12 +16,12 @@ class Lookout:
     def __init__(self, look: Callable[[], None]) -> None:
         """`look`: looks once, and keeps what it has seen. An error of its own is logged, and it is tried again."""
         self._look = look
-        self._has_begun = False
+        self.has_begun = False
 
     def begin(self) -> None:
         """Look from now on. Costs next to nothing once it does."""
-        if not self._has_begun:
-            self._has_begun = True
+        if not self.has_begun:
+            self.has_begun = True
             threading.Thread(target=self._run, name="lookout", daemon=True).start()
 
     def _run(self) -> None:

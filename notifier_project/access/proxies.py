@@ -12,6 +12,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 FOR, PROTO, HOST = b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"
 FORWARDED = frozenset({FOR, PROTO, HOST})
+MAPPED = "::ffff:"  # so begins an IPv4 address as a socket of IPv6 shows it (RFC 4291, section 2.5.5.2)
 SCHEMES = frozenset({"http", "https"})
 
 
@@ -28,6 +29,8 @@ class Proxies:
 
     def apply(self, scope: dict[str, Any]) -> None:
         """Take the headers of proxies out of a request's scope, and what a trusted one says into it."""
+        if (peer := scope.get("client")) and peer[0].startswith(MAPPED):
+            scope["client"] = peer = (as_ipv4(peer[0]), *peer[1:])
         for name, _ in scope["headers"]:
             if name in FORWARDED:
                 break
@@ -41,15 +44,15 @@ class Proxies:
             else:
                 others.append((name, value))
         scope["headers"] = others
-        peer = scope.get("client")
         if peer and peer[0] in self._trusted:
             self._believe(scope, {name: ",".join(lines) for name, lines in values.items()})
 
     def _believe(self, scope: dict[str, Any], said: dict[bytes, str]) -> None:
         if FOR in said:
-            address, port = self._trusted.get_trusted_client_address(said[FOR])
+            addresses = ",".join(as_ipv4(address.strip()) for address in said[FOR].split(","))
+            address, port = self._trusted.get_trusted_client_address(addresses)
             if _is_address(address):
-                scope["client"] = (address, port)
+                scope["client"] = (as_ipv4(address), port)
         # The last value is the nearest proxy's own; what stands before it may be the client's.
         scheme, host = (said.get(name, "").rpartition(",")[2].strip() for name in (PROTO, HOST))
         if scheme.lower() in SCHEMES:
@@ -57,6 +60,16 @@ class Proxies:
         if host:
             others = [header for header in scope["headers"] if header[0] != b"host"]
             scope["headers"] = [*others, (b"host", host.encode("latin-1"))]
+
+
+@lru_cache(maxsize=4096)
+def as_ipv4(text: str) -> str:
+    """An IPv4 address that is written as one of IPv6 as itself (all of them are in one network there); all else as it is."""
+    try:
+        mapped = ipaddress.IPv6Address(text).ipv4_mapped
+    except ValueError:
+        return text
+    return str(mapped) if mapped else text
 
 
 @lru_cache(maxsize=4096)

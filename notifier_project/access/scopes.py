@@ -21,6 +21,8 @@ class Need:
     is_open: bool = True  # to everybody, where no tokens are set
 
 
+API = "/tasks"  # the beginning of its paths
+
 # Requests that these lines don't name are answered by 404 or 405.
 _NEEDS = [
     ("POST", re.compile(r"/tasks(?:/bulk)?"), Need(scope=TokenScope.WRITE)),

@@ -22,6 +22,7 @@ logger = getLogger(__name__)
 LARGEST = 1 << 20  # bytes of the file
 LONGEST_NAME = 100
 FIELDS = 3
+ANONYMOUS = "anonymous"  # whoever sends no token
 # What can be sent (RFC 6750, section 2.1).
 SENDABLE = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
@@ -110,6 +111,8 @@ def _token(number: int, fields: list[str]) -> Token:
     name, text, scopes = fields
     if not name.isprintable() or len(name) > LONGEST_NAME:
         raise TokensError(f"line {number}: the name is longer than {LONGEST_NAME} characters, or can't be printed")
+    if name == ANONYMOUS:
+        raise TokensError(f"line {number}: {ANONYMOUS} is the name of those without a token")
     if not SENDABLE.fullmatch(text):
         raise TokensError(f"line {number}: the token has other characters than letters, digits and -._~+/ (= at its end)")
     try:
@@ -136,7 +139,9 @@ class TokensFile:
 
     def current(self) -> Tokens | None:
         """The tokens that hold; None: the file could not be read yet."""
-        self._lookout.begin()
+        if not self._lookout.has_begun:
+            self._look()  # nobody has since the process began, which may be long ago
+            self._lookout.begin()
         return self._tokens
 
     def _look(self) -> None:

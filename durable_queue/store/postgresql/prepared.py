@@ -48,26 +48,32 @@ def answers_within(seconds: float) -> Iterator[None]:
 
 
 class PendingAnswers:
-    """Statements in a pipeline that are not answered yet."""
+    """Statements in a pipeline that are not answered yet. They keep psycopg's connection; Django opens another one.
+
+    Else what comes next on this thread, a look at a task perhaps, would find a connection on which nothing can be asked.
+    """
 
     def __init__(self, connection: BaseDatabaseWrapper, statements: int) -> None:
-        self._connection = connection
+        self._connection, self._driver = connection, connection.connection
         self._statements = statements
+        connection.connection = None
 
     def is_answered(self) -> bool:
         """See `Pending`. The connection is closed then: nobody has read which statements it has prepared."""
-        driver, psycopg = self._connection.connection, self._connection.Database  # type: ignore[attr-defined]
+        driver, wrapper = self._driver, self._connection
         try:
             with answers_within(0.0):
                 while self._statements:
-                    _results_of_one(driver.pgconn, psycopg)
+                    _results_of_one(driver.pgconn, wrapper.Database)  # type: ignore[attr-defined]
                     self._statements -= 1
         except TimeoutError:
             return False
         except Exception:  # noqa: S110 - the connection is lost
             pass
         driver.close()
-        self._connection.close()
+        if pool := getattr(wrapper, "pool", None):  # it counts those that it gave away
+            driver._pool = pool
+            pool.putconn(driver)
         return True
 
 
