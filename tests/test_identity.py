@@ -156,7 +156,7 @@ def test_long_tasks__are_named_and_kept_right(tmp_path: Path) -> None:
 
 def test_long_tasks__are_looked_at_while_another_thread_notes_them(tmp_path: Path) -> None:
     with holding(tmp_path) as holdings:
-        (task,) = running.this_process.in_hand
+        (task,) = this_process.in_hand
         long_tasks = holdings.long_tasks
         seen_by_watch = long_tasks.to_store({task.row})
         assert seen_by_watch
