@@ -16,9 +16,10 @@ from django_q.models import Failure, OrmQ, Success
 from durable_queue import BackgroundTasks
 from durable_queue.models import DeadLetter, FailedAttempt
 from notifications.tasks import write_notification
+from tests.support import selection
 from tests.support.admin_site import LISTS, SCRIPT, TRACEBACK, page, post, refuse, settle, staff, take
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, selection.slow_on_postgresql]
 
 
 @pytest.mark.parametrize("name", LISTS)

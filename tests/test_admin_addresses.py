@@ -17,7 +17,7 @@ from tests.support import selection
 from tests.support.admin_site import LISTS, page
 from tests.support.queue_rows import worker
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, selection.slow_on_postgresql]
 
 
 def path_of(name: str) -> str:

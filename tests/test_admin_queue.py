@@ -21,7 +21,7 @@ from tests.support.admin_site import TRACEBACK, act, page, post, settle, take
 from tests.support.cluster_tasks import KillsWhenUnpickled, RaisesWhenUnpickled
 from tests.support.processes import manage
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, selection.slow_on_postgresql]
 
 
 class MakesFolder:

@@ -11,6 +11,8 @@ from tests.support.installations import database, queue_table
 from tests.support.processes import wait_until
 from tests.support.raw_http import Connection, Request
 
+pytestmark = selection.slow_on_postgresql
+
 MEBIBYTE = 1 << 20
 POST = Request(target="/send-notification/alice")
 

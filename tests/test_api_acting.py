@@ -12,9 +12,10 @@ from django_q.models import OrmQ
 from durable_queue import verbs
 from durable_queue.verbs import Came
 from notifications.api import acting
+from tests.support import selection
 from tests.support.admin_site import post, settle
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, selection.slow_on_postgresql]
 
 
 def said(view: Callable[[HttpRequest, str], HttpResponse], task_id: str) -> tuple[int, object]:

@@ -23,7 +23,7 @@ from tests.support.api_tasks import released
 from tests.support.clusters import Cluster
 from tests.support.processes import wait_until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), selection.slow_on_postgresql]
 
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 MOMENTS = ("enqueued_at", "due_at", "started_at", "finished_at", "cancel_requested_at")

@@ -7,12 +7,13 @@ import pytest
 from django_q.models import Task
 
 from durable_queue.models import Cancellation, FailedAttempt
+from tests.support import selection
 from tests.support.api import UNKNOWN, Api, api, queue
 from tests.support.api_tasks import released
 from tests.support.clusters import Cluster, all_end
 from tests.support.processes import wait_until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), selection.slow_on_postgresql]
 
 ENV = {"DJANGO_SETTINGS_MODULE": "tests.support.api_settings"}
 

@@ -24,7 +24,7 @@ from tests.support.clusters import Cluster
 from tests.support.processes import wait_until
 from tests.support.raw_http import Answer, Connection, Request
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), selection.slow_on_postgresql]
 
 ENV = {"DJANGO_SETTINGS_MODULE": "tests.support.api_settings"}
 

@@ -17,6 +17,8 @@ from notifications.openapi.document import document
 from tests.support import fuzz, selection
 from tests.support.processes import PROJECT
 
+pytestmark = selection.slow_on_postgresql
+
 CLIENT = PROJECT / "docs/examples/notifier_client.py"
 PAGE = (PROJECT / "docs/http.md").read_text()
 ID = re.compile("[0-9a-f]{32}")

@@ -23,6 +23,8 @@ from tests.support.installations import QueueTable, new_installation, queue_tabl
 from tests.support.processes import BIN, PROJECT, free_port, is_listening, manage, queue_workers, running, wait_until, web
 from tests.support.raw_http import Answer, Connection, Request
 
+pytestmark = selection.slow_on_postgresql
+
 COMPARED = {"content-type", "content-length", "transfer-encoding", "connection", "allow", "location", "set-cookie", "vary"}
 
 

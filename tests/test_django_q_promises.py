@@ -368,6 +368,7 @@ def test_cached__kept_in_the_cache_alone(run_cluster: RunCluster) -> None:
     assert result(task_id, cached=True) is None
 
 
+@selection.slow
 def test_cached__for_some_seconds(run_cluster: RunCluster) -> None:
     short, long = async_task(ADD, 1, 2, cached=1), async_task(ADD, 1, 2, cached=60)
     run_cluster()
@@ -389,6 +390,7 @@ def test_cached__groups(run_cluster: RunCluster) -> None:
     assert count_group(group, cached=True) is None
 
 
+@selection.slow
 def test_cached__by_setting(run_cluster: RunCluster) -> None:
     async_task("django_q.tasks.async_task", ADD, 1, 2, save=True, cached=False)
     run_cluster(cached=60)
@@ -410,6 +412,7 @@ def test_iter__collates_its_results_in_history(run_cluster: RunCluster) -> None:
     assert count_group(iter_id, cached=True) is None
 
 
+@selection.slow
 def test_iter__of_many(run_cluster: RunCluster) -> None:
     iter_id = async_iter(ADD, range(400))
     run_cluster()
@@ -740,6 +743,7 @@ def test_schedule__repeats_as_often_as_it_says(env: dict[str, str], tmp_path: Pa
     assert set(Schedule.objects.values_list("repeats", flat=True)) == {0}
 
 
+@selection.slow
 def test_schedule__catches_up_or_does_not(env: dict[str, str], tmp_path: Path) -> None:
     due = timezone.now() - timedelta(minutes=1, seconds=30)
     for name, cluster in (("caught up", None), ("not caught up", "second")):
@@ -751,6 +755,7 @@ def test_schedule__catches_up_or_does_not(env: dict[str, str], tmp_path: Path) -
     assert all(one.next_run > timezone.now() - timedelta(seconds=10) for one in Schedule.objects.all())
 
 
+@selection.slow
 def test_schedule__with_hook_arguments_and_cluster(env: dict[str, str], tmp_path: Path) -> None:
     due = timezone.now() - timedelta(seconds=1)
     options = {"q_options": {"timeout": 5, "task_name": "named by options"}}
@@ -765,6 +770,7 @@ def test_schedule__with_hook_arguments_and_cluster(env: dict[str, str], tmp_path
     assert fetch_group("elsewhere")[0].cluster == "second"
 
 
+@selection.slow
 def test_schedule__with_a_cron_expression(env: dict[str, str], tmp_path: Path) -> None:
     one = schedule(ADD, 1, name="cron", schedule_type=Schedule.CRON, cron="* * * * *")
     assert timezone.now() < one.next_run <= timezone.now() + timedelta(minutes=1)

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import fuzz
+from tests.support import fuzz, selection
+
+pytestmark = selection.slow_on_postgresql
 
 START = random.SystemRandom().randrange(1_000_000)  # pytest-randomly's seed is the same in all runs of a bad day
 

@@ -27,6 +27,8 @@ from tests.support.installations import execute
 from tests.support.processes import manage, queue_workers, wait_until
 from tests.support.raw_http import Connection, Request
 
+pytestmark = selection.slow_on_postgresql
+
 TOKENS = "alice a1 write\nbob b2 read\ncarol c3 manage\ndave d4 write,read,manage\n"
 TASK = "/tasks/0123"
 EVIL: dict[str, Any] = {"X_Forwarded_For": "203.0.113.9", "X_Forwarded_Proto": "https", "X_Forwarded_Host": "evil.example"}
@@ -320,6 +322,7 @@ def test_backlog__is_counted_only_where_it_is_limited(most: int | None, monkeypa
     assert ("figures" in [lane.name for lane in lanes]) == (most is not None)
 
 
+@selection.slow
 @selection.once
 def test_disk__nearly_full(installation: dict[str, str], tmp_path: Path) -> None:
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize // 1_000_000

@@ -129,6 +129,7 @@ def test_queue__no_worker_runs(installation: dict[str, str], queue: QueueTable, 
     assert queue.accepted() == 1
 
 
+@selection.slow
 def test_queue__locked_for_many_clients(installation: dict[str, str], queue: QueueTable, tmp_path: Path) -> None:
     port = free_port()
     with web(env=installation, port=port, output=tmp_path / "web-output"), queue.locked():
@@ -150,6 +151,7 @@ def test_queue__locked_for_many_clients(installation: dict[str, str], queue: Que
     assert queue.waiting() <= (0 if environment.DATABASE == "sqlite" else len(clients)), "at most once each"
 
 
+@selection.slow
 @selection.on_sqlite
 def test_queue__locked_makes_the_next_impatient_for_a_while(
     installation: dict[str, str], queue: QueueTable, tmp_path: Path

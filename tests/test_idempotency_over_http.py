@@ -15,6 +15,8 @@ from tests.support.installations import QueueTable, execute, queue_table
 from tests.support.processes import free_port, is_listening, manage, running, wait_until, web
 from tests.support.raw_http import Answer, Connection, Request, ask
 
+pytestmark = selection.slow_on_postgresql
+
 ALICE = "/send-notification/alice?q=a"
 PATIENCE = 40.0  # seconds for an answer, on a busy machine
 

@@ -91,7 +91,7 @@ def test_migrate__keeps_permissions_and_the_admin_s_log(env: dict[str, str]) -> 
     assert found == [(*before, "durable_queue")]
 
 
-@selection.slow_on_postgresql
+@selection.slow
 def test_migrate__and_back(env: dict[str, str]) -> None:
     make_old(env)
     manage("migrate", env=env)

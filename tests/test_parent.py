@@ -315,6 +315,7 @@ def web_processes(parent: int) -> list[psutil.Process]:
     return [found for found in psutil.Process(parent).children() if "notifier_project.service.web" in found.cmdline()]
 
 
+@selection.slow
 @selection.once
 def test_web__that_hangs(tmp_path: Path) -> None:
     output, port = tmp_path / "output", free_port()

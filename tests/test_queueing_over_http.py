@@ -17,6 +17,8 @@ from tests.support.installations import QueueTable, execute, new_installation, q
 from tests.support.processes import free_port, manage, queue_workers, wait_until, web
 from tests.support.raw_http import Answer, Connection, Request, ask
 
+pytestmark = selection.slow_on_postgresql
+
 ALICE = {"program": "query", "email": "alice"}
 BOB = {"program": "basic", "email": "bob"}
 SECOND = timedelta(seconds=1)

@@ -702,6 +702,7 @@ def test_upkeep__a_schedule_that_stops_it_is_named_and_left_alone(tmp_path: Path
         assert output.read_text().count("The upkeep process died") == died == 2
 
 
+@selection.slow
 @real
 def test_upkeep__a_deletion_that_hangs(tmp_path: Path) -> None:
     schedule = once("hangs in its deletion")

@@ -29,7 +29,7 @@ from tests.support.admin_site import act, page, settle, staff
 from tests.support.environment import DATABASE
 from tests.support.queue_rows import worker
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, selection.slow_on_postgresql]
 
 WRITE = "notifications.tasks.write_log"
 PAST = datetime(2020, 1, 31, 7, 0, tzinfo=UTC)
@@ -194,7 +194,7 @@ MOMENTS = {
 
 
 @selection.once
-@pytest.mark.parametrize("fields", BROKEN.values(), ids=list(BROKEN))
+@pytest.mark.parametrize("fields", selection.slow_after(3, list(BROKEN.values())))
 def test_page__shows_a_broken_one_which_can_be_renamed_and_deleted(admin_client: Client, fields: dict[str, Any]) -> None:
     pk = row(**fields).pk
     before = Schedule.objects.values().get()
@@ -208,7 +208,7 @@ def test_page__shows_a_broken_one_which_can_be_renamed_and_deleted(admin_client:
     assert not Schedule.objects.exists()
 
 
-@pytest.mark.parametrize("text", MOMENTS[DATABASE])
+@pytest.mark.parametrize("text", selection.slow_after(2, MOMENTS[DATABASE]))
 def test_page__of_a_moment_that_python_has_not(admin_client: Client, text: str) -> None:
     other, pk = row(name="the other one").pk, row(name="infinite").pk
     with connection.cursor() as cursor:
@@ -231,7 +231,7 @@ def test_page__of_a_moment_that_python_has_not(admin_client: Client, text: str) 
 
 
 @selection.on_sqlite  # whose columns hold anything
-@pytest.mark.parametrize("kind", ["I", "C", "D"])
+@pytest.mark.parametrize("kind", selection.slow_after(1, ["I", "C", "D"]))
 @pytest.mark.parametrize("value", ["abc", b"\xff", 10**18, -1.5], ids=repr)
 def test_page__of_garbage(admin_client: Client, kind: str, value: str | bytes | float) -> None:
     pk = row(schedule_type=kind).pk

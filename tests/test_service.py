@@ -33,6 +33,8 @@ from tests.support.processes import (
     web,
 )
 
+pytestmark = selection.slow_on_postgresql
+
 SERVE = str(PROJECT / "scripts" / "serve")
 
 
@@ -298,7 +300,7 @@ def test_service__only_the_web_has_its_socket(installation: dict[str, str], outp
             assert again.poll() is None, output.read_text()
 
 
-@selection.slow_on_postgresql
+@selection.slow
 def test_service__manager_killed(installation: dict[str, str], log_file: Path, output: Path, port: int) -> None:
     with service(env=installation, port=port, output=output) as process:
         process.kill()

@@ -298,7 +298,7 @@ def test_limit__of_coroutines_that_have_queried(cluster: Cluster) -> None:
     assert all(fetch(task_id).success for task_id in after)
 
 
-@selection.slow_on_postgresql
+@selection.slow
 @selection.once
 def test_limit__of_each_call(cluster: Cluster) -> None:
     with cluster(max_attempts=1, timeout=2, retry_policies={WAIT: {"timeout": 5}}):
