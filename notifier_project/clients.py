@@ -86,13 +86,14 @@ class ClientsHandler(BaseHandler):
         await respond(await self._answered(ClientsRequest(scope)), send)
 
 
-@functools.lru_cache(maxsize=1000)
-def _encoded(name: str, value: str) -> tuple[bytes, bytes]:
-    return name.lower().encode("ascii"), value.encode("latin-1")
+@functools.lru_cache(maxsize=100)
+def _encoded(name: str) -> bytes:
+    """The name of a header. Not its value with it: that of `Task-Id` never comes again."""
+    return name.lower().encode("ascii")
 
 
 async def respond(response: HttpResponse, send: Send) -> None:
     """Send a response whose content is complete (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
-    headers = [_encoded(name, value) for name, value in response.items()]
+    headers = [(_encoded(name), value.encode("latin-1")) for name, value in response.items()]
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
     await send({"type": "http.response.body", "body": response.content})

@@ -13,22 +13,11 @@ from durable_queue.status import TaskStatus
 from notifications.api import showing
 from notifications.http import JSON
 from tests.support import selection
+from tests.support.unpickled import RAN, Runs
 
 pytestmark = selection.once
 
 NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
-RAN: list[bool] = []
-
-
-def _note_run() -> None:
-    RAN.append(True)
-
-
-class Runs:
-    """A value that runs code when it is unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_note_run, ())
 
 
 def a_status(result: object = None, **changes: Any) -> TaskStatus:
@@ -84,8 +73,8 @@ def test_result__json(value: object) -> None:
         (float("nan"), "nan"),
         ([float("inf")], "[inf]"),
         (date(2026, 1, 2), "datetime.date(2026, 1, 2)"),
-        (Runs(), "tests.test_api_showing._note_run()"),
-        ([Runs()], "[tests.test_api_showing._note_run()]"),
+        (Runs(), "tests.support.unpickled._note_run()"),
+        ([Runs()], "[tests.support.unpickled._note_run()]"),
     ],
     ids=lambda value: "Runs" if "Runs" in repr(value) else ascii(value),
 )

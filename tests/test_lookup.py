@@ -5,11 +5,9 @@ import json
 import pickle
 import random
 import re
-import threading
 import uuid
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +17,7 @@ import pytest
 from django.apps import apps
 from django.core.checks import Tags, registry
 from django.core.management import call_command
-from django.db import DatabaseError, connection, connections, transaction
+from django.db import DatabaseError, connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.functions import Substr
@@ -45,6 +43,7 @@ from durable_queue.store.table import Table
 from durable_queue.task import signing
 from durable_queue.task.identifiers import BadIdError, new_task_id
 from tests.support import environment, selection
+from tests.support.moving import moving
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -285,30 +284,12 @@ def test_ended__of_many(count: int) -> None:
 
 
 def test_ended__while_a_task_goes_from_one_table_to_the_other() -> None:
-    task_id, done = new_task_id(), threading.Event()
+    task_id = new_task_id()
     payload = signing.dumps(package() | {"id": task_id})
     Broker().enqueue(payload)
-
-    def fail_and_retry() -> None:
-        try:
-            while not done.is_set():
-                with transaction.atomic():
-                    OrmQ.objects.all().delete()
-                    history(task_id, success=False)
-                with transaction.atomic():
-                    Task.objects.all().delete()
-                    table_of(connection).insert("notifier", [payload], datetime.now(UTC))
-        finally:
-            connections.close_all()
-
-    with ThreadPoolExecutor() as another, own_connection() as own:
-        going = another.submit(fail_and_retry)
-        try:
-            for _ in range(1000):
-                assert lookup.ended(table_of(own), [task_id]) == set()
-        finally:
-            done.set()
-        going.result(20)
+    with moving(payload, lambda: history(task_id, success=False)), own_connection() as own:
+        for _ in range(1000):
+            assert lookup.ended(table_of(own), [task_id]) == set()
 
 
 @pytest.mark.parametrize("name", [QUEUE_TABLE, HISTORY_TABLE])

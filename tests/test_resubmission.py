@@ -7,7 +7,6 @@ import time
 from binascii import b2a_base64
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.db import connection
@@ -29,21 +28,9 @@ from tests.support import selection
 from tests.support.admin_site import TRACEBACK, act, page, post, refuse, settle, staff
 from tests.support.cluster_tasks import RaisesWhenUnpickled
 from tests.support.processes import manage
+from tests.support.unpickled import RAN, Runs
 
 pytestmark = pytest.mark.django_db
-
-RAN: list[bool] = []
-
-
-def _note_run() -> None:
-    RAN.append(True)
-
-
-class Runs:
-    """A value that runs code when it is unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_note_run, ())
 
 
 def test_retry__keeps_what_the_task_is(admin_client: Client) -> None:

@@ -1,11 +1,9 @@
 """A task's status, wherever the task is: durable_queue/status.py."""
 
 import random
-import threading
 import uuid
 from base64 import urlsafe_b64decode
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from django.core.management import call_command
-from django.db import DatabaseError, connection, connections, transaction
+from django.db import DatabaseError, connection
 from django_q.models import OrmQ, Task
 from django_q.tasks import async_task, fetch, result
 
@@ -39,6 +37,7 @@ from durable_queue.task.preview import Unreadable
 from durable_queue.work import outcomes
 from tests.support import selection
 from tests.support.here import run_due
+from tests.support.moving import moving
 from tests.support.queue_rows import worker
 from tests.support.stored_tasks import succeed_once
 from tests.test_lookup import RaisesWhenRead, history, package, plan_of, read_from_end_to_end
@@ -444,31 +443,12 @@ def test_have_ended__of_thousands_by_one_statement() -> None:
 
 
 def test_statuses__while_a_task_goes_from_one_table_to_the_other() -> None:
-    task_id, done = new_task_id(), threading.Event()
+    task_id, seen = new_task_id(), set()
     payload = signing.dumps(package() | {"id": task_id})
     Broker().enqueue(payload)
-
-    def fail_and_retry() -> None:
-        try:
-            while not done.is_set():
-                with transaction.atomic():
-                    OrmQ.objects.all().delete()
-                    history(task_id, success=False)
-                with transaction.atomic():
-                    Task.objects.all().delete()
-                    table_of(connection).insert("notifier", [payload])
-        finally:
-            connections.close_all()
-
-    seen = set()
-    with ThreadPoolExecutor() as another:
-        going = another.submit(fail_and_retry)
-        try:
-            for _ in range(1000):
-                seen.add(known(task_id).state)
-        finally:
-            done.set()
-        going.result(20)
+    with moving(payload, lambda: history(task_id, success=False)):
+        for _ in range(1000):
+            seen.add(known(task_id).state)
     assert seen == {State.QUEUED, State.FAILED}
 
 

@@ -81,6 +81,18 @@ def close() -> None:
 
 
 @contextmanager
+def held_if_free() -> Iterator[bool]:
+    """Use the worker's connection alone, if no other thread does; gives whether that is so. It never waits."""
+    if not _Worker.lock.acquire(blocking=False):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        _Worker.lock.release()
+
+
+@contextmanager
 def held() -> Iterator[None]:
     """Use the worker's connection alone. After a database error it is closed before anybody else uses it."""
     with _Worker.lock:

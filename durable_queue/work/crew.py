@@ -6,7 +6,6 @@ https://www.dre.vanderbilt.edu/~schmidt/PDF/lf.pdf).
 """
 
 import threading
-import time
 from collections.abc import Callable
 
 from django_q.conf import logger
@@ -147,9 +146,3 @@ class Crew:
                 self._numbers.append(member.number)
                 return False
         return member.bell.acquire()
-
-
-def busy_for(member: Member) -> float:
-    """For how many seconds a thread has been busy with the same thing."""
-    began = member.began
-    return time.monotonic() - began if began else 0.0

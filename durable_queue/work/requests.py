@@ -28,16 +28,15 @@ class Requests:
         if now < self._next:
             return
         tasks = {task.id: task for task in running.tasks_in_hand() if task.began < now - LOOK and not task.is_cancelled}
-        # The watch must not wait: whoever uses the connection now may wait for the database.
-        if not tasks or not queue_connection.lock().acquire(blocking=False):
+        if not tasks:
             return
-        try:
+        with queue_connection.held_if_free() as is_free:  # the watch must not wait: whoever uses it may wait for the database
+            if not is_free:
+                return
             self._next = now + LOOK
             with suppress(DatabaseError), queue_connection.own_connection() as connection:  # it looks again
                 for request in _of(table_of(connection), tasks):
                     tasks[request.task_id].ask_to_cancel(reason_of(request))
-        finally:
-            queue_connection.lock().release()
 
 
 def _of(table: Table, task_ids: Collection[str]) -> list[Cancellation]:

@@ -147,14 +147,10 @@ class Watch:
         if now < self._next_naming or not (holdings.long_tasks.are_named or holdings.long_tasks.are_there(now)):
             return
         self._next_naming = now + NAMING
-        if not queue_connection.lock().acquire(blocking=False):
-            return
-        try:
-            if holdings.long_tasks.to_store(holdings.in_hand) is not None:
+        with queue_connection.held_if_free() as is_free:
+            if is_free and holdings.long_tasks.to_store(holdings.in_hand) is not None:
                 with suppress(DatabaseError), holdings.broker.table.waits_at_most(BRIEFLY):  # it tries again
                     holdings.settle_and_claim(patient=False, names_tasks=True)
-        finally:
-            queue_connection.lock().release()
 
     # What is over its limit.
 

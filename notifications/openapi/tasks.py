@@ -23,6 +23,12 @@ def _acted(description: str) -> Json:
     return {"description": description, "content": content("Task", "TaskId")}
 
 
+def _verb(summary: str, description: str, operation: str, answers: Json) -> Json:
+    """An operation that acts on one task."""
+    acts = _operation(summary, f"{description} Scope: `manage`.", operation, answers=answers, refusals=("307", "404", "409"))
+    return acts | {"parameters": [_ID]}
+
+
 def _query(name: str, schema: Json, description: str) -> Json:
     return {"name": name, "in": "query", "description": description, "required": False, "schema": schema}
 
@@ -81,37 +87,33 @@ _show = _operation(
     ]
 }
 
-_delete = _operation(
+_delete = _verb(
     "Delete a task",
-    "One that has ended, with its attempts. Scope: `manage`.",
+    "One that has ended, with its attempts.",
     "delete_task",
-    answers={"204": {"description": "It is deleted."}},
-    refusals=("307", "404", "409"),
-) | {"parameters": [_ID]}
+    {"204": {"description": "It is deleted."}},
+)
 
-_cancel = _operation(
+_cancel = _verb(
     "Cancel a task",
-    "One that waits never runs; a running one is asked to stop. Scope: `manage`.",
+    "One that waits never runs; a running one is asked to stop.",
     "cancel_task",
-    answers={"200": _acted("It is cancelled."), "202": _acted("It runs, and is asked to stop.")},
-    refusals=("307", "404", "409"),
-) | {"parameters": [_ID]}
+    {"200": _acted("It is cancelled."), "202": _acted("It runs, and is asked to stop.")},
+)
 
-_retry = _operation(
+_retry = _verb(
     "Retry a task",
-    "One that has failed or was cancelled is queued again, with the same id. Scope: `manage`.",
+    "One that has failed or was cancelled is queued again, with the same id.",
     "retry_task",
-    answers={"200": _acted("It is queued.")},
-    refusals=("307", "404", "409"),
-) | {"parameters": [_ID]}
+    {"200": _acted("It is queued.")},
+)
 
-_run_now = _operation(
+_run_now = _verb(
     "Run a task now",
-    "One that is scheduled, or waits for its next attempt. Scope: `manage`.",
+    "One that is scheduled, or waits for its next attempt.",
     "run_task_now",
-    answers={"200": _acted("It is due.")},
-    refusals=("307", "404", "409"),
-) | {"parameters": [_ID]}
+    {"200": _acted("It is due.")},
+)
 
 PATHS: Json = {
     "/tasks": {"get": _list, "post": _queue},
