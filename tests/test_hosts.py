@@ -1,50 +1,21 @@
 """Two hosts that share a PostgreSQL: a task that one of them runs is not run by the other, whatever their clocks say."""
 
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from django.conf import settings
 from django_q.models import Success
 from django_q.tasks import async_task
 
-from durable_queue.models import FailedAttempt, Worker
+from durable_queue.models import FailedAttempt
 from tests.support import environment, selection
 from tests.support.clocks import Clock
-from tests.support.hosts import host
+from tests.support.hosts import hosts_of, runs, working_host
 from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), selection.on_postgresql]
 
 TASK = "tests.support.host_tasks.note_host"
-
-
-@contextmanager
-def working_host(name: str, folder: Path, **more: str) -> Iterator[None]:
-    """A cluster of one worker on a host of its own, which shares nothing but the database and the notes' file."""
-    env = {
-        "NOTIFIER_DATA_DIR": str(folder / name),
-        "NOTIFIER_LOG_FILE": str(folder / f"{name}.txt"),
-        "DATABASE_URL": environment.database_url_of_test(),
-        "SECRET_KEY": settings.SECRET_KEY,
-        "NOTIFIER_QUEUE_THREADS": "6",  # so that each host gets a half of twelve tasks
-    }
-    with host(name, env=env | more, output=folder / f"{name}.output", workers=1):
-        wait_until(lambda: Worker.objects.filter(host__startswith=name).exists(), what=f"{name} works")
-        yield
-
-
-def runs(notes: Path) -> Counter[str]:
-    """How often each task has begun."""
-    return Counter(line.split()[0] for line in notes.read_text().splitlines()) if notes.exists() else Counter()
-
-
-def hosts_of(notes: Path) -> set[str]:
-    """The hosts on which tasks have begun."""
-    return {line.split()[1] for line in notes.read_text().splitlines()}
 
 
 @selection.slow

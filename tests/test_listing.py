@@ -17,8 +17,8 @@ from durable_queue.status import newest
 from durable_queue.store import listing
 from durable_queue.store.broker import Broker
 from durable_queue.task import signing
+from tests.support.lookup_rows import package
 from tests.support.queue_rows import worker
-from tests.test_lookup import package
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

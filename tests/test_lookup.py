@@ -4,13 +4,12 @@ import asyncio
 import json
 import pickle
 import random
-import re
 import uuid
 from collections import UserDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -18,7 +17,6 @@ from django.apps import apps
 from django.core.checks import Tags, registry
 from django.core.management import call_command
 from django.db import DatabaseError, connection, connections
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.functions import Substr
 from django.db.models.signals import post_migrate
@@ -39,36 +37,13 @@ from durable_queue.store.broker import Broker
 from durable_queue.store.databases import table_of
 from durable_queue.store.queue_connection import own_connection
 from durable_queue.store.rows import HISTORY_TABLE, QUEUE_TABLE
-from durable_queue.store.table import Table
 from durable_queue.task import signing
 from durable_queue.task.identifiers import BadIdError, new_task_id
-from tests.support import environment, selection
+from tests.support import selection
+from tests.support.lookup_rows import TAKE_ONE, RaisesWhenRead, history, package, plan_of, read_from_end_to_end
 from tests.support.moving import moving
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-TAKE_ONE = "tests.support.cluster_tasks.take_one"
-
-
-class RaisesWhenRead:
-    """An argument whose unpickling raises."""
-
-    def __init__(self, error: type[BaseException]) -> None:
-        """`error`: what it raises."""
-        self.error = error
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return raise_it, (self.error,)
-
-
-def raise_it(error: type[BaseException]) -> NoReturn:
-    """Raise."""
-    raise error
-
-
-def package(*args: Any) -> dict[str, Any]:
-    """A task package as django-q2 makes it."""
-    return packaging.new_task(TAKE_ONE, args, {}, name="a task")
 
 
 def with_id_last(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,12 +61,6 @@ def ended(*task_ids: str) -> set[str]:
     """Which tasks have ended, as a worker asks."""
     with own_connection() as own:
         return lookup.ended(table_of(own), task_ids)
-
-
-def history(task_id: str, *, success: bool) -> Task:
-    """A row of the history, stored."""
-    now = datetime.now(UTC)
-    return Task.objects.create(id=task_id, name="a task", func=TAKE_ONE, started=now, stopped=now, success=success)
 
 
 ARGUMENTS = {
@@ -317,32 +286,6 @@ def test_is_held__by_this_lease_alone() -> None:
 
 
 # How the database goes about it.
-
-EXPLAIN = {"sqlite": "EXPLAIN QUERY PLAN", "postgresql": "EXPLAIN"}
-
-
-def plan_of(connection: BaseDatabaseWrapper, ask: Callable[[], object]) -> str:
-    """How the database runs the statements of this module."""
-    kind = type(table_of(connection))
-    run = kind.run
-    plans: list[str] = []
-
-    def explain(self: Table, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
-        plans.extend(str(row[-1]) for row in run(self, f"{EXPLAIN[connection.vendor]} {sql}", values))
-        return run(self, sql, values)
-
-    with mock.patch.object(kind, "run", explain):
-        ask()
-    return "\n".join(plans)
-
-
-def read_from_end_to_end(plan: str) -> list[str]:
-    """The scans in a plan that look no value up."""
-    if environment.DATABASE == "sqlite":
-        return re.findall(r"SCAN (?:django_q_\w+|done|[acqh])\b.*", plan)
-    nodes = re.split(r"->|\bSubPlan\b", plan)
-    by_value = ("Index Cond", "Recheck Cond")  # the latter of a scan of what an index has found
-    return [node for node in nodes if " Scan " in node and "django_q_" in node and not any(each in node for each in by_value)]
 
 
 @pytest.mark.parametrize("analyzed", ["never", "when empty", "when full"])

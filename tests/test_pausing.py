@@ -27,9 +27,9 @@ from durable_queue.upkeep.paused import Paused
 from tests.support import environment, selection
 from tests.support.admin_site import page, post, take
 from tests.support.clusters import Cluster, all_end
+from tests.support.hosts import hosts_of, runs, working_host
 from tests.support.processes import manage, wait_until
 from tests.support.queue_rows import listener, worker
-from tests.test_hosts import hosts_of, runs, working_host
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

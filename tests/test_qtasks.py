@@ -19,8 +19,8 @@ from durable_queue.models import Cancellation, PausedQueue
 from durable_queue.verbs import Came, cancel
 from tests.support import environment, selection
 from tests.support.admin_site import TRACEBACK, post, settle, take
+from tests.support.full_disk import full
 from tests.support.processes import PROJECT
-from tests.test_selection import full
 
 pytestmark = pytest.mark.django_db
 

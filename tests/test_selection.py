@@ -1,7 +1,6 @@
 """A verb for all tasks that match a filter."""
 
 import logging
-import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,6 +20,7 @@ from durable_queue.task.preview import STORED
 from durable_queue.verbs import Came, cancel, delete, retry, run_now
 from tests.support import selection
 from tests.support.admin_site import TRACEBACK, post, settle, take
+from tests.support.full_disk import full
 
 pytestmark = pytest.mark.django_db
 
@@ -166,19 +166,6 @@ def test_for_all__the_log_names_no_task(caplog: pytest.LogCaptureFixture) -> Non
         assert list(for_all(retry, Selection(state=State.FAILED), by="bob")) == [(0, 1)]
     assert task_id in caplog.text
     assert "alice" not in caplog.text
-
-
-class _ServerError(Exception):
-    sqlstate = "53100"
-
-
-def full() -> OperationalError:
-    """The disk is full."""
-    error = OperationalError("full")
-    error.__cause__ = _ServerError() if connection.vendor == "postgresql" else sqlite3.OperationalError("full")
-    if isinstance(error.__cause__, sqlite3.OperationalError):
-        error.__cause__.sqlite_errorcode = sqlite3.SQLITE_FULL
-    return error
 
 
 def test_for_all__what_no_task_would_survive_ends_it() -> None:

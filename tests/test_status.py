@@ -37,10 +37,10 @@ from durable_queue.task.preview import Unreadable
 from durable_queue.work import outcomes
 from tests.support import selection
 from tests.support.here import run_due
+from tests.support.lookup_rows import RaisesWhenRead, history, package, plan_of, read_from_end_to_end
 from tests.support.moving import moving
 from tests.support.queue_rows import worker
 from tests.support.stored_tasks import succeed_once
-from tests.test_lookup import RaisesWhenRead, history, package, plan_of, read_from_end_to_end
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

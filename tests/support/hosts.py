@@ -3,14 +3,17 @@
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from django.conf import settings
 
-from tests.support import selection
-from tests.support.processes import running
+from durable_queue.models import Worker
+from tests.support import environment, selection
+from tests.support.processes import running, wait_until
 
 
 @contextmanager
@@ -24,3 +27,28 @@ def host(name: str, *, env: Mapping[str, str], output: Path, workers: int) -> It
     with running(command, env=env, output=output) as process:
         yield psutil.Process(process.pid)
         process.kill()
+
+
+@contextmanager
+def working_host(name: str, folder: Path, **more: str) -> Iterator[None]:
+    """A cluster of one worker on a host of its own, which shares nothing but the database and the notes' file."""
+    env = {
+        "NOTIFIER_DATA_DIR": str(folder / name),
+        "NOTIFIER_LOG_FILE": str(folder / f"{name}.txt"),
+        "DATABASE_URL": environment.database_url_of_test(),
+        "SECRET_KEY": settings.SECRET_KEY,
+        "NOTIFIER_QUEUE_THREADS": "6",  # so that each host gets a half of twelve tasks
+    }
+    with host(name, env=env | more, output=folder / f"{name}.output", workers=1):
+        wait_until(lambda: Worker.objects.filter(host__startswith=name).exists(), what=f"{name} works")
+        yield
+
+
+def runs(notes: Path) -> Counter[str]:
+    """How often each task has begun."""
+    return Counter(line.split()[0] for line in notes.read_text().splitlines()) if notes.exists() else Counter()
+
+
+def hosts_of(notes: Path) -> set[str]:
+    """The hosts on which tasks have begun."""
+    return {line.split()[1] for line in notes.read_text().splitlines()}
